@@ -1,0 +1,80 @@
+"""The values that flow through one training step. All are immutable; a function returns new ones.
+
+Shape legend, used by every suffix in this project:
+    B images in a batch          C classes (19)              D embedding channels (256)
+    K slots of the instance bank N pixels, flattened         HW the image grid, hw the feature grid (stride 4)
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+IGNORE = 255  # the label of a pixel that belongs to no class
+
+
+class Labeled(NamedTuple):
+    """Images with their ground truth."""
+
+    image: Tensor  # [B, 3, H, W] float, normalised with the ImageNet mean and deviation
+    label: Tensor  # [B, H, W] int64, 0 .. C-1 or 255
+
+
+class Batch(NamedTuple):
+    """What the data hands to one step: labelled source images and target images without labels."""
+
+    source: Labeled
+    target: Tensor  # [B, 3, H, W] float, normalised
+
+
+class Prediction(NamedTuple):
+    """What a network says of an image."""
+
+    logits: Tensor  # [B, C, H, W] class scores, bilinearly enlarged to the image
+    embed: Tensor  # [B, D, h, w] the head's fused map before dropout, stride 4: the instance embeddings
+    deepest: Tensor  # [B, C4, h', w'] the encoder's last stage, stride 32
+
+
+class Belief(NamedTuple):
+    """What the teacher and the bank together hold of the weak view (Sec. III-D).
+
+    The instance-level pseudo-label over K slots would be B*H*W*K numbers, so its factors travel instead:
+    a teacher embedding and a class prior per term, which the loss multiplies tile by tile.
+    """
+
+    semantic: Tensor  # [B, C, H, W] the regenerated class-level pseudo-label (z-hat)
+    confidence: Tensor  # [B, H, W] the probability that is held against the threshold
+    terms: tuple["InstanceTarget", ...]  # the instance-level pseudo-label (q-hat) as a weighted sum
+
+
+class InstanceTarget(NamedTuple):
+    """One term of q-hat: proportional to softmax_k(cos(embed, bank_k) / t) * prior[class of slot k] (Eq. 8)."""
+
+    share: float  # weight of this term; the shares of a Belief sum to one
+    embed: Tensor  # [B, D, h, w] teacher embedding of the weak view; all zero: every slot is equally similar
+    prior: Tensor  # [B, C, H, W] factor per class; all one: no scaling
+
+
+class PseudoLabel(NamedTuple):
+    """Class-level pseudo-label of target pixels and how much each is worth."""
+
+    label: Tensor  # [B, H, W] int64
+    weight: Tensor  # [B, H, W] float in [0, 1]
+    coverage: Tensor  # [] share of pixels of the batch that pass the threshold
+
+
+class Mixed(NamedTuple):
+    """ClassMix of source onto target after the strong augmentation (Sec. III-A)."""
+
+    image: Tensor  # [B, 3, H, W]
+    label: Tensor  # [B, H, W] int64: ground truth on pasted pixels, pseudo-label elsewhere
+    weight: Tensor  # [B, H, W]: 1 on pasted pixels, the pseudo-label's weight elsewhere
+    pasted: Tensor  # [B, H, W] bool: True where the pixel shows the source
+
+
+class Trace(NamedTuple):
+    """What a step leaves behind for the log and the pictures. Everything is detached and still on the device."""
+
+    losses: dict[str, Tensor]
+    belief: Belief
+    pseudo: PseudoLabel
+    mixed: Mixed
