@@ -1,0 +1,281 @@
+"""Section III of the paper in plain PyTorch, in the paper's order.
+
+This file is the meaning of every op: the torch backend, the truth of every test and the baseline of every bench.
+It is written to be read beside the paper, not to be fast: at image resolution it builds [N, D] and [N, K] tensors.
+`chunked.py` and `fused/` compute the same values without them and may only agree with what stands here.
+
+Letters in names say the layout: B images, C classes, D channels, K bank slots, N pixels, HW image grid, hw feature grid.
+Where the print cannot be meant (sums for means, a one-hot maximum), the docstring says what is done instead and why.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dida_kernels.checks import (
+    check_bank,
+    check_embed,
+    check_labels,
+    check_no_gradient,
+    check_pixels,
+    check_temperature,
+)
+from dida_kernels.dispatch import op
+
+IGNORE = 255  # the label of a pixel that belongs to no class
+
+# ---- III-A: self-training ------------------------------------------------------------------------------------------
+
+
+def segmentation_loss(logits_BCHW: Tensor, label_BHW: Tensor) -> Tensor:
+    """Supervised cross-entropy on the source. Implements Eq. (1).
+
+    The print sums over pixels; the mean over all B*H*W positions is taken instead, ignored ones (255) counting as
+    zero, so that the loss does not grow with the crop. Returns a scalar.
+    """
+    return F.cross_entropy(logits_BCHW, label_BHW, ignore_index=IGNORE, reduction="none").mean()
+
+
+def pseudo_label(semantic_BCHW: Tensor) -> Tensor:
+    """The most probable class of every pixel, [B, H, W] int64. Implements Eq. (2)."""
+    return semantic_BCHW.argmax(1)
+
+
+def self_training_loss(logits_BCHW: Tensor, label_BHW: Tensor, weight_BHW: Tensor) -> Tensor:
+    """Cross-entropy with the (mixed) pseudo-label, each pixel weighted by its confidence. Implements Eq. (3).
+
+    The print thresholds a one-hot vector, whose maximum is always 1, and drops the label from the log-likelihood;
+    the weight therefore comes from the probability (see `confident`) and the label selects the class. Returns a scalar,
+    the mean over all B*H*W positions.
+    """
+    loss_BHW = F.cross_entropy(logits_BCHW, label_BHW, ignore_index=IGNORE, reduction="none")
+    return (loss_BHW * weight_BHW).mean()
+
+
+def confident(confidence_BHW: Tensor, threshold: float) -> Tensor:
+    """The indicator of Eq. (3): 1.0 where the confidence reaches the threshold, else 0.0. [B, H, W] float."""
+    return (confidence_BHW >= threshold).to(confidence_BHW.dtype)
+
+
+# ---- III-C: instance-level discrimination --------------------------------------------------------------------------
+
+
+def similarity_logits(embed_ND: Tensor, bank_KD: Tensor, *, temperature: float) -> Tensor:
+    """cos(e, e_k) / t, the exponent of Eq. (4) and (5). [N, K] in the dtype of `embed_ND`.
+
+    The formula prints a raw dot product, the text says cosine similarity; cosine is what keeps t = 0.1 meaningful for
+    features of any scale. A zero embedding has cosine 0 with every slot, so a dead ReLU pixel is similar to none.
+    """
+    return (
+        F.normalize(embed_ND, dim=1, eps=1e-12)
+        @ F.normalize(bank_KD.to(embed_ND.dtype), dim=1, eps=1e-12).T
+        / temperature
+    )
+
+
+@op
+def bank_similarity(embed_ND: Tensor, bank_KD: Tensor, *, temperature: float) -> Tensor:
+    """Softmax over the bank of the cosine similarity: the instance-level prediction. Implements Eq. (4) and Eq. (5).
+
+    Args: embed_ND [N, D] floating; bank_KD [K, D] float (no gradient); temperature t > 0.
+    Returns [N, K], rows summing to one; differentiable in `embed_ND`.
+    Raises TypeError or ValueError for wrong dtypes, shapes, devices, t <= 0 or NaN, K = 0, a bank that wants a gradient.
+    """
+    check_bank(bank_KD, None, embed_ND)
+    check_temperature(temperature)
+    return similarity_logits(embed_ND, bank_KD, temperature=temperature).softmax(1)
+
+
+@op
+def instance_loss(
+    student_BDhw: Tensor,
+    teacher_BDhw: Tensor,
+    prior_BCHW: Tensor,
+    valid_BHW: Tensor,
+    bank_KD: Tensor,
+    label_K: Tensor,
+    *,
+    temperature: float,
+) -> Tensor:
+    """Cross-entropy between the student's and the regenerated instance-level distribution. Implements Eq. (6).
+
+    loss(x) = -sum_k q_hat_k(x) log q_k(x), averaged over valid pixels, with q of the student's embedding (see Eq. (4)),
+    q_hat = scale(q of the teacher's embedding (see Eq. (5)), scatter(prior)) (see Eq. (7), (8)). The pixels are those of
+    `prior_BCHW`; embeddings on a coarser grid are enlarged bilinearly (align_corners=False) before normalisation.
+    The print sums over pixels; the mean is taken. A prior of all ones leaves the teacher's q as it is.
+
+    Args:
+        student_BDhw: [B, D, h, w] floating; the only input that gets a gradient.
+        teacher_BDhw: [B, D, h, w] floating. prior_BCHW: [B, C, H, W] floating, non-negative, rows need not sum to one.
+        valid_BHW: [B, H, W] bool, the pixels that count. bank_KD: [K, D]. label_K: [K] int64 in 0 .. C-1.
+    Returns a scalar float32 (float64 for float64 inputs). 0 with gradient 0 where no pixel is valid. A valid pixel whose
+    prior lies wholly on classes without slots has no q_hat and leaves both sum and count.
+    Raises TypeError or ValueError that names argument, expectation and value; also when a gradient is asked for anything
+    but the student.
+    """
+    check_embed(student_BDhw, teacher_BDhw)
+    check_pixels(prior_BCHW, valid_BHW, student_BDhw)
+    check_bank(bank_KD, label_K, student_BDhw, classes=prior_BCHW.shape[1])
+    check_temperature(temperature)
+    check_no_gradient(teacher=teacher_BDhw, prior=prior_BCHW)
+    student_ND = pixels(enlarge(student_BDhw, prior_BCHW.shape[-2:]))
+    teacher_ND = pixels(enlarge(teacher_BDhw, prior_BCHW.shape[-2:]))
+
+    q_NK = bank_similarity(teacher_ND, bank_KD, temperature=temperature)
+    q_hat_NK, defined_N = scale(q_NK, scatter(pixels(prior_BCHW).to(q_NK.dtype), label_K))
+    log_q_NK = similarity_logits(student_ND, bank_KD, temperature=temperature).log_softmax(1)
+    counts_N = valid_BHW.flatten() & defined_N
+    loss_N = torch.where(counts_N, -(q_hat_NK * log_q_NK).sum(1), 0.0)
+    return loss_N.sum() / counts_N.sum().clamp(min=1)
+
+
+# ---- III-D: pseudo-label regeneration ------------------------------------------------------------------------------
+
+
+@op
+def scatter(semantic_NC: Tensor, label_K: Tensor) -> Tensor:
+    """Unfold class probabilities onto the slots: z_sc[n, k] = z[n, label k]. Implements Eq. (7).
+
+    Args: semantic_NC [N, C] floating; label_K [K] int64 in 0 .. C-1. Returns [N, K]; the adjoint of `gather`.
+    """
+    check_labels(label_K, semantic_NC, classes=semantic_NC.shape[1])
+    return semantic_NC.index_select(1, label_K)
+
+
+def scale(q_NK: Tensor, z_sc_NK: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale the instance level by the scattered class level and renormalise. Implements Eq. (8).
+
+    Returns q_hat [N, K] and a bool [N]: False where the sum is 0 (all class mass on classes without slots), so that
+    no distribution is defined; q_hat is 0 there. With z in place of q and q_ga in place of z_sc it is the same rule for
+    the class level (Table V, "scaling").
+    """
+    product_NK = q_NK * z_sc_NK
+    total_N1 = product_NK.sum(1, keepdim=True)
+    defined_N1 = total_N1 > 0
+    return torch.where(defined_N1, product_NK / total_N1.where(defined_N1, 1.0), 0.0), defined_N1.squeeze(1)
+
+
+@op
+def gather(q_NK: Tensor, label_K: Tensor, *, classes: int) -> Tensor:
+    """Sum instance-level mass per class: q_ga[n, c] = sum of q[n, k] over the slots k of class c. Implements Eq. (9).
+
+    Args: q_NK [N, K] floating; label_K [K] int64 in 0 .. classes-1. Returns [N, C]; the adjoint of `scatter`.
+    """
+    check_labels(label_K, q_NK, classes=classes, slots=q_NK.shape[1])
+    return q_NK.new_zeros(len(q_NK), classes).index_add(1, label_K, q_NK)
+
+
+@op
+def class_similarity(
+    embed_BDhw: Tensor,
+    bank_KD: Tensor,
+    label_K: Tensor,
+    *,
+    classes: int,
+    temperature: float,
+    size: tuple[int, int],
+) -> Tensor:
+    """gather(bank_similarity(e)) at image resolution: what the bank says of the class of every pixel. See Eq. (5), (9).
+
+    Args: embed_BDhw [B, D, h, w] floating, enlarged bilinearly to `size` = (H, W) before normalisation; bank_KD [K, D];
+        label_K [K] int64 in 0 .. classes-1.
+    Returns [B, C, H, W] float32 (float64 for float64 inputs), summing to one over C. Not differentiable: it is only used
+    as a pseudo-label.
+    """
+    check_embed(embed_BDhw)
+    check_bank(bank_KD, label_K, embed_BDhw, classes=classes)
+    check_temperature(temperature)
+    check_no_gradient(embed=embed_BDhw)
+    q_NK = bank_similarity(pixels(enlarge(embed_BDhw, size)), bank_KD, temperature=temperature)
+    q_ga_NC = gather(q_NK, label_K, classes=classes)
+    return q_ga_NC.unflatten(0, (len(embed_BDhw), *size)).permute(0, 3, 1, 2)
+
+
+def smooth(semantic_BCHW: Tensor, q_ga_BCHW: Tensor, phi: float) -> Tensor:
+    """z_hat = phi z + (1 - phi) q_ga: the class level corrected by the instance level. Implements Eq. (10)."""
+    return phi * semantic_BCHW + (1 - phi) * q_ga_BCHW
+
+
+# ---- III-E: the bank -----------------------------------------------------------------------------------------------
+
+
+@op
+def boundary_mask(label_BHW: Tensor, *, classes: int, threshold: int = 2) -> Tensor:
+    """True on pixels whose 3x3 window holds at least `threshold` distinct valid classes. Algorithm 1.
+
+    The print asks for more than 2, which keeps only points where three classes meet, while its text and figures mean
+    object boundaries: the default is at least 2. The centre must be valid, 255 is not counted, and the window is cut off
+    at the image's edge (which counts as replicating it).
+
+    Args: label_BHW [B, H, W] uint8, int32 or int64 with values in 0 .. classes-1 or 255; threshold >= 1.
+    Returns [B, H, W] bool.
+    """
+    check_labels(label_BHW, label_BHW, classes=classes, ignore=IGNORE, dims=3)
+    if threshold < 1:
+        raise ValueError(f"threshold: expected at least 1 distinct class, got {threshold}")
+    class_C = torch.arange(classes, device=label_BHW.device)
+    is_class_BCHW = (label_BHW.unsqueeze(1) == class_C[:, None, None]).float()
+    distinct_BHW = F.max_pool2d(is_class_BCHW, 3, stride=1, padding=1).sum(1)
+    return (distinct_BHW >= threshold) & (label_BHW != IGNORE)
+
+
+@op
+def bank_update(
+    bank_KD: Tensor,
+    label_K: Tensor,
+    embed_BDhw: Tensor,
+    label_BHW: Tensor,
+    boundary_BHW: Tensor,
+    *,
+    classes: int,
+    momentum: float,
+) -> Tensor:
+    """e_k <- omega e_k + (1 - omega) e_avg[class of k] for every class in the batch. Implements Eq. (11).
+
+    e_avg is the mean of two means: over the class's boundary pixels and over its interior pixels; where one of the sets
+    is empty it is the other alone. Rows of classes without any pixel are returned unchanged, bit for bit. The whole
+    batch takes part, every image with its own label map; embeddings on a coarser grid are enlarged bilinearly.
+
+    Args: bank_KD [K, D] float32; label_K [K] int64; embed_BDhw [B, D, h, w] floating; label_BHW [B, H, W] uint8, int32 or
+        int64, 0 .. classes-1 or 255; boundary_BHW [B, H, W] bool (all False: e_avg is the plain class mean);
+        momentum omega in [0, 1].
+    Returns the new bank [K, D] in the bank's dtype; nothing is differentiable and nothing is changed in place.
+    """
+    check_embed(embed_BDhw)
+    check_bank(bank_KD, label_K, embed_BDhw, classes=classes)
+    check_labels(label_BHW, embed_BDhw, classes=classes, ignore=IGNORE, dims=3)
+    check_no_gradient(embed=embed_BDhw)
+    if not 0 <= momentum <= 1:
+        raise ValueError(f"momentum: expected a number in [0, 1], got {momentum}")
+    accumulate = torch.float64 if embed_BDhw.dtype == torch.float64 else torch.float32
+    embed_ND = pixels(enlarge(embed_BDhw.to(accumulate), label_BHW.shape[-2:]))
+    # Two sets per class, boundary and interior, and a last row that collects ignored pixels and is then dropped.
+    label_N = label_BHW.flatten().long()
+    set_N = torch.where(label_N == IGNORE, 2 * classes, label_N + classes * boundary_BHW.flatten())
+    sum_SD = embed_ND.new_zeros(2 * classes + 1, embed_ND.shape[1]).index_add(0, set_N, embed_ND)[:-1]
+    count_S = embed_ND.new_zeros(2 * classes + 1).index_add(0, set_N, torch.ones_like(embed_ND[:, 0]))[:-1]
+    return blend(bank_KD, label_K, sum_SD, count_S, momentum=momentum)
+
+
+def blend(bank_KD: Tensor, label_K: Tensor, sum_SD: Tensor, count_S: Tensor, *, momentum: float) -> Tensor:
+    """The tail of Eq. (11): from sums and counts of the sets (C interiors, then C boundaries) to the new bank."""
+    mean_2CD = (sum_SD / count_S.clamp(min=1)[:, None]).unflatten(0, (2, -1))
+    exists_2C = (count_S > 0).unflatten(0, (2, -1))
+    average_CD = mean_2CD.sum(0) / exists_2C.sum(0).clamp(min=1)[:, None]  # an empty set has mean 0
+    moved_KD = momentum * bank_KD + (1 - momentum) * average_CD[label_K].to(bank_KD.dtype)
+    return torch.where(exists_2C.any(0)[label_K][:, None], moved_KD, bank_KD)
+
+
+# ---- layouts -------------------------------------------------------------------------------------------------------
+
+
+def enlarge(x_BXhw: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear to `size` = (H, W) as the network's own logits are enlarged (align_corners=False); same grid: as it is."""
+    if tuple(x_BXhw.shape[-2:]) == tuple(size):
+        return x_BXhw
+    return F.interpolate(x_BXhw, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def pixels(x_BXHW: Tensor) -> Tensor:
+    """[B, X, H, W] -> [N, X], one row per pixel."""
+    return x_BXHW.permute(0, 2, 3, 1).flatten(0, 2)

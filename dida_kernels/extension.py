@@ -1,0 +1,1 @@
+"""The C++/CUDA extension and the backends "cpp" and "cuda" that it brings."""
