@@ -41,9 +41,7 @@ def check_pixels(prior_BCHW: Tensor, valid_BHW: Tensor, embed_BDhw: Tensor) -> N
     if prior_BCHW.dim() != 4 or prior_BCHW.shape[0] != B or prior_BCHW.shape[1] == 0:
         raise ValueError(f"prior: expected [B={B}, C, H, W], got {list(prior_BCHW.shape)}")
     if prior_BCHW.shape[2] < h or prior_BCHW.shape[3] < w:
-        raise ValueError(
-            f"prior: expected a grid of at least {h}x{w} (the embedding's), got {list(prior_BCHW.shape)}"
-        )
+        raise ValueError(f"prior: expected a grid of at least {h}x{w} (the embedding's), got {list(prior_BCHW.shape)}")
     if valid_BHW.dtype != torch.bool:
         raise TypeError(f"valid: expected bool, got {valid_BHW.dtype}")
     expected = (B, *prior_BCHW.shape[2:])
@@ -61,7 +59,7 @@ def check_bank(bank_KD: Tensor, label_K: Tensor | None, embed: Tensor, *, classe
         raise TypeError(f"bank: expected a floating dtype, got {bank_KD.dtype}")
     if embed.dim() < 2 or bank_KD.dim() != 2 or len(bank_KD) == 0 or bank_KD.shape[1] != embed.shape[1]:
         raise ValueError(
-            f"bank: expected [K >= 1, D] with the embedding's D (its dim 1: {list(embed.shape)}), got {list(bank_KD.shape)}"
+            f"bank: expected [K >= 1, D] with D as in the embedding {list(embed.shape)}, got {list(bank_KD.shape)}"
         )
     _same_device("bank", bank_KD, embed)
     check_no_gradient(bank=bank_KD)
@@ -82,9 +80,7 @@ def check_labels(
     if classes < 1:
         raise ValueError(f"classes: expected at least 1, got {classes}")
     if label.dtype not in (LABEL_DTYPES if dims == 3 else (torch.int64,)):
-        raise TypeError(
-            f"label: expected {'uint8, int32 or int64' if dims == 3 else 'int64'}, got {label.dtype}"
-        )
+        raise TypeError(f"label: expected {'uint8, int32 or int64' if dims == 3 else 'int64'}, got {label.dtype}")
     if label.dim() != dims or (slots is not None and len(label) != slots):
         expected = f"{dims} dimensions" if slots is None else f"[{slots}]"
         raise ValueError(f"label: expected {expected}, got shape {list(label.shape)}")

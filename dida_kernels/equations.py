@@ -4,7 +4,7 @@ This file is the meaning of every op: the torch backend, the truth of every test
 It is written to be read beside the paper, not to be fast: at image resolution it builds [N, D] and [N, K] tensors.
 `chunked.py` and `fused/` compute the same values without them and may only agree with what stands here.
 
-Letters in names say the layout: B images, C classes, D channels, K bank slots, N pixels, HW image grid, hw feature grid.
+Letters in names say the layout: B images, C classes, D channels, K bank slots, N pixels, HW image, hw feature grid.
 Where the print cannot be meant (sums for means, a one-hot maximum), the docstring says what is done instead and why.
 """
 
@@ -78,12 +78,12 @@ def bank_similarity(embed_ND: Tensor, bank_KD: Tensor, *, temperature: float) ->
     """Softmax over the bank of the cosine similarity: the instance-level prediction. Implements Eq. (4) and Eq. (5).
 
     Args: embed_ND [N, D] floating; bank_KD [K, D] float (no gradient); temperature t > 0.
-    Returns [N, K], rows summing to one; differentiable in `embed_ND`.
-    Raises TypeError or ValueError for wrong dtypes, shapes, devices, t <= 0 or NaN, K = 0, a bank that wants a gradient.
+    Returns [N, K] float32 (float64 for float64 inputs), rows summing to one; differentiable in `embed_ND`.
+    Raises TypeError or ValueError for wrong dtypes, shapes, devices, t <= 0 or NaN, K = 0, a bank wanting a gradient.
     """
     check_bank(bank_KD, None, embed_ND)
     check_temperature(temperature)
-    return similarity_logits(embed_ND, bank_KD, temperature=temperature).softmax(1)
+    return similarity_logits(embed_ND, bank_KD, temperature=temperature).softmax(1, dtype=statistics_dtype(embed_ND))
 
 
 @op
@@ -99,8 +99,8 @@ def instance_loss(
 ) -> Tensor:
     """Cross-entropy between the student's and the regenerated instance-level distribution. Implements Eq. (6).
 
-    loss(x) = -sum_k q_hat_k(x) log q_k(x), averaged over valid pixels, with q of the student's embedding (see Eq. (4)),
-    q_hat = scale(q of the teacher's embedding (see Eq. (5)), scatter(prior)) (see Eq. (7), (8)). The pixels are those of
+    loss(x) = -sum_k q_hat_k(x) log q_k(x), averaged over valid pixels, with q of the student (see Eq. (4)),
+    q_hat = scale(q of the teacher's embedding, Eq. (5), scatter(prior)) (Eq. (7), (8)). The pixels are those of
     `prior_BCHW`; embeddings on a coarser grid are enlarged bilinearly (align_corners=False) before normalisation.
     The print sums over pixels; the mean is taken. A prior of all ones leaves the teacher's q as it is.
 
@@ -108,9 +108,9 @@ def instance_loss(
         student_BDhw: [B, D, h, w] floating; the only input that gets a gradient.
         teacher_BDhw: [B, D, h, w] floating. prior_BCHW: [B, C, H, W] floating, non-negative, rows need not sum to one.
         valid_BHW: [B, H, W] bool, the pixels that count. bank_KD: [K, D]. label_K: [K] int64 in 0 .. C-1.
-    Returns a scalar float32 (float64 for float64 inputs). 0 with gradient 0 where no pixel is valid. A valid pixel whose
+    Returns a scalar float32 (float64 for float64 inputs); 0 with gradient 0 if no pixel is valid. A valid pixel whose
     prior lies wholly on classes without slots has no q_hat and leaves both sum and count.
-    Raises TypeError or ValueError that names argument, expectation and value; also when a gradient is asked for anything
+    Raises TypeError or ValueError that names argument, expectation and value; also if a gradient is asked for anything
     but the student.
     """
     check_embed(student_BDhw, teacher_BDhw)
@@ -123,7 +123,8 @@ def instance_loss(
 
     q_NK = bank_similarity(teacher_ND, bank_KD, temperature=temperature)
     q_hat_NK, defined_N = scale(q_NK, scatter(pixels(prior_BCHW).to(q_NK.dtype), label_K))
-    log_q_NK = similarity_logits(student_ND, bank_KD, temperature=temperature).log_softmax(1)
+    logits_NK = similarity_logits(student_ND, bank_KD, temperature=temperature)
+    log_q_NK = logits_NK.log_softmax(1, dtype=statistics_dtype(student_ND))
     counts_N = valid_BHW.flatten() & defined_N
     loss_N = torch.where(counts_N, -(q_hat_NK * log_q_NK).sum(1), 0.0)
     return loss_N.sum() / counts_N.sum().clamp(min=1)
@@ -177,7 +178,7 @@ def class_similarity(
 ) -> Tensor:
     """gather(bank_similarity(e)) at image resolution: what the bank says of the class of every pixel. See Eq. (5), (9).
 
-    Args: embed_BDhw [B, D, h, w] floating, enlarged bilinearly to `size` = (H, W) before normalisation; bank_KD [K, D];
+    Args: embed_BDhw [B, D, h, w] floating, enlarged bilinearly to `size` = (H, W), then normalised; bank_KD [K, D];
         label_K [K] int64 in 0 .. classes-1.
     Returns [B, C, H, W] float32 (float64 for float64 inputs), summing to one over C. Not differentiable: it is only used
     as a pseudo-label.
@@ -204,7 +205,7 @@ def boundary_mask(label_BHW: Tensor, *, classes: int, threshold: int = 2) -> Ten
     """True on pixels whose 3x3 window holds at least `threshold` distinct valid classes. Algorithm 1.
 
     The print asks for more than 2, which keeps only points where three classes meet, while its text and figures mean
-    object boundaries: the default is at least 2. The centre must be valid, 255 is not counted, and the window is cut off
+    object boundaries: the default is at least 2. The centre must be valid, 255 is not counted, and the window ends
     at the image's edge (which counts as replicating it).
 
     Args: label_BHW [B, H, W] uint8, int32 or int64 with values in 0 .. classes-1 or 255; threshold >= 1.
@@ -236,8 +237,8 @@ def bank_update(
     is empty it is the other alone. Rows of classes without any pixel are returned unchanged, bit for bit. The whole
     batch takes part, every image with its own label map; embeddings on a coarser grid are enlarged bilinearly.
 
-    Args: bank_KD [K, D] float32; label_K [K] int64; embed_BDhw [B, D, h, w] floating; label_BHW [B, H, W] uint8, int32 or
-        int64, 0 .. classes-1 or 255; boundary_BHW [B, H, W] bool (all False: e_avg is the plain class mean);
+    Args: bank_KD [K, D] float32; label_K [K] int64; embed_BDhw [B, D, h, w] floating; label_BHW [B, H, W] uint8, int32,
+        or int64, 0 .. classes-1 or 255; boundary_BHW [B, H, W] bool (all False: e_avg is the plain class mean);
         momentum omega in [0, 1].
     Returns the new bank [K, D] in the bank's dtype; nothing is differentiable and nothing is changed in place.
     """
@@ -247,8 +248,7 @@ def bank_update(
     check_no_gradient(embed=embed_BDhw)
     if not 0 <= momentum <= 1:
         raise ValueError(f"momentum: expected a number in [0, 1], got {momentum}")
-    accumulate = torch.float64 if embed_BDhw.dtype == torch.float64 else torch.float32
-    embed_ND = pixels(enlarge(embed_BDhw.to(accumulate), label_BHW.shape[-2:]))
+    embed_ND = pixels(enlarge(embed_BDhw.to(statistics_dtype(embed_BDhw)), label_BHW.shape[-2:]))
     # Two sets per class, boundary and interior, and a last row that collects ignored pixels and is then dropped.
     label_N = label_BHW.flatten().long()
     set_N = torch.where(label_N == IGNORE, 2 * classes, label_N + classes * boundary_BHW.flatten())
@@ -270,7 +270,7 @@ def blend(bank_KD: Tensor, label_K: Tensor, sum_SD: Tensor, count_S: Tensor, *, 
 
 
 def enlarge(x_BXhw: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear to `size` = (H, W) as the network's own logits are enlarged (align_corners=False); same grid: as it is."""
+    """Bilinear to `size` = (H, W) as the logits are enlarged (align_corners=False); same grid: unchanged."""
     if tuple(x_BXhw.shape[-2:]) == tuple(size):
         return x_BXhw
     return F.interpolate(x_BXhw, size=tuple(size), mode="bilinear", align_corners=False)
@@ -279,3 +279,8 @@ def enlarge(x_BXhw: Tensor, size: tuple[int, int]) -> Tensor:
 def pixels(x_BXHW: Tensor) -> Tensor:
     """[B, X, H, W] -> [N, X], one row per pixel."""
     return x_BXHW.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def statistics_dtype(x: Tensor) -> torch.dtype:
+    """Softmax, sums and losses are kept in float32 whatever the inputs are, or in float64 for float64 inputs."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
