@@ -1,0 +1,310 @@
+"""Every option of a run: what it means, its unit and its default, which is the paper's unless it says otherwise.
+
+`recipes.py` holds the named sets (methods, the toy), `read` turns a command line into a `Config`. Only the standard
+library and tyro are imported here, so that `--help` answers at once.
+"""
+
+import dataclasses
+import difflib
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Method = Literal["source", "dacs", "daformer", "dida", "oracle"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is trained on."""
+
+    src: str = "gta5"
+    """Labelled source domain: gta5 (or gta), synthia, cityscapes, toy-gta5, or folder:PATH."""
+    tgt: str = "cityscapes"
+    """Unlabelled target domain: cityscapes, toy-cityscapes, any of the others, or folder:PATH."""
+    data_root: Path = Path("data")
+    """Folder that holds the data sets as they were downloaded."""
+    src_size: str = "1280x720"
+    """WxH in pixels that a source picture is scaled into, its ratio kept (GTA5 becomes 1280x704)."""
+    tgt_size: str = "1024x512"
+    """WxH in pixels that a target picture is scaled into, its ratio kept; also the size of evaluation."""
+    crop: int = 512
+    """Side of the square training crop, in pixels."""
+    batch_size: int = 2
+    """Source crops and as many target crops in one step."""
+    workers: int = 4
+    """Processes that load data; results do not depend on it."""
+    rare_class_sampling: bool = True
+    """Draw source pictures by rare classes instead of uniformly."""
+    rare_class_temperature: float = 0.01
+    """Temperature of the class probabilities softmax((1 - frequency) / T)."""
+    rare_class_pixels: int = 3000
+    """Pixels of a class, at the label's own size, that make a picture a candidate for it."""
+    rare_class_crop_share: float = 0.5
+    """A crop is drawn again (10 times at most) until it holds this share of the pixels above."""
+    max_class_share: float = 0.75
+    """A source crop is drawn again (10 times at most) while one class covers more than this share; 1 is off."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network."""
+
+    backbone: str = "mit_b5"
+    """mit_b0 .. mit_b5, or any timm model that yields four stages (such as pvt_v2_b0)."""
+    weights: str = "auto"
+    """Encoder weights: auto (ImageNet weights from the hub), none, or a .pth/.safetensors file."""
+    init: Path | None = None
+    """Checkpoint or run folder whose student both networks start from (after the encoder weights)."""
+    embed_dim: int = 256
+    """Channels D of the head's fused map, which are the instance embeddings."""
+    drop_path: float = 0.1
+    """Stochastic depth of the encoder's last block (linear from 0)."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with linear warm-up and linear decay."""
+
+    steps: int = 40_000
+    """Optimizer steps of the whole run."""
+    lr: float = 6e-5
+    """Peak learning rate of the encoder."""
+    head_lr_factor: float = 10.0
+    """The head learns this many times faster."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay; norm layers of the encoder have none."""
+    warmup: int = 1500
+    """Steps of linear warm-up (multiplied with the decay)."""
+
+
+@dataclass(frozen=True)
+class SelfTrainingConfig:
+    """Sec. III-A: the teacher, its pseudo-labels, the two views, and the baseline's feature distance."""
+
+    self_training: bool = True
+    """Learn from pseudo-labels of the target; off is source-only."""
+    teacher_momentum: float = 0.999
+    """alpha of the teacher's moving average, reached by min(1 - 1/(step + 2), alpha)."""
+    teacher_norm: Literal["batch", "averaged"] = "batch"
+    """Batch norm of the teacher: statistics of its own batch (the family's habit), or the student's running ones."""
+    threshold: float = 0.968
+    """tau: a pixel is confident when its probability reaches this."""
+    pseudo_weight: Literal["batch", "image", "pixel"] = "batch"
+    """Weight of pseudo-labels: share of confident pixels in the batch, in the image, or 0/1 per pixel."""
+    confidence: Literal["teacher", "regenerated"] = "teacher"
+    """Whose maximum meets the threshold: the teacher's z, or the regenerated z-hat (the paper taken literally)."""
+    ignore_top: int = 15
+    """Rows at the top of a target crop whose pseudo-labels are not used, in pixels."""
+    ignore_bottom: int = 120
+    """Rows at the bottom of a target crop whose pseudo-labels are not used (the car's hood), in pixels."""
+    mix_classes: Literal["batch", "image"] = "batch"
+    """ClassMix draws half of the classes found in the whole source batch, or in each image."""
+    jitter_chance: float = 0.8
+    """Probability per step that the mixed images get colour jitter."""
+    jitter_strength: float = 0.2
+    """Half-width of the brightness, contrast, saturation and hue factors."""
+    blur_chance: float = 0.5
+    """Probability per step that the mixed images are blurred, each with sigma in 0.15 .. 1.15 pixels."""
+    weak_view: Literal["plain", "photometric"] = "plain"
+    """What the teacher sees: the crop itself, or a photometrically changed copy."""
+    feature_weight: float = 0.005
+    """lambda_FD of the ImageNet feature distance; 0 is off, and it is off when there are no encoder weights."""
+
+
+@dataclass(frozen=True)
+class InstanceConfig:
+    """Sec. III-C to III-E: the instance bank, the instance loss, and regeneration."""
+
+    instance_loss: Literal["image", "stride4", "off"] = "image"
+    """L_ins at image resolution, at the features' resolution, or not at all."""
+    instance_weight: float = 1.0
+    """lambda_ins."""
+    temperature: float = 0.1
+    """t of the softmax over the bank."""
+    regenerate_semantic: Literal["smooth", "scale", "none"] = "smooth"
+    """z-hat: the class level corrected by the bank (Table V, rows)."""
+    regenerate_instance: Literal["scale", "smooth", "none"] = "scale"
+    """q-hat: the instance level corrected by the class level (Table V, columns)."""
+    phi: float = 0.9
+    """Share of the teacher's own class level in z-hat when smoothing; 1 is off."""
+    instance_phi: float = 0.9
+    """Share of the teacher's own instance level in q-hat when smoothing (not printed in the paper)."""
+    bank_size: int = 300
+    """K, slots of the bank."""
+    sampling: Literal["cbs", "rs", "ils", "nu"] = "cbs"
+    """Slots per class: balanced, by pixel frequency, by inverse frequency, or by frequency and never updated."""
+    selecting: Literal["bps", "avg", "km", "rs", "off"] = "bps"
+    """Pixels that make a class's vector: boundary and interior, all, a K-means centre, one at random; off: no bank."""
+    clusters: int = 1
+    """K-means clusters per class for `km`; 1 is the mean of the interior."""
+    boundary_classes: int = 2
+    """Distinct classes in the 3x3 window that make a boundary pixel (Algorithm 1 prints 3)."""
+    bank_momentum: float = 0.999
+    """omega of the bank's moving average."""
+    bank_every: int = 50
+    """u, steps between two updates of the bank."""
+    bank_init: Literal["source", "random"] = "source"
+    """What slots hold at first: real source embeddings, or random unit vectors."""
+    bank_start: int = 1500
+    """Step at which the bank is used and L_ins and regeneration begin; it is filled just before."""
+    bank_fill: int = 500
+    """Steps before `bank_start` whose source embeddings fill the slots."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where a run lives and what it writes."""
+
+    seed: int = 0
+    """Seed of everything random; with the step it determines every sample and draw."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    out: Path | None = None
+    """The run folder itself; by default runs/<date>_<method>_<src>2<tgt>_<backbone>_s<seed>."""
+    log_every: int = 50
+    """Steps between two log lines."""
+    panel_every: int = 1000
+    """Steps between two pictures; 0 is never."""
+    save_every: int = 1000
+    """Steps between two checkpoints (one is always written at the end)."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Domain-adaptive semantic segmentation: train on a labelled source and an unlabelled target.
+
+    The defaults shown are those of the chosen --method and --src (a toy source has a schedule of its own).
+    """
+
+    method: Method = "dida"
+    """source, dacs, daformer and dida are steps of one another; oracle learns from the target's labels."""
+    resume: Path | None = None
+    """Run folder to continue exactly where it stopped; its own options are used."""
+    check_data: bool = False
+    """Read all files of both domains, report what is wrong with them, and stop."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    teach: SelfTrainingConfig = field(default_factory=SelfTrainingConfig)
+    bank: InstanceConfig = field(default_factory=InstanceConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def check(self) -> None:
+        """Raise ValueError for values that no run could mean, naming the option and what it may be."""
+        for name in ("src_size", "tgt_size"):
+            parse_size(getattr(self.data, name), option=_flag(name))
+        for group in (self.data, self.optim, self.bank, self.run, self.teach):
+            for name in POSITIVE & {f.name for f in dataclasses.fields(group)}:
+                if not getattr(group, name) > 0:
+                    raise ValueError(f"{_flag(name)}: expected a number above 0, got {getattr(group, name)}")
+            for name in SHARES & {f.name for f in dataclasses.fields(group)}:
+                if not 0 <= getattr(group, name) <= 1:
+                    raise ValueError(f"{_flag(name)}: expected a number in [0, 1], got {getattr(group, name)}")
+        if self.teach.ignore_top + self.teach.ignore_bottom >= self.data.crop:
+            raise ValueError(
+                f"--ignore-top {self.teach.ignore_top} and --ignore-bottom {self.teach.ignore_bottom} leave no row of a "
+                f"crop of {self.data.crop}: lower them or raise --crop"
+            )
+        if self.method == "oracle" and self.data.src != self.data.tgt:
+            raise ValueError(
+                f"--method oracle learns from the target: --src must be {self.data.tgt}, got {self.data.src}"
+            )
+
+
+POSITIVE = {
+    "crop", "batch_size", "rare_class_temperature", "steps", "lr", "head_lr_factor", "temperature", "bank_size",
+    "clusters", "boundary_classes", "bank_every", "log_every", "save_every",
+}  # fmt: skip
+SHARES = {
+    "rare_class_crop_share", "max_class_share", "teacher_momentum", "threshold", "jitter_chance", "blur_chance", "phi",
+    "instance_phi", "bank_momentum",
+}  # fmt: skip
+MAY_CHANGE = {"data_root", "workers", "device", "log_every", "panel_every", "save_every"}  # on --resume
+
+
+def parse_size(text: str, *, option: str) -> tuple[int, int]:
+    """ "1280x720" -> (1280, 720), width first. Raises ValueError that names the option."""
+    width, x, height = text.partition("x")
+    if not (x and width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise ValueError(f"{option}: expected WIDTHxHEIGHT in pixels such as 1280x720, got {text!r}")
+    return int(width), int(height)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """A JSON-able form that `from_dict` reads back unchanged."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """The inverse of `to_dict`. Raises ValueError for an option that this version does not know."""
+    return _build(Config, values)
+
+
+def _build(kind: type, values: dict[str, Any]) -> Any:
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    if unknown := set(values) - set(fields):
+        raise ValueError(f"unknown options {sorted(unknown)} in a saved config: it was written by another version")
+    read = {}
+    for name, value in values.items():
+        kind_of = fields[name].type
+        if dataclasses.is_dataclass(kind_of):
+            value = _build(kind_of, value)
+        elif value is not None and kind_of in (Path, Path | None):
+            value = Path(value)
+        read[name] = value
+    return kind(**read)
+
+
+def changed(config: Any, **values: Any) -> Any:
+    """A copy with options replaced, each found by its name in whichever group has it.
+
+    Raises ValueError for a name that no option has, with the nearest that one has.
+    """
+    groups = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    known = {f.name: group for group, c in groups.items() if dataclasses.is_dataclass(c) for f in dataclasses.fields(c)}
+    for name, value in values.items():
+        if name in groups:
+            groups[name] = value
+        elif name in known:
+            groups[known[name]] = dataclasses.replace(groups[known[name]], **{name: value})
+        else:
+            near = difflib.get_close_matches(name, [*known, *groups], 1)
+            raise ValueError(f"no option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    return dataclasses.replace(config, **groups)
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """Option name -> value, groups dissolved, as the command line has them."""
+    out: dict[str, Any] = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        out.update(vars(value) if dataclasses.is_dataclass(value) else {f.name: value})
+    return out
+
+
+def option(args: list[str], name: str, default: str) -> str:
+    """The value of `--name` in a raw command line, read before the parser runs because it selects the defaults."""
+    for i, arg in enumerate(args):
+        if arg == f"--{name}" and i + 1 < len(args):
+            default = args[i + 1]
+        elif arg.startswith(f"--{name}="):
+            default = arg.partition("=")[2]
+    return default
+
+
+def read(args: list[str], default: Config, program: str) -> Config:
+    """Parse a command line over `default`. An unknown option exits with an error that suggests the nearest."""
+    import tyro
+
+    config = tyro.cli(Config, prog=program, args=args, default=default, config=(tyro.conf.OmitArgPrefixes,))
+    try:
+        config.check()
+    except ValueError as error:
+        sys.exit(f"{program}: {error}")
+    return config
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,94 @@
+"""Named sets of options: one function per method of the paper's tables, and the toy's schedule.
+
+A recipe takes a config and returns a changed one; rows of an ablation table are `changed(dida(config), option=value)`.
+"""
+
+from collections.abc import Callable
+
+from dida.config import Config, changed, option, read
+
+
+def source(config: Config) -> Config:
+    """Supervised on the source alone, uniformly sampled: the lower bound."""
+    return changed(dacs(config), method="source", self_training=False, teacher_norm="averaged")
+
+
+def oracle(config: Config) -> Config:
+    """Supervised on the target's own labels: the upper bound, for comparison only."""
+    return changed(source(config), method="oracle", src=config.data.tgt, src_size=config.data.tgt_size)
+
+
+def dacs(config: Config) -> Config:
+    """DACS: the teacher labels the target, ClassMix pastes source classes onto it."""
+    return changed(daformer(config), method="dacs", rare_class_sampling=False, feature_weight=0.0)
+
+
+def daformer(config: Config) -> Config:
+    """DAFormer's strategy: DACS with rare class sampling and the ImageNet feature distance."""
+    return changed(config, method="daformer", instance_loss="off", selecting="off", regenerate_semantic="none")
+
+
+def dida(config: Config) -> Config:
+    """The paper: DAFormer with the instance bank, instance-level discrimination and regeneration."""
+    return changed(config, method="dida")
+
+
+METHODS: dict[str, Callable[[Config], Config]] = {
+    "source": source,
+    "dacs": dacs,
+    "daformer": daformer,
+    "dida": dida,
+    "oracle": oracle,
+}
+
+
+def toy(config: Config) -> Config:
+    """The embedded benchmark: 128x256 pictures, no pretrained weights, minutes on a laptop.
+
+    The schedule is 40 times shorter than the paper's, so every number that is counted in steps or pixels shrinks with
+    it: averages forget faster, the bank is filled and refreshed earlier, classes count as rare with fewer pixels.
+    """
+    return changed(
+        config,
+        src="toy-gta5",
+        tgt="toy-cityscapes",
+        src_size="256x128",
+        tgt_size="256x128",
+        crop=128,
+        batch_size=4,
+        workers=1,
+        rare_class_temperature=0.05,
+        rare_class_pixels=20,
+        backbone="mit_b0",
+        weights="none",
+        embed_dim=64,
+        drop_path=0.05,
+        steps=1000,
+        lr=1e-3,
+        head_lr_factor=2.0,
+        warmup=60,
+        teacher_momentum=0.99,
+        ignore_top=0,
+        ignore_bottom=16,
+        feature_weight=0.0,
+        bank_size=190,
+        bank_momentum=0.9,
+        bank_every=10,
+        bank_start=300,
+        bank_fill=100,
+        log_every=20,
+        panel_every=200,
+        save_every=200,
+    )
+
+
+def from_command_line(args: list[str], program: str = "train.py") -> Config:
+    """The config of a command line: the method's and domain's recipe, then every option that was given.
+
+    Exits with a message for an unknown option, a choice that does not exist, or a value that no run could mean.
+    """
+    base = Config()
+    if option(args, "src", base.data.src).startswith("toy") or option(args, "tgt", base.data.tgt).startswith("toy"):
+        base = toy(base)
+    base = changed(base, tgt=option(args, "tgt", base.data.tgt), tgt_size=option(args, "tgt-size", base.data.tgt_size))
+    return read(args, METHODS.get(option(args, "method", base.method), dida)(base), program)
