@@ -10,6 +10,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 IGNORE = 255  # the label of a pixel that belongs to no class
+MEAN = (123.675, 116.28, 103.53)  # of ImageNet, RGB in 0 .. 255: "normalised" means (x - MEAN) / STD
+STD = (58.395, 57.12, 57.375)
 
 
 class Labeled(NamedTuple):
@@ -42,8 +44,8 @@ class Belief(NamedTuple):
     """
 
     semantic: Tensor  # [B, C, H, W] the regenerated class-level pseudo-label (z-hat)
-    confidence: Tensor  # [B, H, W] the probability that is held against the threshold
-    terms: tuple["InstanceTarget", ...]  # the instance-level pseudo-label (q-hat) as a weighted sum
+    prior: Tensor  # [B, C, H, W] the teacher's own class-level prediction (z)
+    terms: tuple["InstanceTarget", ...]  # the instance-level pseudo-label (q-hat) as a weighted sum; empty: none yet
 
 
 class InstanceTarget(NamedTuple):
@@ -58,7 +60,8 @@ class PseudoLabel(NamedTuple):
     """Class-level pseudo-label of target pixels and how much each is worth."""
 
     label: Tensor  # [B, H, W] int64
-    weight: Tensor  # [B, H, W] float in [0, 1]
+    weight: Tensor  # [B, H, W] float in [0, 1]; 0 on rows that are not used
+    used: Tensor  # [B, H, W] bool: False on the rows at the top and bottom that are not used
     coverage: Tensor  # [] share of pixels of the batch that pass the threshold
 
 
@@ -69,12 +72,19 @@ class Mixed(NamedTuple):
     label: Tensor  # [B, H, W] int64: ground truth on pasted pixels, pseudo-label elsewhere
     weight: Tensor  # [B, H, W]: 1 on pasted pixels, the pseudo-label's weight elsewhere
     pasted: Tensor  # [B, H, W] bool: True where the pixel shows the source
+    valid: Tensor  # [B, H, W] bool: target pixels whose pseudo-labels are used
 
 
-class Trace(NamedTuple):
-    """What a step leaves behind for the log and the pictures. Everything is detached and still on the device."""
+class Adaptation(NamedTuple):
+    """The target half of a step, for the log and the pictures."""
 
-    losses: dict[str, Tensor]
     belief: Belief
     pseudo: PseudoLabel
     mixed: Mixed
+
+
+class Trace(NamedTuple):
+    """What a step leaves behind. Everything is detached and still on the device."""
+
+    losses: dict[str, Tensor]  # scalars by name, already weighted
+    adaptation: Adaptation | None  # None for methods that never look at the target

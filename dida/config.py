@@ -208,9 +208,7 @@ class Config:
                 f"crop of {self.data.crop}: lower them or raise --crop"
             )
         if self.method == "oracle" and self.data.src != self.data.tgt:
-            raise ValueError(
-                f"--method oracle learns from the target: --src must be {self.data.tgt}, got {self.data.src}"
-            )
+            raise ValueError(f"--method oracle learns from --tgt {self.data.tgt}, so --src cannot be {self.data.src}")
 
 
 POSITIVE = {

@@ -1,0 +1,33 @@
+"""AdamW as DAFormer uses it: the head learns faster, norms of the encoder do not decay, warm-up times linear decay."""
+
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+WARMUP_FLOOR = 1e-6  # share of the learning rate at step 0
+
+
+def build_optimizer(model: nn.Module, *, lr: float, head_lr_factor: float, weight_decay: float) -> AdamW:
+    """Three groups: encoder, encoder norms (no decay), head (`head_lr_factor` times the rate, decayed throughout)."""
+    groups: dict[str, list[nn.Parameter]] = {"encoder": [], "norm": [], "head": []}
+    for name, parameter in model.named_parameters():
+        group = "head" if name.startswith("decode_head.") else "norm" if "norm" in name else "encoder"
+        groups[group].append(parameter)
+    return AdamW(
+        [
+            {"params": groups["encoder"], "lr": lr, "weight_decay": weight_decay, "name": "encoder"},
+            {"params": groups["norm"], "lr": lr, "weight_decay": 0.0, "name": "norm"},
+            {"params": groups["head"], "lr": lr * head_lr_factor, "weight_decay": weight_decay, "name": "head"},
+        ],
+        betas=(0.9, 0.999),
+    )
+
+
+def build_schedule(optimizer: AdamW, *, steps: int, warmup: int) -> LambdaLR:
+    """lr(i) = lr (1 - i / steps) w(i), with w rising linearly from almost 0 to 1 over the first `warmup` steps."""
+
+    def factor(i: int) -> float:
+        rising = 1 - (1 - i / warmup) * (1 - WARMUP_FLOOR) if i < warmup else 1.0
+        return (1 - i / steps) * rising
+
+    return LambdaLR(optimizer, factor)

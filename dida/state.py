@@ -1,0 +1,108 @@
+"""All that changes during training, and how it is kept on disk."""
+
+import os
+import random
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from dida.method.bank import InstanceBank
+from dida.method.views import StepRandom
+
+FORMAT = 1  # of the checkpoint file
+FOLDER = "checkpoints"
+KEPT = 2  # newest checkpoints that stay on disk
+PARTS = ("student", "teacher", "bank", "optimizer", "schedule")
+
+
+@dataclass
+class TrainState:
+    """Owned by the loop, advanced by `train_step` and by nothing else."""
+
+    student: nn.Module
+    teacher: nn.Module
+    bank: InstanceBank
+    optimizer: Optimizer
+    schedule: LRScheduler
+    seed: int
+    step: int = 0
+
+    def step_rng(self) -> StepRandom:
+        """Generators for this step, a function of (seed, step); also seeds dropout and stochastic depth."""
+        # Through a string, because Python's own hash of it is SHA-512: neighbouring steps share no bits.
+        host = random.Random(f"{self.seed}/{self.step}")
+        torch.manual_seed(host.getrandbits(63))
+        device = torch.Generator(next(self.student.parameters()).device)
+        device.manual_seed(host.getrandbits(63))
+        return StepRandom(host, device)
+
+    def save(self, run: Path, config: dict[str, Any]) -> Path:
+        """Write RUN/checkpoints/step_N.pt so that a crash at any moment leaves a whole file, and keep the last two."""
+        folder = run / FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"step_{self.step:06d}.pt"
+        partial = path.with_suffix(".partial")
+        content = {"format": FORMAT, "step": self.step, "config": config}
+        with partial.open("wb") as file:
+            torch.save(content | {part: getattr(self, part).state_dict() for part in PARTS}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        _sync_folder(folder)
+        for old in checkpoints(run)[:-KEPT]:
+            old.unlink()
+        return path
+
+    def load(self, checkpoint: dict[str, Any]) -> None:
+        """Continue from what `load_checkpoint` returned."""
+        for part in PARTS:
+            getattr(self, part).load_state_dict(checkpoint[part])
+        self.step = checkpoint["step"]
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    found = [(int(m[1]), p) for p in (run / FOLDER).glob("step_*.pt") if (m := re.fullmatch(r"step_(\d+)", p.stem))]
+    return [path for _, path in sorted(found)]
+
+
+def latest(run: Path) -> Path:
+    """The newest checkpoint of a run folder, or the file itself. Raises FileNotFoundError that says what was found."""
+    if run.is_file():
+        return run
+    if not run.is_dir():
+        raise FileNotFoundError(f"{run}: no such run folder or checkpoint")
+    found = checkpoints(run)
+    if not found:
+        raise FileNotFoundError(f"{run}: no checkpoint in {run / FOLDER}; the run stopped before its first one")
+    return found[-1]
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU, tensors and plain values only.
+
+    Raises ValueError for a file that is not one of ours or has another format version.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError) as error:
+        raise ValueError(f"{path}: not a readable checkpoint: {error}") from error
+    found = checkpoint.get("format") if isinstance(checkpoint, dict) else None
+    if found != FORMAT:
+        raise ValueError(f"{path}: expected a DIDA checkpoint of format {FORMAT}, found {found!r}")
+    return checkpoint
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
