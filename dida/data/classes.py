@@ -71,7 +71,7 @@ class IdMap(NamedTuple):
     def apply(self, ids: np.ndarray) -> np.ndarray:
         """[H, W] uint8 or uint16 raw ids -> [H, W] uint8 train ids."""
         if ids.dtype == np.uint8:
-            return cv2.LUT(ids, self.train[:256])  # 60 times faster than indexing
+            return cv2.LUT(ids, self.train[:256])  # 8 times faster than indexing
         return self.train[ids]
 
 

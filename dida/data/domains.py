@@ -132,7 +132,8 @@ DOMAINS = (*_LAYOUTS, "folder:PATH")
 def unlabelled(name: str, root: Path, split: str) -> Unlabelled:
     """The images of a domain. No label folder is opened, listed or needed.
 
-    Raises ValueError for a name or split that does not exist, FileNotFoundError if there are no images.
+    Raises ValueError for a name or split that does not exist or for two images of one name, FileNotFoundError if there
+    are no images.
     """
     name, layout = _layout(name, split)
     folder = _data_folder(name, layout, Path(root), split)
@@ -145,8 +146,8 @@ def unlabelled(name: str, root: Path, split: str) -> Unlabelled:
 def labelled(name: str, root: Path, split: str) -> Labelled:
     """The images of a domain with their labels; every image has one.
 
-    Raises ValueError for a name or split that does not exist or a malformed classes.json, FileNotFoundError if there
-    is nothing, or if some image has no label.
+    Raises ValueError for a name or split that does not exist, two images of one name or a malformed classes.json,
+    FileNotFoundError if there is nothing, or if some image has no label.
     """
     found = survey(name, root, split)
     lost = found.images_without_label
@@ -231,12 +232,16 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _images(folder: Path, layout: _Layout) -> dict[str, Path]:
-    """Image files by their name below the folder, less the ending that all images share."""
-    return {
-        path.relative_to(folder).with_suffix("").as_posix().removesuffix(layout.image_ending): path
-        for path in _files(folder)
-        if path.suffix.lower() in _IMAGE_SUFFIXES and path.stem.endswith(layout.image_ending)
-    }
+    """Image files by their name below the folder, less the ending that all images share. Raises ValueError."""
+    images: dict[str, Path] = {}
+    for path in _files(folder):
+        if path.suffix.lower() not in _IMAGE_SUFFIXES or not path.stem.endswith(layout.image_ending):
+            continue
+        key = path.relative_to(folder).with_suffix("").as_posix().removesuffix(layout.image_ending)
+        if key in images:
+            raise ValueError(f"{images[key]} and {path}: two images would share one label")
+        images[key] = path
+    return images
 
 
 def _labels(folder: Path, layout: _Layout) -> dict[str, Path]:

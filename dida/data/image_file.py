@@ -44,7 +44,7 @@ def read_image(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):
                 raise ImageFileError(f"{path}: more than 8 bits per channel (mode {image.mode})")
-            return np.asarray(image.convert("RGB"))
+            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))  # convert always copies
     except ImageFileError:
         raise
     except _DAMAGE as error:

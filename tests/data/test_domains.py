@@ -145,6 +145,13 @@ def test_a_missing_or_malformed_class_file(tmp_path):
     assert len(domains.unlabelled(f"folder:{tmp_path}", tmp_path, "train").images) == 1
 
 
+def test_two_images_of_one_name_are_refused(tmp_path):
+    make_folder(tmp_path, 1)
+    save_image(tmp_path / "images" / "street 0.png", np.ones((4, 4, 3), dtype=np.uint8))
+    with pytest.raises(ValueError, match=r"street 0\.jpg and .*street 0\.png: two images"):
+        domains.labelled(f"folder:{tmp_path}", tmp_path, "train")
+
+
 def test_hidden_files_are_passed_over(tmp_path):
     folder = make_gta(tmp_path, 1)
     (folder / "images" / "._00001.png").write_bytes(b"macOS")
