@@ -1,0 +1,78 @@
+"""Rare class sampling of source images (DAFormer; the paper's baseline, and DIDA's, uses it unchanged).
+
+A class c is drawn with P(c) = softmax((1 - f_c) / T), f_c its share of all labelled pixels, then a file uniformly
+among those with more than `min_pixels` pixels of c. The crop is then re-drawn until it shows enough of c, see
+`transforms.rare_class_crop`.
+"""
+
+import logging
+from typing import NamedTuple
+
+import numpy as np
+
+from dida.data.classes import NAMES
+
+_log = logging.getLogger(__name__)
+
+
+class RareClasses(NamedTuple):
+    """The sampling distribution over classes and, for each, its files."""
+
+    classes: np.ndarray  # [R] train ids that can be drawn
+    chance: np.ndarray  # [R] float64, sums to one
+    candidates: tuple[np.ndarray, ...]  # R arrays: indices of the files with enough pixels of the class
+    min_crop_pixels: float  # a crop must show more pixels of the drawn class than this
+
+    def draw(self, rng: np.random.Generator) -> "RareDraw":
+        """Draw a class, then one of its files."""
+        row = rng.choice(len(self.classes), p=self.chance)
+        return RareDraw(file=int(rng.choice(self.candidates[row])), train_id=int(self.classes[row]))
+
+
+class RareDraw(NamedTuple):
+    """A source file and the class it was drawn for."""
+
+    file: int
+    train_id: int
+
+
+def class_chances(pixels_C: np.ndarray, temperature: float) -> np.ndarray:
+    """softmax((1 - share) / temperature) over the classes that occur, [C] float64; 0 for those that do not."""
+    share = pixels_C / pixels_C.sum()
+    # shifted by the largest exponent, that of the rarest class, so that no exponential overflows
+    lowest = share[pixels_C > 0].min()
+    weight = np.where(pixels_C > 0, np.exp((lowest - share) / temperature), 0.0)
+    return weight / weight.sum()
+
+
+def rare_classes(
+    pixels_FC: np.ndarray,
+    *,
+    temperature: float = 0.01,
+    min_pixels: int = 3000,
+    min_crop_ratio: float = 0.5,
+) -> RareClasses:
+    """Build the sampler from pixel counts per file and class (Statistics.pixels, native resolution).
+
+    A class that occurs, but in no file with more than min_pixels pixels, cannot be drawn: it is dropped with a warning
+    and the other chances grow in proportion. Raises ValueError for a temperature that is not positive, or if no class
+    is left.
+    """
+    if temperature <= 0:
+        raise ValueError(f"temperature is {temperature}, it must be positive")
+    pixels_C = pixels_FC.sum(axis=0)
+    files = [np.flatnonzero(pixels_F > min_pixels) for pixels_F in pixels_FC.T]
+    dropped = [c for c, found in enumerate(files) if pixels_C[c] > 0 and len(found) == 0]
+    classes = np.array([c for c, found in enumerate(files) if len(found) > 0], dtype=np.int64)
+    if len(classes) == 0:
+        raise ValueError(
+            f"no label file has more than {min_pixels} pixels of any class: lower min_pixels for small images"
+        )
+    if dropped:
+        _log.warning(
+            "rare class sampling leaves out %s: no file has more than %d pixels of it",
+            ", ".join(NAMES[c] for c in dropped),
+            min_pixels,
+        )
+    chance = class_chances(pixels_C, temperature)[classes]
+    return RareClasses(classes, chance / chance.sum(), tuple(files[c] for c in classes), min_pixels * min_crop_ratio)

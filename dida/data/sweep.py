@@ -1,0 +1,38 @@
+"""One pass over all files of a data set, in parallel and with a progress bar."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import TypeVar
+
+import cv2
+from tqdm import tqdm
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+_WORTH_PROCESSES = 64  # fewer files are read before a pool has started
+_CHUNK = 16  # files per message between processes
+
+
+def sweep(
+    function: Callable[[_Item], _Result], items: Sequence[_Item], *, title: str, workers: int | None = None
+) -> list[_Result]:
+    """[function(item) for item in items], over `workers` processes (None: one per usable core; 0: in this one).
+
+    `function` must be picklable. An exception in it ends the sweep and is raised here. The bar shows on a terminal
+    only.
+    """
+    if workers is None:
+        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    bar = tqdm(total=len(items), desc=title, unit="file", disable=None)
+    with bar:
+        if workers == 0 or len(items) < _WORTH_PROCESSES:
+            return [_counted(bar, function(item)) for item in items]
+        with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
+            results = pool.map(function, items, chunksize=_CHUNK)
+            return [_counted(bar, result) for result in results]
+
+
+def _counted(bar: tqdm, result: _Result) -> _Result:
+    bar.update()
+    return result
