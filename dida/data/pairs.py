@@ -1,0 +1,200 @@
+"""Pairs of a labelled source crop and an unlabelled target crop, and the batches made of them.
+
+Sample i is a pure function of (seed, i): every random choice comes from a generator keyed with both. So neither the
+number of workers nor the step a run resumes at changes any sample, and nothing needs to be saved to resume. Four
+streams per sample keep the choices apart: with rare class sampling on or off, the target crops stay the same.
+"""
+
+import time
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dida.batch import Batch, Labeled
+from dida.data.domains import Labelled, Unlabelled
+from dida.data.image_file import read_image, read_label, require_same_size
+from dida.data.rare_class import RareClasses
+from dida.data.transforms import (
+    Normalise,
+    cut_image,
+    cut_label,
+    random_crop,
+    rare_class_crop,
+    scaled_image,
+    scaled_label,
+    varied_crop,
+)
+
+
+class View(NamedTuple):
+    """How much of a domain's images a sample shows. Sizes are (width, height).
+
+    The paper's crops are 512x512; its scales are 1280x720 for GTA5, 1280x760 for SYNTHIA and 1024x512 for Cityscapes,
+    its cat_max_ratio is 0.75 for both sources.
+    """
+
+    scale: tuple[int, int]  # the whole image is scaled to fit into this, keeping its aspect ratio
+    crop: tuple[int, int]  # what is then cut out
+    cat_max_ratio: float = 1.0  # a class may take at most this share of a crop's labelled pixels; 1: any crop will do
+    flip_chance: float = 0.5
+
+
+class Sample(NamedTuple):
+    """One source crop with its label and one target crop. Batched, each field has a leading B."""
+
+    source_image: Tensor  # [3, H, W] uint8 RGB
+    source_label: Tensor  # [H, W] uint8 train ids
+    target_image: Tensor  # [3, H, W] uint8 RGB
+    source_index: int  # into source.images
+    target_index: int  # into target.images
+
+
+class Ids(NamedTuple):
+    """Which files a batch was cut from."""
+
+    source: Tensor  # [B] int64 indices into source.images, on the CPU
+    target: Tensor  # [B] int64 indices into target.images, on the CPU
+
+
+class _Stream(IntEnum):
+    """The independent random streams of a sample. A number, once used, keeps its meaning."""
+
+    SOURCE_FILE = 0
+    SOURCE_CROP = 1
+    TARGET_FILE = 2
+    TARGET_CROP = 3
+
+
+class Pairs(Dataset[Sample]):
+    """An endless data set: every index from 0 up is a sample.
+
+    Source files come by rare class sampling, or uniformly if `rare_classes` is None; target files uniformly; both with
+    replacement. Any labelled domain may be the source (the oracle's is the labelled target domain).
+    """
+
+    def __init__(
+        self,
+        source: Labelled,
+        target: Unlabelled,
+        *,
+        seed: int,
+        source_view: View,
+        target_view: View,
+        rare_classes: RareClasses | None = None,
+    ) -> None:
+        """Raises TypeError if the target knows labels, ValueError for views that do not fit together."""
+        if not isinstance(target, Unlabelled):
+            raise TypeError(f"the target must be an unlabelled domain, not {type(target).__name__}")
+        if source_view.crop != target_view.crop:
+            raise ValueError(f"source crop {source_view.crop} and target crop {target_view.crop} differ")
+        if target_view.cat_max_ratio < 1:
+            raise ValueError("a target crop cannot be chosen by its classes: it has no label")
+        if seed < 0:
+            raise ValueError(f"seed is {seed}, it must not be negative")
+        self.source, self.target = source, target
+        self.source_view, self.target_view = source_view, target_view
+        self.rare_classes = rare_classes
+        self.seed = seed
+
+    def __getitem__(self, index: int) -> Sample:
+        """Raises ImageFileError if a file is unreadable or a label's size is not that of its image."""
+        source_index, image, label = self._source(index)
+        target_index, target_image = self._target(index)
+        return Sample(
+            torch.from_numpy(image),
+            torch.from_numpy(label),
+            torch.from_numpy(target_image),
+            source_index,
+            target_index,
+        )
+
+    def _rng(self, index: int, stream: _Stream) -> np.random.Generator:
+        # The stream is the highest word of Philox's 256-bit counter, the one that drawing never reaches.
+        return np.random.Generator(np.random.Philox(key=[self.seed, index], counter=[0, 0, 0, int(stream)]))
+
+    def _source(self, index: int) -> tuple[int, np.ndarray, np.ndarray]:
+        """The file index, the image [3, H, W] and the label [H, W]. The crop is chosen on the label alone, so that
+        each file is decoded once however many crops are rejected."""
+        files = self._rng(index, _Stream.SOURCE_FILE)
+        rng = self._rng(index, _Stream.SOURCE_CROP)
+        domain, view = self.source, self.source_view
+        rare = None if self.rare_classes is None else self.rare_classes.draw(files)
+        file = int(files.integers(len(domain.images))) if rare is None else rare.file
+
+        native_label = read_label(domain.labels[file], domain.encoding(file))
+        label = scaled_label(native_label, view.scale)
+        if rare is None:
+            at = varied_crop(rng, label, view.crop, view.cat_max_ratio)
+        else:
+            at = rare_class_crop(
+                rng,
+                label,
+                view.crop,
+                view.cat_max_ratio,
+                train_id=rare.train_id,
+                min_pixels=self.rare_classes.min_crop_pixels,
+            )
+        flip = bool(rng.random() < view.flip_chance)
+
+        native_image = read_image(domain.images[file])
+        require_same_size(domain.images[file], native_image.shape, domain.labels[file], native_label.shape)
+        image = scaled_image(native_image, view.scale)
+        return file, cut_image(image, at, view.crop, flip=flip), cut_label(label, at, view.crop, flip=flip)
+
+    def _target(self, index: int) -> tuple[int, np.ndarray]:
+        """The file index and the image [3, H, W]."""
+        rng = self._rng(index, _Stream.TARGET_CROP)
+        view = self.target_view
+        file = int(self._rng(index, _Stream.TARGET_FILE).integers(len(self.target.images)))
+        image = scaled_image(read_image(self.target.images[file]), view.scale)
+        at = random_crop(rng, (image.shape[1], image.shape[0]), view.crop)
+        flip = bool(rng.random() < view.flip_chance)
+        return file, cut_image(image, at, view.crop, flip=flip)
+
+
+class Batches(Iterator[tuple[Batch, Ids]]):
+    """The batches of steps start .. stop-1 on the device, images normalised. Made by `batches`."""
+
+    def __init__(self, loader: DataLoader, device: torch.device) -> None:
+        self._samples = iter(loader)
+        self._device = device
+        self._normalise = Normalise().to(device)
+        self.waited = 0.0  # seconds the last batch was waited for; near zero if the workers keep up
+
+    def __next__(self) -> tuple[Batch, Ids]:
+        begin = time.perf_counter()
+        sample: Sample = next(self._samples)
+        self.waited = time.perf_counter() - begin
+        source_image, source_label, target_image = (
+            # bytes travel, and are widened on the device
+            part.to(self._device, non_blocking=True)
+            for part in (sample.source_image, sample.source_label, sample.target_image)
+        )
+        source = Labeled(self._normalise(source_image), source_label.long())
+        return Batch(source, self._normalise(target_image)), Ids(sample.source_index, sample.target_index)
+
+
+def batches(pairs: Pairs, *, batch_size: int, start: int, stop: int, workers: int, device: torch.device) -> Batches:
+    """The batches of steps start .. stop-1: batch b holds samples b * batch_size .. (b + 1) * batch_size - 1.
+
+    `workers` processes prepare them ahead (0: this process, when asked). They live as long as the iterator.
+    """
+    loader = DataLoader(
+        pairs,
+        batch_size=batch_size,
+        sampler=range(start * batch_size, stop * batch_size),
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=_one_thread,
+    )
+    return Batches(loader, device)
+
+
+def _one_thread(worker: int) -> None:
+    cv2.setNumThreads(0)  # the workers themselves are the parallelism; more threads would only compete

@@ -1,0 +1,321 @@
+"""Samples as pure functions of (seed, index), one decode per file, and targets whose labels nobody opens."""
+
+import contextlib
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dida.data import domains, image_file, pairs
+from dida.data.image_file import ImageFileError
+from dida.data.labelled_images import LabelledImages
+from dida.data.pairs import Pairs, View, batches
+from dida.data.rare_class import rare_classes
+from dida.data.statistics import class_statistics
+from dida.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+
+from .factories import make_cityscapes, make_gta, make_synthia, scene
+
+SOURCE_VIEW = View(scale=(120, 68), crop=(48, 40), cat_max_ratio=0.75)
+TARGET_VIEW = View(scale=(96, 48), crop=(48, 40))
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    make_gta(root, 6)
+    make_synthia(root, 2)
+    make_cityscapes(root, labelled=("val",), train=5, val=2)
+    return root
+
+
+def make_pairs(root: Path, *, seed: int = 0, rare: bool = True, source: str = "gta5") -> Pairs:
+    labelled = domains.labelled(source, root, "train")
+    sampler = rare_classes(class_statistics(labelled).pixels, min_pixels=30) if rare else None
+    return Pairs(
+        labelled,
+        domains.unlabelled("cityscapes", root, "train"),
+        seed=seed,
+        source_view=SOURCE_VIEW,
+        target_view=TARGET_VIEW,
+        rare_classes=sampler,
+    )
+
+
+def same(a: tuple, b: tuple) -> bool:
+    return all(torch.equal(torch.as_tensor(x), torch.as_tensor(y)) for x, y in zip(a, b, strict=True))
+
+
+def test_a_sample_has_the_crops_shapes_and_types(root):
+    sample = make_pairs(root)[0]
+    assert sample.source_image.shape == sample.target_image.shape == (3, 40, 48)
+    assert sample.source_label.shape == (40, 48)
+    assert {part.dtype for part in sample[:3]} == {torch.uint8}
+
+
+@pytest.mark.parametrize("rare", [False, True])
+def test_a_sample_is_a_function_of_seed_and_index(root, rare):
+    first, second = make_pairs(root, rare=rare), make_pairs(root, rare=rare)
+    backwards = {i: second[i] for i in reversed(range(8))}
+    assert all(same(first[i], backwards[i]) for i in range(8))
+    other = make_pairs(root, rare=rare, seed=1)
+    assert not any(same(first[i], other[i]) for i in range(8))
+    assert not any(same(first[i], first[i + 1]) for i in range(8))
+
+
+def test_the_target_does_not_see_how_the_source_is_drawn(root):
+    rare, uniform = make_pairs(root, rare=True), make_pairs(root, rare=False)
+    synthia = make_pairs(root, rare=False, source="synthia")
+    for i in range(8):
+        assert torch.equal(rare[i].target_image, uniform[i].target_image)
+        assert torch.equal(rare[i].target_image, synthia[i].target_image)
+        assert rare[i].target_index == uniform[i].target_index
+    assert any(rare[i].source_index != uniform[i].source_index for i in range(8))
+
+
+def test_very_late_samples_are_as_cheap_as_the_first(root):
+    assert make_pairs(root)[10**15].source_label.shape == (40, 48)
+
+
+def test_every_file_is_drawn(root):
+    data = make_pairs(root, rare=False)
+    samples = [data[i] for i in range(60)]
+    assert {sample.source_index for sample in samples} == set(range(6))
+    assert {sample.target_index for sample in samples} == set(range(5))
+
+
+def test_half_of_all_crops_are_mirrored(root):
+    data = make_pairs(root, rare=False)
+    whole = View(scale=(174, 96), crop=(174, 96))
+    data.source_view = data.target_view = whole
+    samples = [data[i] for i in range(60)]
+    mirrored = [not np.array_equal(sample.source_label.numpy(), scene(sample.source_index)) for sample in samples]
+    assert 15 <= sum(mirrored) <= 45
+
+
+@pytest.mark.parametrize("chance, mirrored", [(0.0, False), (1.0, True)])
+def test_image_and_label_are_cut_and_mirrored_together(root, chance, mirrored):
+    """At native size with a crop of the whole image, a sample is the file itself, or its mirror image."""
+    view = View(scale=(174, 96), crop=(174, 96), flip_chance=chance)
+    source = domains.labelled("gta5", root, "train")
+    data = Pairs(source, domains.unlabelled("gta5", root, "train"), seed=0, source_view=view, target_view=view)
+    sample = data[3]
+    step = -1 if mirrored else 1
+    image = np.asarray(Image.open(source.images[sample.source_index]))[:, ::step].transpose(2, 0, 1)
+    assert np.array_equal(sample.source_image.numpy(), image)
+    assert np.array_equal(sample.source_label.numpy(), scene(sample.source_index)[:, ::step])
+    target = np.asarray(Image.open(data.target.images[sample.target_index]))[:, ::step].transpose(2, 0, 1)
+    assert np.array_equal(sample.target_image.numpy(), target)
+
+
+def test_rare_class_crops_show_the_class_they_were_drawn_for(root):
+    data = make_pairs(root)
+    sampler = data.rare_classes
+    hits = 0
+    for i in range(40):
+        rng = data._rng(i, pairs._Stream.SOURCE_FILE)
+        draw = sampler.draw(rng)
+        assert data[i].source_index == draw.file
+        hits += int((data[i].source_label == draw.train_id).sum() > sampler.min_crop_pixels)
+    assert hits >= 36  # ten tries nearly always find it
+
+
+def test_each_file_is_decoded_once_however_many_crops_are_rejected(root, monkeypatch):
+    opened = []
+    real_open, real_imread = Image.open, cv2.imread
+    monkeypatch.setattr(image_file.Image, "open", lambda path: opened.append(path) or real_open(path))
+    monkeypatch.setattr(
+        image_file.cv2, "imread", lambda path, flags: opened.append(Path(path)) or real_imread(path, flags)
+    )
+    for source in ("gta5", "synthia"):
+        data = make_pairs(root, source=source)
+        data.rare_classes = data.rare_classes._replace(min_crop_pixels=1e9)  # refuses every crop
+        opened.clear()
+        sample = data[0]
+        wanted = [
+            data.source.labels[sample.source_index],
+            data.source.images[sample.source_index],
+            data.target.images[sample.target_index],
+        ]
+        assert opened == wanted
+
+
+_recorders: list[list[str]] = []
+
+
+def _record(event: str, arguments: tuple) -> None:
+    if _recorders and event in ("open", "os.listdir", "os.scandir"):
+        _recorders[-1].append(str(arguments[0]))
+
+
+@contextlib.contextmanager
+def recorded_file_access():
+    """Every path that Python opens or lists meanwhile. Audit hooks cannot be removed, so one is kept for good."""
+    if not getattr(_record, "installed", False):
+        sys.addaudithook(_record)
+        _record.installed = True
+    _recorders.append([])
+    try:
+        yield _recorders[-1]
+    finally:
+        _recorders.pop()
+
+
+def test_target_labels_are_neither_opened_nor_listed(tmp_path, monkeypatch):
+    make_gta(tmp_path, 2)
+    make_cityscapes(tmp_path, labelled=("train",), train=3)
+    read_with_opencv = []
+    real_imread = cv2.imread
+    monkeypatch.setattr(cv2, "imread", lambda *a: read_with_opencv.append(a[0]) or real_imread(*a))
+    with recorded_file_access() as paths:
+        data = make_pairs(tmp_path)
+        for i in range(10):
+            data[i]
+    assert any("leftImg8bit" in path for path in paths)
+    assert not [path for path in (*paths, *read_with_opencv) if "gtFine" in path]
+
+
+def test_the_recorder_would_notice(tmp_path):
+    make_cityscapes(tmp_path, train=1)
+    with recorded_file_access() as paths:
+        os.listdir(tmp_path / "cityscapes" / "gtFine")
+        domains.labelled("cityscapes", tmp_path, "train")
+    assert [path for path in paths if "gtFine" in path]
+
+
+def test_target_labels_need_not_exist(tmp_path):
+    make_gta(tmp_path, 2)
+    make_cityscapes(tmp_path, train=3)
+    before = make_pairs(tmp_path)
+    shutil.rmtree(tmp_path / "cityscapes" / "gtFine")
+    after = make_pairs(tmp_path)
+    assert all(same(before[i], after[i]) for i in range(4))
+    assert not hasattr(after.target, "labels")
+
+
+def test_a_labelled_target_is_refused(root):
+    labelled = domains.labelled("cityscapes", root, "val")
+    with pytest.raises(TypeError, match="unlabelled domain, not Labelled"):
+        Pairs(labelled, labelled, seed=0, source_view=SOURCE_VIEW, target_view=TARGET_VIEW)
+
+
+def test_the_oracle_has_the_target_domain_as_labelled_source(tmp_path):
+    make_cityscapes(tmp_path, train=3)
+    data = make_pairs(tmp_path, rare=False, source="cityscapes")
+    assert data[0].source_label.shape == (40, 48)
+
+
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        ({"target_view": View((96, 48), (40, 40))}, "differ"),
+        ({"target_view": View((96, 48), (48, 40), 0.75)}, "no label"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_views_and_seeds_that_make_no_sense_are_refused(root, change, complaint):
+    data = make_pairs(root)
+    arguments = {"seed": 0, "source_view": SOURCE_VIEW, "target_view": TARGET_VIEW} | change
+    with pytest.raises(ValueError, match=complaint):
+        Pairs(data.source, data.target, **arguments)
+
+
+def run(data: Pairs, start: int, stop: int, workers: int = 0) -> list[tuple]:
+    steps = batches(data, batch_size=2, start=start, stop=stop, workers=workers, device=CPU)
+    return [(*batch.source, batch.target, *ids) for batch, ids in steps]
+
+
+def test_batches_do_not_depend_on_the_workers(root):
+    data = make_pairs(root)
+    alone, two = run(data, 0, 4), run(data, 0, 4, workers=2)
+    assert len(alone) == len(two) == 4
+    assert all(same(a, b) for a, b in zip(alone, two, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_run_sees_the_same_batches(root, workers):
+    data = make_pairs(root)
+    assert all(same(a, b) for a, b in zip(run(data, 0, 5)[3:], run(data, 3, 5, workers), strict=True))
+
+
+def test_a_batch_holds_its_samples_normalised(root):
+    data = make_pairs(root)
+    steps = batches(data, batch_size=2, start=1, stop=2, workers=0, device=CPU)
+    (batch, ids), *rest = steps
+    assert rest == []
+    assert steps.waited >= 0
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    for row, index in enumerate((2, 3)):
+        sample = data[index]
+        assert torch.allclose(batch.source.image[row] * std + mean, sample.source_image.float(), atol=1e-3)
+        assert torch.allclose(batch.target[row] * std + mean, sample.target_image.float(), atol=1e-3)
+        assert torch.equal(batch.source.label[row], sample.source_label.long())
+        assert (ids.source[row], ids.target[row]) == (sample.source_index, sample.target_index)
+    assert batch.source.label.dtype == torch.int64
+    assert batch.source.image.dtype == batch.target.dtype == torch.float32
+
+
+def test_waiting_is_timed(root, monkeypatch):
+    class Slow(Pairs):
+        def __getitem__(self, index):
+            pairs.time.sleep(0.05)
+            return super().__getitem__(index)
+
+    data = make_pairs(root)
+    slow = Slow(data.source, data.target, seed=0, source_view=SOURCE_VIEW, target_view=TARGET_VIEW)
+    steps = batches(slow, batch_size=2, start=0, stop=1, workers=0, device=CPU)
+    next(steps)
+    assert steps.waited > 0.09
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_image_stops_the_run_and_is_named(tmp_path, workers):
+    make_gta(tmp_path, 1)
+    make_cityscapes(tmp_path, train=1)
+    data = make_pairs(tmp_path, rare=False)
+    data.target.images[0].write_bytes(b"damaged")
+    with pytest.raises(ImageFileError, match=r"aachen_000000_000019_leftImg8bit\.png: not a readable image"):
+        run(data, 0, 1, workers)
+
+
+def test_a_label_of_another_size_stops_the_run_and_both_are_named(tmp_path):
+    make_gta(tmp_path, 1)
+    make_cityscapes(tmp_path, train=1)
+    data = make_pairs(tmp_path, rare=False)
+    Image.new("L", (100, 100)).save(data.source.labels[0])
+    with pytest.raises(ImageFileError, match=r"images/00001\.png is 174x96, but its label .*labels/00001\.png"):
+        data[0]
+
+
+def test_labelled_images_scale_the_image_but_not_the_label(root):
+    data = LabelledImages(domains.labelled("cityscapes", root, "val"), scale=(64, 32))
+    assert len(data) == 2
+    image, label, path = data[1]
+    assert (image.shape, image.dtype) == ((3, 32, 64), torch.uint8)
+    assert np.array_equal(label.numpy(), scene(1001 + sum(b"val"), (128, 64)))
+    assert path.endswith("zurich_000001_000019_leftImg8bit.png")
+    (batch,) = list(torch.utils.data.DataLoader(data, batch_size=1))[1:]
+    assert batch.image.shape == (1, 3, 32, 64)
+    assert batch.label.shape == (1, 64, 128)
+    assert list(batch.path) == [path]
+
+
+@pytest.mark.gpu
+def test_batches_arrive_on_the_device(root):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    device = torch.device("cuda")
+    data = make_pairs(root)
+    on_device = batches(data, batch_size=2, start=0, stop=3, workers=2, device=device)
+    for (batch, _), expected in zip(on_device, run(data, 0, 3), strict=True):
+        assert batch.target.device.type == batch.source.label.device.type == "cuda"
+        assert torch.allclose(batch.source.image.cpu(), expected[0], atol=1e-6)
+        assert torch.equal(batch.source.label.cpu(), expected[1])
+        assert torch.allclose(batch.target.cpu(), expected[2], atol=1e-6)
