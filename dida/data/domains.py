@@ -5,7 +5,9 @@
     synthia                 synthia                       RGB/0000000.png / GT/LABELS/0000000.png
     cityscapes              cityscapes                    leftImg8bit/SPLIT/CITY/*_leftImg8bit.png /
                                                           gtFine/SPLIT/CITY/*_gtFine_labelIds.png
-    toy-gta5, toy-cityscapes  toy/gta, toy/cityscapes     as gta5 and cityscapes
+    toy-gta5                toy/gta                       as gta5
+    toy-gta5-val            toy/gta-val                   as gta5; more source pictures, not trained on
+    toy-cityscapes          toy/cityscapes                as cityscapes
     folder:PATH             (none: PATH is as given)      images/ANY.* / labels/ANY.png, PATH/classes.json
 
 A label may also lie beside (or instead of) these as NAME_labelTrainIds.png, already in train ids; if both exist, the
@@ -123,6 +125,7 @@ _LAYOUTS = {
     "synthia": _SYNTHIA,
     "cityscapes": _CITYSCAPES,
     "toy-gta5": _GTA5._replace(folders=("toy/gta",), origin=_TOY, broken=frozenset()),
+    "toy-gta5-val": _GTA5._replace(folders=("toy/gta-val",), splits=("val",), origin=_TOY, broken=frozenset()),
     "toy-cityscapes": _CITYSCAPES._replace(folders=("toy/cityscapes",), origin=_TOY),
 }
 _ALIASES = {"gta": "gta5", "toy-gta": "toy-gta5"}

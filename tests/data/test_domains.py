@@ -84,7 +84,9 @@ def test_cityscapes(tmp_path, train_ids, name, folder):
 
 def test_toy_gta5(tmp_path):
     make_gta(tmp_path, 1, folder="toy/gta")
+    make_gta(tmp_path, 2, folder="toy/gta-val")
     assert len(domains.labelled("toy-gta5", tmp_path, "train").images) == 1
+    assert len(domains.labelled("toy-gta5-val", tmp_path, "val").images) == 2
 
 
 def test_folder(tmp_path):
