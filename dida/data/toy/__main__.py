@@ -20,15 +20,15 @@ def main(data_root: Path = Path("data"), jobs: int = os.cpu_count() or 1) -> Non
     outcome = generate(data_root, jobs=jobs, progress=show)
     seconds = time.perf_counter() - start
     if outcome.written:
-        print(f"{outcome.folder}: {outcome.written} of {outcome.pictures} pictures written in {seconds:.0f} s")
+        print(f"wrote {outcome.written} of {outcome.pictures} pictures in {seconds:.0f} s: {outcome.folder}")
     else:
-        print(f"{outcome.folder}: all {outcome.pictures} pictures are there and right, nothing to do")
+        print(f"all {outcome.pictures} pictures are there and right, nothing to do: {outcome.folder}")
     print(f"pixels verified, sha256 {outcome.digest}")
 
 
 def show(done: int, total: int) -> None:
-    if done % 20 == 0 or done == total:
-        print(f"\rdrawing {done}/{total}", end="\n" if done == total else "", flush=True)
+    if done % 100 == 0 or done == total:
+        print(f"{done} of {total} pictures", flush=True)
 
 
 if __name__ == "__main__":

@@ -7,15 +7,15 @@
     <root>/toy/cityscapes/gtFine/{val,test}/CITY/CITY_000000_000019_gtFine_labelIds.png    8-bit grey
     <root>/toy/cityscapes-oracle/                   the same pictures again, and gtFine/train as well
 
-There is no cityscapes/gtFine/train: a run that ends has not read the target's training labels, for there are none to
-read. The oracle, the upper bound that trains on them, finds them under another name, so that nothing can reach them
-without asking for the oracle.
+There is no cityscapes/gtFine/train: a run that ends has not read the target's training labels, for there are
+none to read. The oracle, the upper bound that trains on them, finds them under another name, so that nothing
+can reach them without asking for the oracle.
 """
 
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -63,12 +63,12 @@ class Outcome(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """One scene and the files that hold it, relative to the toy folder. Several files hold identical copies."""
+    """One scene and the files that hold it."""
 
-    split: int  # part of the seed, so no two splits share a scene and a split's scenes do not depend on its size
+    split: int  # part of the seed: no two splits share a scene, nor do a split's scenes depend on its size
     index: int
     shift: float
-    images: tuple[str, ...]
+    images: tuple[str, ...]  # relative to the toy folder; several are identical copies
     labels: tuple[str, ...]
 
 
@@ -79,8 +79,12 @@ def pictures(counts: Counts) -> list[Picture]:
         for i in range(count):
             name = f"{i + 1:05d}.png"
             found.append(Picture(split, i, 0.0, (f"{folder}/images/{name}",), (f"{folder}/labels/{name}",)))
-    target = ("train", "toyburg", counts.target), ("val", "toyhaven", counts.val), ("test", "toymouth", counts.test)
-    for split, (part, city, count) in enumerate(target, start=2):
+    target = (
+        (2, "train", "toyburg", counts.target),
+        (3, "val", "toyhaven", counts.val),
+        (4, "test", "toymouth", counts.test),
+    )
+    for split, part, city, count in target:
         for i in range(count):
             name = f"{part}/{city}/{city}_{i:06d}_000019"
             images, labels = (
@@ -100,6 +104,16 @@ def draw(picture: Picture) -> tuple[np.ndarray, np.ndarray]:
     return photograph(canvas), canvas.label
 
 
+def digest(image: np.ndarray, label: np.ndarray) -> bytes:
+    """sha256 of a picture's pixels and then its label ids; not of the files, whose bytes vary with zlib."""
+    return hashlib.sha256(image.tobytes() + label.tobytes()).digest()
+
+
+def fingerprint(digests: Iterable[bytes]) -> str:
+    """sha256 over the digests of all pictures in order."""
+    return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
 def generate(
     root: Path,
     *,
@@ -107,45 +121,34 @@ def generate(
     counts: Counts = BENCHMARK,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Outcome:
-    """Make <root>/toy hold the benchmark. What is there and right stays as it is; missing or wrong files are written.
+    """Make <root>/toy hold the benchmark: what is there and right stays, what is missing or wrong is written.
 
-    `jobs` processes draw; the pixels do not depend on it. `progress` is told (pictures done, pictures in all).
-    Raises ValueError if the folder holds pictures of some other set, since they would be trained on unnoticed, and
-    RuntimeError if this machine draws other pixels than the frozen ones.
+    `jobs` processes draw; the pixels do not depend on it. `progress` is told (pictures done, of how many).
+
+    Raises ValueError if the folder holds pictures of some other set: they would be trained on unnoticed.
+    Raises RuntimeError if this machine draws other pixels than the frozen ones.
     """
     toy, wanted = Path(root) / "toy", pictures(counts)
     _refuse_strays(toy, wanted)
     frozen = counts == BENCHMARK
-    if frozen and _fingerprint(_digest_on_disk(toy, picture) for picture in wanted) == DIGEST:
+    if frozen and fingerprint(_digest_on_disk(toy, picture) for picture in wanted) == DIGEST:
         return Outcome(toy, DIGEST, len(wanted), written=0)
     digests, written = [], 0
-    for digest, is_new in _each(partial(_settle, toy), wanted, jobs):
-        digests.append(digest)
+    for one, is_new in _each(partial(_settle, toy), wanted, jobs):
+        digests.append(one)
         written += is_new
         progress(len(digests), len(wanted))
-    digest = _fingerprint(iter(digests))
-    if frozen and digest != DIGEST:
+    found = fingerprint(digests)
+    if frozen and found != DIGEST:
         raise RuntimeError(
-            f"the pictures in {toy} have the hash {digest}, the benchmark has {DIGEST}: toy numbers from them "
+            f"the pictures in {toy} have the hash {found}, the benchmark has {DIGEST}: toy numbers from them "
             "compare with nobody else's"
         )
-    return Outcome(toy, digest, len(wanted), written)
-
-
-def _fingerprint(digests: Iterator[bytes]) -> str:
-    """sha256 over the sha256 of every picture in order, which is over the image's pixels and then the label's ids.
-
-    Pixels and not files, since PNG compression differs between releases of zlib.
-    """
-    return hashlib.sha256(b"".join(digests)).hexdigest()
-
-
-def _digest(image: np.ndarray, label: np.ndarray) -> bytes:
-    return hashlib.sha256(image.tobytes() + label.tobytes()).digest()
+    return Outcome(toy, found, len(wanted), written)
 
 
 def _digest_on_disk(toy: Path, picture: Picture) -> bytes:
-    """The digest of the picture that the files hold; empty if one is missing or damaged, or if copies differ."""
+    """The digest of what the files hold; empty if one is missing or damaged, or if copies differ."""
     if not all((toy / name).is_file() for name in picture.images + picture.labels):
         return b""
     try:
@@ -153,27 +156,27 @@ def _digest_on_disk(toy: Path, picture: Picture) -> bytes:
         labels = [read_ids(toy / name, Encoding(CITYSCAPES_TO_TRAIN)) for name in picture.labels]
     except ImageFileError:
         return b""
-    digests = {_digest(image, label) for image in images for label in labels}
+    digests = {digest(image, label) for image in images for label in labels}
     return digests.pop() if len(digests) == 1 else b""
 
 
 def _settle(toy: Path, picture: Picture) -> tuple[bytes, bool]:
-    """Draw a picture and see to it that its files hold it. Returns its digest and whether they were written."""
+    """Draw a picture and see to it that its files hold it. Returns its digest and whether it was written."""
     image, label = draw(picture)
-    digest = _digest(image, label)
-    if _digest_on_disk(toy, picture) == digest:
-        return digest, False
+    drawn = digest(image, label)
+    if _digest_on_disk(toy, picture) == drawn:
+        return drawn, False
     for name in picture.images:
         _save(Image.fromarray(image), toy / name)
     for name in picture.labels:
         _save(_palette_image(label) if name.startswith("gta") else Image.fromarray(label), toy / name)
-    if _digest_on_disk(toy, picture) != digest:
-        raise OSError(f"{toy / picture.images[0]} or a file of the same picture does not hold what was written")
-    return digest, True
+    if _digest_on_disk(toy, picture) != drawn:
+        raise OSError(f"{toy / picture.images[0]} or its label or copy does not hold what was written")
+    return drawn, True
 
 
 def _palette_image(label: np.ndarray) -> Image.Image:
-    """GTA5's encoding: one byte of label id per pixel, and a palette so that viewers show the class colours."""
+    """GTA5's encoding: a label id per pixel, and a palette so that viewers show the class colours."""
     colours = np.zeros((256, 3), np.uint8)
     colours[TRAIN_TO_CITYSCAPES[: len(PALETTE)]] = PALETTE
     image = Image.fromarray(label).convert("P")
@@ -192,12 +195,14 @@ def _save(image: Image.Image, path: Path) -> None:
 
 
 def _refuse_strays(toy: Path, wanted: list[Picture]) -> None:
-    """Pictures that are not of this set, or target-train labels, would silently become part of an experiment."""
+    """Pictures that are not of this set, or target-train labels, would silently become part of a run."""
     known = {name for picture in wanted for name in picture.images + picture.labels}
     for path in sorted(toy.rglob("*.png")):
+        # A converter may have put a map of train ids beside a label of ours.
         name = path.relative_to(toy).as_posix()
-        if name not in known and not name.endswith("_labelTrainIds.png"):  # those a converter may have added
-            raise ValueError(f"{path} is not of this set of toy pictures: remove {toy} or choose another data root")
+        name = name.replace("_gtFine_labelTrainIds", "_gtFine_labelIds").replace("_labelTrainIds", "")
+        if name not in known:
+            raise ValueError(f"{path} is not of this set: remove {toy} or choose another data root")
 
 
 def _each(task: Callable[[Picture], tuple], items: list[Picture], jobs: int) -> Iterator[tuple]:

@@ -1,9 +1,4 @@
-"""The sheet a street is painted on, the shapes that can be painted, and how each domain colours them.
-
-A shape is a boolean mask of the whole picture, found by comparing pixel coordinates. OpenCV's drawing is not used: its
-anti-aliasing, and even which pixels a circle covers, changed between releases. Coordinates are floats in pixels, x to
-the right and y down; only + - * / touch them, which IEEE 754 rounds alike everywhere.
-"""
+"""The sheet a street is painted on, and how each domain colours what is painted."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -12,9 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .dice import Dice
-
-HEIGHT, WIDTH = 128, 256
-Y, X = np.mgrid[:HEIGHT, :WIDTH]
+from .shapes import HEIGHT, WIDTH, X, Y
 
 RGB = tuple[float, float, float]  # each 0 .. 255
 
@@ -61,9 +54,10 @@ class HSV(NamedTuple):
         return channel(5), channel(3), channel(1)
 
 
-# Colour in the source domain and, at full shift, in the target domain. Classes that people confuse share a corner of
-# colour space, and the shift is class-specific and lies: a target truck wears the colour of source buses, a target
-# wall that of source buildings. A common cast would be undone by colour jitter and prove nothing.
+# Colour in the source domain and, at full shift, in the target domain. Classes that people confuse share a
+# corner of colour space, and the shift is class-specific and lies: a target truck wears the colour of source
+# buses, a target wall that of source buildings. A common cast would be undone by colour jitter and prove
+# nothing.
 COLOURS = {
     Kind.ROAD: (HSV(220, 10, 37), HSV(250, 7, 46)),
     Kind.SIDEWALK: (HSV(40, 11, 53), HSV(5, 9, 46)),
@@ -130,17 +124,18 @@ class Canvas:
 
     look: Look
     dice: Dice
-    image: (
-        np.ndarray
-    )  # [H, W, 3] float64 RGB, may leave 0 .. 255 until the camera; float64 promotes alike in NumPy 1, 2
+    # [H, W, 3] RGB, may leave 0 .. 255 until the camera clips. float64, since NumPy 1 and 2 promote float32
+    # differently when it meets a NumPy scalar.
+    image: np.ndarray
     label: np.ndarray  # [H, W] uint8, Cityscapes label ids
-    grain: np.ndarray  # [H, W] fine texture, mean 0, deviation about 1/2
+    grain: np.ndarray  # [H, W] fine texture, mean 0, deviation 0.7
     patch: np.ndarray  # [H, W] coarse texture, likewise
 
     @classmethod
     def blank(cls, look: Look, dice: Dice) -> "Canvas":
+        image, label = np.zeros((HEIGHT, WIDTH, 3)), np.zeros((HEIGHT, WIDTH), np.uint8)
         grain, patch = value_noise(dice, look.grain_cell), value_noise(dice, look.patch_cell)
-        return cls(look, dice, np.zeros((HEIGHT, WIDTH, 3)), np.zeros((HEIGHT, WIDTH), np.uint8), grain, patch)
+        return cls(look, dice, image, label, grain, patch)
 
     def tint(self, kind: Kind, spread: HSV = PLAIN) -> RGB:
         """The colour of one object of this kind, drawn around the kind's own."""
@@ -148,10 +143,10 @@ class Canvas:
         return HSV(*(a + s * float(b) for a, s, b in zip(own, spread, bell, strict=True))).rgb()
 
     def paint(self, where: np.ndarray, kind: Kind, colour: RGB, light: np.ndarray | float = 1.0) -> None:
-        """Colour and label the pixels `where`; `light`, a number or a map [H, W], scales the colour."""
-        light = light[where][:, None] if isinstance(light, np.ndarray) else light
-        self.image[where] = np.array(colour) * light
-        self.label[where] = kind
+        """Colour and label the pixels `where`; `light`, a number or a map, scales the colour."""
+        at = np.nonzero(np.broadcast_to(where, self.label.shape))
+        self.image[at] = np.array(colour) * np.broadcast_to(light, self.label.shape)[at][:, None]
+        self.label[at] = kind
 
     def claim(self, where: np.ndarray, kind: Kind) -> None:
         """Label pixels without colouring them: what is seen between the spokes counts as the bicycle."""
@@ -169,34 +164,3 @@ def value_noise(dice: Dice, cell: int) -> np.ndarray:
     upper = node[y, x] * (1 - fx) + node[y, x + 1] * fx
     lower = node[y + 1, x] * (1 - fx) + node[y + 1, x + 1] * fx
     return upper * (1 - fy) + lower * fy
-
-
-def box(left: float, top: float, right: float, bottom: float) -> np.ndarray:
-    return (X >= left) & (X < right) & (Y >= top) & (Y < bottom)
-
-
-def ellipse(x: float, y: float, half_width: float, half_height: float) -> np.ndarray:
-    a, b = (X - x) / half_width, (Y - y) / half_height
-    return a * a + b * b <= 1
-
-
-def disc(x: float, y: float, radius: float) -> np.ndarray:
-    return ellipse(x, y, radius, radius)
-
-
-def bar(start: tuple[float, float], end: tuple[float, float], radius: float) -> np.ndarray:
-    """A thick line with round ends."""
-    (x, y), dx, dy = start, end[0] - start[0], end[1] - start[1]
-    along = np.clip(((X - x) * dx + (Y - y) * dy) / (dx * dx + dy * dy), 0, 1)
-    a, b = X - x - along * dx, Y - y - along * dy
-    return a * a + b * b <= radius * radius
-
-
-def trapezoid(x: float, top: float, half_top: float, bottom: float, half_bottom: float) -> np.ndarray:
-    half = half_top + (Y - top) * ((half_bottom - half_top) / (bottom - top))
-    return (Y >= top) & (Y < bottom) & (abs(X - x) <= half)
-
-
-def stripes(axis: np.ndarray, period: int, width: int) -> np.ndarray:
-    """True on the first `width` of every `period` pixels along an axis."""
-    return axis % period < width

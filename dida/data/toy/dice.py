@@ -1,8 +1,8 @@
 """Random numbers that are the same on every machine and under every NumPy.
 
-NumPy keeps the raw stream of a bit generator and the hashing of a `SeedSequence` fixed for ever, but not the methods
-of `Generator` (NEP 19), and `normal` takes logarithms whose last bit depends on the CPU. So everything here is made
-from raw 64-bit words with integer arithmetic and exact IEEE operations (+ - * /).
+NumPy keeps the raw stream of a bit generator and the hashing of a `SeedSequence` fixed, but not the methods
+of `Generator` (NEP 19), and `normal` takes logarithms whose last bit depends on the CPU. So everything here
+is made from raw 64-bit words with integer arithmetic and exactly rounded operations (+ - * /).
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,7 @@ import numpy as np
 T = TypeVar("T")
 
 BYTES_PER_BELL = 4
-# Deviation of a sum of four bytes, sqrt(4 * (256^2 - 1) / 12), as a literal because it is a scale and no result.
-BELL_DEVIATION = 147.8
+BELL_DEVIATION = 147.8  # of a sum of four bytes, sqrt(4 * (256^2 - 1) / 12)
 
 
 class Dice:
@@ -40,9 +39,10 @@ class Dice:
         return options[self.integer(0, len(options))]
 
     def bell(self, *shape: int) -> np.ndarray:
-        """Float64 array, nearly normal with mean 0 and deviation 1; never beyond 3.5, the sum of four bytes."""
+        """Float64 array, nearly normal with mean 0 and deviation 1: sums of four bytes, never beyond 3.5."""
         size = int(np.prod(shape))
         words = self._words.random_raw(-(-size * BYTES_PER_BELL // 8))
         # Little-endian on purpose: which byte comes first is part of the stream.
-        octets = words.astype("<u8").view(np.uint8)[: size * BYTES_PER_BELL].astype(np.int64)
-        return ((octets.reshape(-1, BYTES_PER_BELL).sum(1) - 510) / BELL_DEVIATION).reshape(shape)
+        octets = words.astype("<u8").view(np.uint8)[: size * BYTES_PER_BELL].astype(np.int16)
+        total = sum(octets[k::BYTES_PER_BELL] for k in range(BYTES_PER_BELL))
+        return ((total - 510) / BELL_DEVIATION).reshape(shape)

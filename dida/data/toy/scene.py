@@ -1,9 +1,10 @@
 """What stands in a street, and where: one function per kind of object, painted from far to near.
 
-Sizes are in pixels of a 128x256 picture. `x` is an object's middle, `y` the line where it touches the ground, `s` its
-scale at that depth (a car is s wide). Classes of a confusable pair share colours and differ in shape and place, and
-shape and place are the same in both domains: truck (box and cab), bus (row of small windows), train (long windows,
-stripe, no wheels); a person stands on legs, a rider sits on wheels; a motorcycle is solid, a bicycle see-through.
+Sizes are in pixels of a 128x256 picture. `x` is an object's middle, `y` the line where it touches the ground,
+`s` its scale at that depth (a car is s wide). Classes of a confusable pair share colours and differ in shape
+and place, and those are the same in both domains: truck (box and cab), bus (row of small windows), train
+(long windows, stripe, no wheels); a person stands on legs, a rider sits on wheels; a motorcycle is solid, a
+bicycle see-through.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .canvas import HEIGHT, MIXED, PAINTED, WIDTH, Canvas, Kind, X, Y, bar, box, disc, ellipse, stripes, trapezoid
+from .canvas import MIXED, PAINTED, Canvas, Kind
+from .shapes import HEIGHT, WIDTH, X, Y, bar, box, disc, ellipse, stripes, trapezoid
 
 RUBBER = (25.0, 25.0, 27.0)
 SKIN = (176.0, 132.0, 110.0)
@@ -143,13 +145,15 @@ def train(canvas: Canvas, x: float, y: float, s: float) -> None:
     w, h, colour = 2.9 * s, 1.05 * s, canvas.tint(Kind.TRAIN, PAINTED)
     windows = box(x - 0.5 * w, y - 0.8 * h, x + 0.5 * w, y - 0.45 * h) & stripes(X - int(x), 12, 9)
     stripe = box(x - 0.5 * w, y - 0.3 * h, x + 0.5 * w, y - 0.2 * h)
-    canvas.paint(box(x - 0.5 * w, y - h, x + 0.5 * w, y), Kind.TRAIN, colour, 1 - 0.36 * windows + 0.3 * stripe)
+    light = 1 - 0.36 * windows + 0.3 * stripe
+    canvas.paint(box(x - 0.5 * w, y - h, x + 0.5 * w, y), Kind.TRAIN, colour, light)
 
 
 def person(canvas: Canvas, x: float, y: float, s: float) -> None:
     colour = canvas.tint(Kind.PERSON, PAINTED)
-    for leg in (-0.06, 0.06):
-        canvas.paint(bar((x + leg * s, y - 0.4 * s), (x + 1.5 * leg * s, y), 0.045 * s), Kind.PERSON, colour, 0.6)
+    for hip in (-0.06 * s, 0.06 * s):
+        leg = bar((x + hip, y - 0.4 * s), (x + 1.5 * hip, y), 0.045 * s)
+        canvas.paint(leg, Kind.PERSON, colour, 0.6)
     canvas.paint(ellipse(x, y - 0.58 * s, 0.14 * s, 0.26 * s), Kind.PERSON, colour)
     canvas.paint(disc(x, y - 0.9 * s, max(1.0, 0.1 * s)), Kind.PERSON, SKIN)
 
@@ -177,13 +181,13 @@ def motorcycle(canvas: Canvas, x: float, y: float, s: float) -> None:
 
 
 def rider(canvas: Canvas, x: float, seat: float, s: float) -> None:
-    """Leans forward over what is below: the same clothes as a person, but bent, and with no ground underneath."""
+    """Leans forward over what is below: a person's clothes, but bent, and no ground underneath."""
     colour = canvas.tint(Kind.RIDER, PAINTED)
-    canvas.paint(
-        bar((x - 0.08 * s, seat - 0.22 * s), (x + 0.08 * s, seat + 0.1 * s), 0.06 * s), Kind.RIDER, colour, 0.6
-    )
-    canvas.paint(bar((x - 0.08 * s, seat - 0.25 * s), (x + 0.08 * s, seat - 0.55 * s), 0.13 * s), Kind.RIDER, colour)
-    canvas.paint(bar((x + 0.08 * s, seat - 0.5 * s), (x + 0.27 * s, seat - 0.3 * s), 0.05 * s), Kind.RIDER, colour)
+    leg = bar((x - 0.08 * s, seat - 0.22 * s), (x + 0.08 * s, seat + 0.1 * s), 0.06 * s)
+    back = bar((x - 0.08 * s, seat - 0.25 * s), (x + 0.08 * s, seat - 0.55 * s), 0.13 * s)
+    arm = bar((x + 0.08 * s, seat - 0.5 * s), (x + 0.27 * s, seat - 0.3 * s), 0.05 * s)
+    canvas.paint(leg, Kind.RIDER, colour, 0.6)
+    canvas.paint(back | arm, Kind.RIDER, colour)
     canvas.paint(disc(x + 0.13 * s, seat - 0.75 * s, max(1.0, 0.1 * s)), Kind.RIDER, SKIN)
 
 
@@ -194,7 +198,7 @@ class Stock(NamedTuple):
     most: int  # this many tries per picture ...
     share: float  # ... each of which succeeds with this probability
     depth: tuple[float, float]  # 0 at the horizon, 1 at the lower edge of the picture
-    aside: tuple[float, float]  # distance from the vanishing line, in units of the ground's width at that depth
+    aside: tuple[float, float]  # from the vanishing line to either side, in heights of the ground below it
     size: float  # relative to a car's s
 
 
@@ -213,7 +217,8 @@ STREET = (
 def street(canvas: Canvas) -> None:
     """Paint a whole scene: backdrop first, then the objects by depth, so that near ones hide far ones."""
     dice = canvas.dice
-    view = View(WIDTH * (0.5 + 0.08 * float(dice.bell(1)[0])), int(HEIGHT * (0.42 + 0.05 * float(dice.bell(1)[0]))))
+    across, up = (float(dice.bell(1)[0]) for _ in range(2))
+    view = View(WIDTH * (0.5 + 0.08 * across), int(HEIGHT * (0.42 + 0.05 * up)))
     sky(canvas, view)
     skyline(canvas, view)
     ground(canvas, view)
@@ -228,4 +233,5 @@ def street(canvas: Canvas) -> None:
 
 def hood(canvas: Canvas) -> None:
     """The camera car's own hood at the lower edge: void, as in Cityscapes."""
-    canvas.paint(ellipse(WIDTH / 2, 1.06 * HEIGHT, 0.55 * WIDTH, 0.13 * HEIGHT), Kind.EGO, canvas.tint(Kind.EGO))
+    where = ellipse(WIDTH / 2, 1.06 * HEIGHT, 0.55 * WIDTH, 0.13 * HEIGHT)
+    canvas.paint(where, Kind.EGO, canvas.tint(Kind.EGO))
