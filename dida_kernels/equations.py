@@ -66,11 +66,9 @@ def similarity_logits(embed_ND: Tensor, bank_KD: Tensor, *, temperature: float) 
     The formula prints a raw dot product, the text says cosine similarity; cosine is what keeps t = 0.1 meaningful for
     features of any scale. A zero embedding has cosine 0 with every slot, so a dead ReLU pixel is similar to none.
     """
-    return (
-        F.normalize(embed_ND, dim=1, eps=1e-12)
-        @ F.normalize(bank_KD.to(embed_ND.dtype), dim=1, eps=1e-12).T
-        / temperature
-    )
+    eps = max(1e-12, torch.finfo(embed_ND.dtype).tiny)  # 1e-12 is 0 in float16, and 0 / 0 no cosine
+    bank_KD = bank_KD.to(embed_ND.dtype)
+    return F.normalize(embed_ND, dim=1, eps=eps) @ F.normalize(bank_KD, dim=1, eps=eps).T / temperature
 
 
 @op
@@ -180,8 +178,8 @@ def class_similarity(
 
     Args: embed_BDhw [B, D, h, w] floating, enlarged bilinearly to `size` = (H, W), then normalised; bank_KD [K, D];
         label_K [K] int64 in 0 .. classes-1.
-    Returns [B, C, H, W] float32 (float64 for float64 inputs), summing to one over C. Not differentiable: it is only used
-    as a pseudo-label.
+    Returns [B, C, H, W] float32 (float64 for float64 inputs), summing to one over C. Not differentiable: it is only
+    used as a pseudo-label.
     """
     check_embed(embed_BDhw)
     check_bank(bank_KD, label_K, embed_BDhw, classes=classes)
