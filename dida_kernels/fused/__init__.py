@@ -6,3 +6,5 @@ from dida_kernels.dispatch import absent
 
 if find_spec("triton") is None:
     absent("triton", "the package triton is not installed (it is published for Linux)")
+else:
+    from dida_kernels.fused import bank_similarity, boundary_mask, scatter_gather  # noqa: F401

@@ -1,0 +1,264 @@
+"""Eq. (4) and Eq. (5), `equations.bank_similarity`: cosine, temperature and softmax over the bank in one kernel.
+
+    s_k = (e . b_k) / (|e| t)            b_k the unit rows of the bank
+    q_k = exp(s_k - lse)                 lse = log sum_k exp(s_k)
+
+A program owns BLOCK_N pixels, keeps their embeddings on chip and sweeps the bank twice: first it sums exp(s), then it
+computes the same products again and writes q. The second product is the cheap side of a trade: keeping exp(s) until
+lse is known would move an [N, K] tensor twice more (write and read back), while the bank's rows come from the L2 cache.
+The norm of e is a factor of the finished product, so it costs one multiplication a slot and no normalised copy.
+
+With the gradient dq coming in, delta = sum_k q_k dq_k and P the projection that removes the direction of e:
+
+    de = P sum_k g_k b_k / (|e| t),      g_k = q_k (dq_k - delta),      P x = x - e (e . x) / |e|^2
+
+which needs q (the output, so it exists anyhow), one product with the bank and no logits: a first sweep over q and dq
+finds delta, a second one feeds g straight into the product.
+
+    symbol     name        shape
+    e          embed_ND    [N, D] float32, bfloat16 or float16, any strides; the only input with a gradient
+    b          bank_KD     [K, D] floating; normalised in float32, rounded to the dtype of e
+    q, dq      q_NK        [N, K] float32
+    t          temperature
+
+Not materialised: normalised embeddings (N D), logits (N K) and g (N K): what moves is e, q and, back, dq, q, e and de.
+
+Numerics: sums, exponents and norms are float32, products accumulate in float32; float32 inputs use exact products
+unless TF32 was allowed for matrix products. Exponents are in base 2, the exponential unit's own. They are bounded by
+1/t, so the sum is shifted by that constant and no running maximum is needed; below t = 0.0235, where exp(-2/t) would
+leave float32's range, a second variant (ONLINE) keeps a maximum for every column of the tile and merges them once.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dida_kernels.checks import check_bank, check_temperature
+from dida_kernels.equations import bank_similarity
+from dida_kernels.fused.launch import INTERPRETED, LAUNCH
+from dida_kernels.fused.rows import (
+    MIN_SHIFTED,
+    Tile,
+    block_of_channels,
+    dot,
+    inverse_norm,
+    load_rows,
+    precision,
+    refuses_rows,
+    store_rows,
+    tile_of,
+)
+
+
+@triton.jit
+def _bank_similarity_fwd(
+    p_embed,
+    p_bank,
+    p_q,
+    N,
+    K,
+    stride_n,
+    stride_d,
+    log2e_over_t,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    ONLINE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    o_n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    b_e = load_rows(p_embed, o_n, N, stride_n, stride_d, D, BLOCK_D)
+    b_scale = (inverse_norm(b_e) * log2e_over_t)[:, None]
+
+    zero = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
+    b_sum = zero
+    b_max = zero - 2 * log2e_over_t  # below every exponent, and finite: -inf - -inf would be NaN
+    for i_k in range(0, K, BLOCK_K):
+        o_k = i_k + tl.arange(0, BLOCK_K)
+        b_b = load_rows(p_bank, o_k, K, D, 1, D, BLOCK_D)
+        b_s = dot(b_e, tl.trans(b_b), zero, PRECISION, UPCAST) * b_scale
+        b_s = tl.where((o_k < K)[None, :], b_s, float("-inf"))
+        if ONLINE:
+            b_higher = tl.maximum(b_max, b_s)
+            b_sum = b_sum * tl.exp2(b_max - b_higher) + tl.exp2(b_s - b_higher)
+            b_max = b_higher
+        else:
+            b_sum += tl.exp2(b_s - log2e_over_t)
+    if ONLINE:
+        b_row_max = tl.max(b_max, 1)
+        b_lse = b_row_max + tl.log2(tl.sum(b_sum * tl.exp2(b_max - b_row_max[:, None]), 1))
+    else:
+        b_lse = log2e_over_t + tl.log2(tl.sum(b_sum, 1))
+
+    for i_k in range(0, K, BLOCK_K):
+        o_k = i_k + tl.arange(0, BLOCK_K)
+        b_b = load_rows(p_bank, o_k, K, D, 1, D, BLOCK_D)
+        b_s = dot(b_e, tl.trans(b_b), zero, PRECISION, UPCAST) * b_scale
+        tl.store(
+            p_q + o_n[:, None] * K + o_k[None, :],
+            tl.exp2(b_s - b_lse[:, None]),
+            mask=(o_n < N)[:, None] & (o_k < K)[None, :],
+        )
+
+
+@triton.jit
+def _bank_similarity_bwd(
+    p_grad,
+    p_q,
+    p_embed,
+    p_bank,
+    p_out,
+    N,
+    K,
+    stride_grad_n,
+    stride_grad_k,
+    stride_n,
+    stride_d,
+    inverse_t,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    o_n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+
+    b_delta = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
+    b_peak = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
+    for i_k in range(0, K, BLOCK_K):
+        o_k = i_k + tl.arange(0, BLOCK_K)
+        m_nk = (o_n < N)[:, None] & (o_k < K)[None, :]
+        p_g = p_grad + o_n[:, None] * stride_grad_n + o_k[None, :].to(tl.int64) * stride_grad_k
+        b_dq = tl.load(p_g, mask=m_nk, other=0.0)
+        b_delta += tl.load(p_q + o_n[:, None] * K + o_k[None, :], mask=m_nk, other=0.0) * b_dq
+        b_peak = tl.maximum(b_peak, tl.abs(b_dq))
+    # A mean over pixels makes dq tiny; relative to the row's largest, g survives the product's rounding to float16.
+    b_row_peak = tl.max(b_peak, 1)
+    b_row_peak = tl.where(b_row_peak > 0, b_row_peak, 1.0)
+    b_row_delta = tl.sum(b_delta, 1)
+
+    b_de = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
+    for i_k in range(0, K, BLOCK_K):
+        o_k = i_k + tl.arange(0, BLOCK_K)
+        m_nk = (o_n < N)[:, None] & (o_k < K)[None, :]
+        p_g = p_grad + o_n[:, None] * stride_grad_n + o_k[None, :].to(tl.int64) * stride_grad_k
+        b_dq = tl.load(p_g, mask=m_nk, other=0.0)
+        b_q = tl.load(p_q + o_n[:, None] * K + o_k[None, :], mask=m_nk, other=0.0)
+        b_g = b_q * ((b_dq - b_row_delta[:, None]) / b_row_peak[:, None])
+        b_b = load_rows(p_bank, o_k, K, D, 1, D, BLOCK_D)
+        b_de = dot(b_g.to(b_b.dtype), b_b, b_de, PRECISION, UPCAST)
+
+    b_e = load_rows(p_embed, o_n, N, stride_n, stride_d, D, BLOCK_D).to(tl.float32)
+    b_r = inverse_norm(b_e)
+    b_along = tl.sum(b_de * b_e, 1) * b_r * b_r
+    b_de = (b_de - b_along[:, None] * b_e) * (b_r * b_row_peak * inverse_t)[:, None]
+    store_rows(p_out, b_de, o_n, N, D, BLOCK_D)
+
+
+def _launch(embed_ND: Tensor, bank_KD: Tensor) -> tuple[Tile, Tensor, dict]:
+    """Tile, the bank as unit rows in the embedding's dtype, and the options both kernels share."""
+    D = embed_ND.shape[1]
+    tile = tile_of(embed_ND)
+    unit_KD = F.normalize(bank_KD.float(), dim=1, eps=1e-12).to(embed_ND.dtype).contiguous()
+    options = {
+        "D": D,
+        "BLOCK_D": block_of_channels(D),
+        "BLOCK_N": tile.pixels,
+        "PRECISION": precision(embed_ND.dtype),
+        "UPCAST": INTERPRETED,
+        "num_warps": tile.warps,
+        "num_stages": tile.stages,
+        **LAUNCH,
+    }
+    return tile, unit_KD, options
+
+
+@torch.library.custom_op("dida::bank_similarity", mutates_args=())
+def _similarity(embed_ND: Tensor, bank_KD: Tensor, temperature: float) -> Tensor:
+    N, K = len(embed_ND), len(bank_KD)
+    q_NK = torch.empty((N, K), dtype=torch.float32, device=embed_ND.device)
+    if N == 0:
+        return q_NK
+    tile, unit_KD, options = _launch(embed_ND, bank_KD)
+    with torch.cuda.device_of(embed_ND):  # Triton launches on the current device, wherever the tensors are
+        _bank_similarity_fwd[(triton.cdiv(N, tile.pixels),)](
+            embed_ND,
+            unit_KD,
+            q_NK,
+            N,
+            K,
+            *embed_ND.stride(),
+            math.log2(math.e) / temperature,
+            BLOCK_K=tile.slots,
+            ONLINE=temperature < MIN_SHIFTED,
+            **options,
+        )
+    return q_NK
+
+
+@torch.library.custom_op("dida::bank_similarity_backward", mutates_args=())
+def _similarity_backward(
+    grad_NK: Tensor, q_NK: Tensor, embed_ND: Tensor, bank_KD: Tensor, temperature: float
+) -> Tensor:
+    N, K = q_NK.shape
+    grad_ND = torch.empty(embed_ND.shape, dtype=embed_ND.dtype, device=embed_ND.device)
+    if N == 0:
+        return grad_ND
+    tile, unit_KD, options = _launch(embed_ND, bank_KD)
+    with torch.cuda.device_of(embed_ND):
+        _bank_similarity_bwd[(triton.cdiv(N, tile.pixels),)](
+            grad_NK,
+            q_NK,
+            embed_ND,
+            unit_KD,
+            grad_ND,
+            N,
+            K,
+            *grad_NK.stride(),
+            *embed_ND.stride(),
+            1 / temperature,
+            BLOCK_K=tile.slots_backward,
+            **options,
+        )
+    return grad_ND
+
+
+@_similarity.register_fake
+def _(embed_ND: Tensor, bank_KD: Tensor, temperature: float) -> Tensor:
+    return embed_ND.new_empty((embed_ND.shape[0], bank_KD.shape[0]), dtype=torch.float32)
+
+
+@_similarity_backward.register_fake
+def _(grad_NK: Tensor, q_NK: Tensor, embed_ND: Tensor, bank_KD: Tensor, temperature: float) -> Tensor:
+    return embed_ND.new_empty(embed_ND.shape)
+
+
+def _setup(ctx, inputs, output):
+    embed_ND, bank_KD, ctx.temperature = inputs
+    ctx.save_for_backward(embed_ND, bank_KD, output)
+
+
+def _backward(ctx, grad_NK):
+    embed_ND, bank_KD, q_NK = ctx.saved_tensors
+    return _similarity_backward(grad_NK, q_NK, embed_ND, bank_KD, ctx.temperature), None, None
+
+
+_similarity.register_autograd(_backward, setup_context=_setup)
+
+
+def _refuses(embed_ND: Tensor, bank_KD: Tensor, *, temperature: float) -> str | None:
+    return refuses_rows(embed_ND)
+
+
+@bank_similarity.implement("triton", refuses=_refuses)
+def _run(embed_ND: Tensor, bank_KD: Tensor, *, temperature: float) -> Tensor:
+    check_bank(bank_KD, None, embed_ND)
+    check_temperature(temperature)
+    return _similarity(embed_ND, bank_KD, temperature)

@@ -1,0 +1,285 @@
+"""Eq. (6) over pixels that need no enlargement, `equations.instance_loss` in its [N, D] form, in one kernel.
+
+With s_k = (e . b_k) / (|e| t) of the student, w_k the same of the teacher and z_k the prior of the class of slot k
+
+    L = sum_k exp(s_k)       U = sum_k z_k exp(w_k)       M = sum_k z_k exp(w_k) s_k       E = sum_k exp(s_k) s_k
+    loss = log L - M / U                                  q_k = exp(s_k) / L,  q_hat_k = z_k exp(w_k) / U
+    g_k  = q_k - q_hat_k                                  sum_k g_k s_k = E / L - M / U
+    de   = (sum_k g_k b_k / t - (e / |e|) sum_k g_k s_k) / |e|
+
+A program owns a block of pixels, keeps both embeddings on chip and sweeps the bank twice: the first sweep sums L, U, M
+and E, the second computes the same logits again and feeds g straight into one more product. Five products of N K D in
+all, one accumulator of [pixels, D], and both embeddings read once. E is what makes the second sweep lean: the part of
+the gradient along e is known before it starts, so nothing but g . b is left to accumulate. Tiles without a valid pixel
+sweep nothing. The gradient leaves the forward pass without its factor 1 / count, which no program can know yet; the
+backward pass multiplies it by that and by the incoming gradient.
+
+The bank is packed first (packed_bank.py): sorted by class in segments, so that the prior is read once for 16 slots. How
+far it reaches is known on the device only; the sweeps end at `used`, which the kernel reads. No synchronisation, no
+atomics.
+
+    symbol     name          shape
+    e          student_ND    [N, D] float32, bfloat16 or float16, any strides; the only input with a gradient
+               teacher_ND    [N, D] as the student; two dtypes meet in the one that holds both
+    z          prior_NC      [N, C] floating, any strides
+    b          packed        unit rows, bias, classes of the segments, used
+
+Not materialised: normalised embeddings (2 N D), logits, q, q_hat and g (N K each). Besides the inputs only the gradient
+is written, and two numbers for each tile.
+
+Numerics as in bank_similarity.py. exp(w) enters U shifted by the largest exponent possible, or found among slots with
+z > 0 (ONLINE), so that a prior on far slots alone does not underflow. U = 0 (no mass on a class with slots): the pixel
+leaves sum and count, as in the equation. float16 gradients are kept in float32 until they are scaled: the values before
+scaling span more than float16 does.
+"""
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dida_kernels.fused.launch import INTERPRETED, LAUNCH
+from dida_kernels.fused.packed_bank import SEGMENT, load_packed, pack_bank
+from dida_kernels.fused.rows import (
+    MIN_SHIFTED,
+    block_of_channels,
+    dot,
+    inverse_norm,
+    load_rows,
+    precision,
+    store_rows,
+    tile_of,
+)
+
+LN_2: tl.constexpr = tl.constexpr(math.log(2))
+SCALE_BLOCK = 4096  # elements of a program that only multiplies: 16 bytes of bfloat16 a thread, twice
+
+
+@triton.jit
+def _flat_instance_loss(
+    p_student,
+    p_teacher,
+    p_prior,
+    p_valid,
+    p_rows,
+    p_bias,
+    p_class,
+    p_used,
+    p_total,
+    p_grad,
+    N,
+    stride_student_n,
+    stride_student_d,
+    stride_teacher_n,
+    stride_teacher_d,
+    stride_prior_n,
+    stride_prior_c,
+    stride_valid,
+    log2e_over_t,
+    inverse_t,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_K_GRAD: tl.constexpr,
+    SEGMENT: tl.constexpr,
+    NEED_GRAD: tl.constexpr,
+    ONLINE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    DOT: tl.constexpr = p_rows.dtype.element_ty
+    o_n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    m_valid = tl.load(p_valid + o_n * stride_valid, mask=o_n < N, other=0) != 0
+    used = tl.where(tl.max(m_valid.to(tl.int32), 0) > 0, tl.load(p_used), 0)
+    b_student = load_rows(p_student, o_n, N, stride_student_n, stride_student_d, D, BLOCK_D).to(DOT)
+    b_teacher = load_rows(p_teacher, o_n, N, stride_teacher_n, stride_teacher_d, D, BLOCK_D).to(DOT)
+    b_r = inverse_norm(b_student)
+    b_scale_s = (b_r * log2e_over_t)[:, None]
+    b_scale_w = (inverse_norm(b_teacher) * log2e_over_t)[:, None]
+
+    # [BLOCK_N, BLOCK_K] sums, one for every column of the tile: columns are added up once, behind the loop.
+    zero = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
+    b_L, b_E, b_U, b_M = zero, zero, zero, zero
+    b_top_s = zero - 2 * log2e_over_t  # below every exponent, and finite: -inf - -inf would be NaN
+    b_top_w = b_top_s
+    for i_k in tl.range(0, used, BLOCK_K):
+        b_b, b_bias, b_z = load_packed(
+            p_rows, p_bias, p_class, p_prior, i_k, o_n, N, stride_prior_n, stride_prior_c,
+            BLOCK_D, BLOCK_N, BLOCK_K, SEGMENT,
+        )  # fmt: skip
+        b_w = dot(b_teacher, tl.trans(b_b), zero, PRECISION, UPCAST) * b_scale_w
+        b_s = dot(b_student, tl.trans(b_b), zero, PRECISION, UPCAST) * b_scale_s
+        if ONLINE:
+            b_higher_s = tl.maximum(b_top_s, b_s + b_bias[None, :])
+            b_higher_w = tl.maximum(b_top_w, tl.where(b_z > 0, b_w + b_bias[None, :], float("-inf")))
+            b_shrink_s, b_shrink_w = tl.exp2(b_top_s - b_higher_s), tl.exp2(b_top_w - b_higher_w)
+            b_L, b_E, b_U, b_M = b_L * b_shrink_s, b_E * b_shrink_s, b_U * b_shrink_w, b_M * b_shrink_w
+            b_top_s, b_top_w = b_higher_s, b_higher_w
+            b_v = tl.exp2(b_s + (b_bias[None, :] - b_top_s))
+            b_u = tl.exp2(tl.minimum(b_w + (b_bias[None, :] - b_top_w), 0.0)) * b_z
+        else:
+            b_v = tl.exp2(b_s + (b_bias - log2e_over_t)[None, :])
+            b_u = tl.exp2(b_w + (b_bias - log2e_over_t)[None, :]) * b_z
+        b_L += b_v
+        b_U += b_u
+        b_M += b_u * b_s
+        if NEED_GRAD:
+            b_E += b_v * b_s
+    if ONLINE:
+        b_shift_s, b_shift_w = tl.max(b_top_s, 1), tl.max(b_top_w, 1)
+        b_shrink_s, b_shrink_w = tl.exp2(b_top_s - b_shift_s[:, None]), tl.exp2(b_top_w - b_shift_w[:, None])
+        b_L, b_E, b_U, b_M = b_L * b_shrink_s, b_E * b_shrink_s, b_U * b_shrink_w, b_M * b_shrink_w
+    else:
+        b_shift_s = tl.zeros((BLOCK_N,), tl.float32) + log2e_over_t
+        b_shift_w = b_shift_s
+    b_sum_L, b_sum_U = tl.sum(b_L, 1), tl.sum(b_U, 1)
+    m_counts = m_valid & (b_sum_U > 0)
+    b_mean_s = tl.sum(b_M, 1) / tl.where(m_counts, b_sum_U, 1.0)
+    # An infinite normaliser makes q and q_hat, and so the gradient, of a pixel that does not count exactly 0.
+    b_lse_s = tl.where(m_counts, b_shift_s + tl.log2(b_sum_L), float("inf"))
+    b_lse_w = tl.where(m_counts, b_shift_w + tl.log2(b_sum_U), float("inf"))
+    tl.store(p_total + tl.program_id(0) * 2, tl.sum(tl.where(m_counts, (b_lse_s - b_mean_s) * LN_2, 0.0), 0))
+    tl.store(p_total + tl.program_id(0) * 2 + 1, tl.sum(m_counts.to(tl.float32), 0))
+
+    if NEED_GRAD:
+        b_along = tl.where(m_counts, (tl.sum(b_E, 1) / b_sum_L - b_mean_s) * LN_2, 0.0)
+        b_de = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
+        zero_grad = tl.zeros((BLOCK_N, BLOCK_K_GRAD), tl.float32)
+        for i_k in tl.range(0, used, BLOCK_K_GRAD):
+            b_b, b_bias, b_z = load_packed(
+                p_rows, p_bias, p_class, p_prior, i_k, o_n, N, stride_prior_n, stride_prior_c,
+                BLOCK_D, BLOCK_N, BLOCK_K_GRAD, SEGMENT,
+            )  # fmt: skip
+            b_w = dot(b_teacher, tl.trans(b_b), zero_grad, PRECISION, UPCAST) * b_scale_w
+            b_s = dot(b_student, tl.trans(b_b), zero_grad, PRECISION, UPCAST) * b_scale_s
+            # Slots with z = 0 may lie far above lse_w, and inf * 0 is NaN; with z > 0 no exponent reaches 127.
+            b_q_hat = tl.exp2(tl.minimum(b_w - b_lse_w[:, None] + b_bias[None, :], 127.0)) * b_z
+            b_g = tl.exp2(b_s - b_lse_s[:, None] + b_bias[None, :]) - b_q_hat
+            b_de = dot(b_g.to(DOT), b_b, b_de, PRECISION, UPCAST)
+        # Read again rather than kept: through the loop the accumulator needs the registers.
+        b_e = load_rows(p_student, o_n, N, stride_student_n, stride_student_d, D, BLOCK_D).to(tl.float32)
+        b_de = (b_de * inverse_t - (b_along * b_r)[:, None] * b_e) * b_r[:, None]
+        store_rows(p_grad, b_de, o_n, N, D, BLOCK_D)
+
+
+@triton.jit
+def _scaled(p_x, p_a, p_b, p_out, numel, BLOCK: tl.constexpr):
+    # In PyTorch a bfloat16 tensor times a scalar on the device first rounds the scalar.
+    o_x = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    b_x = tl.load(p_x + o_x, mask=o_x < numel, other=0.0).to(tl.float32) * (tl.load(p_a) * tl.load(p_b))
+    tl.store(p_out + o_x, b_x.to(p_out.dtype.element_ty), mask=o_x < numel)
+
+
+@torch.library.custom_op("dida::flat_instance_loss", mutates_args=())
+def _loss(
+    student_ND: Tensor,
+    teacher_ND: Tensor,
+    prior_NC: Tensor,
+    valid_N: Tensor,
+    bank_KD: Tensor,
+    label_K: Tensor,
+    temperature: float,
+    need_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss, its unscaled gradient ([0, D] unless needed) and the scale 1 / count."""
+    (N, D), C, device = student_ND.shape, prior_NC.shape[1], student_ND.device
+    dtype = torch.promote_types(student_ND.dtype, teacher_ND.dtype)
+    tile = tile_of(student_ND, dtype)
+    packed = pack_bank(bank_KD, label_K, C, dtype, multiple=max(tile.slots, tile.slots_backward))
+    total_T2 = torch.empty((triton.cdiv(N, tile.pixels), 2), dtype=torch.float32, device=device)
+    grad_ND = torch.empty((N if need_grad else 0, D), dtype=_saved_dtype(student_ND), device=device)
+    with torch.cuda.device_of(student_ND):  # Triton launches on the current device, wherever the tensors are
+        _flat_instance_loss[(len(total_T2),)](
+            student_ND,
+            teacher_ND,
+            prior_NC,
+            valid_N.view(torch.uint8),
+            *packed,
+            total_T2,
+            grad_ND,
+            N,
+            *student_ND.stride(),
+            *teacher_ND.stride(),
+            *prior_NC.stride(),
+            *valid_N.stride(),
+            math.log2(math.e) / temperature,
+            1 / temperature,
+            D=D,
+            BLOCK_D=block_of_channels(D),
+            BLOCK_N=tile.pixels,
+            BLOCK_K=tile.slots,
+            BLOCK_K_GRAD=tile.slots_backward,
+            SEGMENT=SEGMENT,
+            NEED_GRAD=need_grad,
+            ONLINE=temperature < MIN_SHIFTED,
+            PRECISION=precision(dtype),
+            UPCAST=INTERPRETED,
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+            **LAUNCH,
+        )
+    total, count = total_T2.sum(0).unbind()
+    scale = 1 / count.clamp(min=1)
+    return total * scale, grad_ND, scale
+
+
+@torch.library.custom_op("dida::flat_instance_loss_backward", mutates_args=())
+def _loss_backward(grad_loss: Tensor, scale: Tensor, grad_ND: Tensor, dtype: torch.dtype) -> Tensor:
+    out_ND = torch.empty(grad_ND.shape, dtype=dtype, device=grad_ND.device)
+    with torch.cuda.device_of(grad_ND):
+        grid = (triton.cdiv(grad_ND.numel(), SCALE_BLOCK),)
+        _scaled[grid](grad_ND, grad_loss, scale, out_ND, grad_ND.numel(), SCALE_BLOCK, num_warps=8, **LAUNCH)
+    return out_ND
+
+
+@_loss.register_fake
+def _(student_ND, teacher_ND, prior_NC, valid_N, bank_KD, label_K, temperature, need_grad):
+    scalar = student_ND.new_empty((), dtype=torch.float32)
+    rows = student_ND.shape[0] if need_grad else 0
+    grad_ND = student_ND.new_empty((rows, student_ND.shape[1]), dtype=_saved_dtype(student_ND))
+    return scalar, grad_ND, torch.empty_like(scalar)
+
+
+@_loss_backward.register_fake
+def _(grad_loss, scale, grad_ND, dtype):
+    return grad_ND.new_empty(grad_ND.shape, dtype=dtype)
+
+
+def _setup(ctx, inputs, output):
+    _, grad_ND, scale = output
+    ctx.mark_non_differentiable(grad_ND, scale)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(grad_ND, scale)
+    ctx.dtype = inputs[0].dtype
+
+
+def _backward(ctx, grad_loss, _grad_of_grad, _grad_of_scale):
+    grad_ND, scale = ctx.saved_tensors
+    grads = None if grad_loss is None else _loss_backward(grad_loss, scale, grad_ND, ctx.dtype)
+    return grads, *[None] * 7
+
+
+_loss.register_autograd(_backward, setup_context=_setup)
+
+
+def _saved_dtype(student_ND: Tensor) -> torch.dtype:
+    return torch.float32 if student_ND.dtype == torch.float16 else student_ND.dtype
+
+
+def flat_instance_loss(
+    student_ND: Tensor,
+    teacher_ND: Tensor,
+    prior_NC: Tensor,
+    valid_N: Tensor,
+    bank_KD: Tensor,
+    label_K: Tensor,
+    *,
+    temperature: float,
+) -> Tensor:
+    """Eq. (6) for N pixels, arguments checked by the caller. A scalar float32, differentiable in `student_ND`."""
+    need_grad = torch.is_grad_enabled() and student_ND.requires_grad
+    args = (student_ND, teacher_ND, prior_NC, valid_N, bank_KD, label_K)
+    return _loss(*args, temperature, need_grad)[0]

@@ -1,0 +1,94 @@
+"""Rows of embeddings that stay on chip while the bank streams past them: what the streaming kernels share."""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dida_kernels.fused.launch import refuses_device
+
+# The cosine is bounded, so softmax sums over the bank are shifted by the constant 1/t instead of a running maximum.
+# From this temperature on the smallest term, exp(-2/t), is a normal float32; below it kernels keep a maximum (ONLINE).
+MIN_SHIFTED = 0.0235
+MAX_ROW_BYTES = 1024  # of an embedding padded to a power of two: more and a block of pixels does not fit on chip
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class Tile(NamedTuple):
+    """How many pixels a program owns and how many slots it takes at a time."""
+
+    pixels: int
+    slots: int
+    slots_backward: int
+    warps: int = 8
+    stages: int = 2
+
+
+# By (Hopper, bytes of a padded row). 99 KB of shared memory (sm_86, sm_89) and no spill inside a loop are the limits;
+# Hopper has 227 KB, and its matrix unit is starved by narrower blocks of slots.
+TILES = {
+    (False, 512): Tile(64, 32, 32),
+    (False, 1024): Tile(32, 32, 16),
+    (True, 512): Tile(128, 64, 32),
+    (True, 1024): Tile(64, 32, 32),
+}
+
+
+@triton.jit
+def dot(a, b, acc, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
+    """acc + a b. The interpreter multiplies the bit patterns of bfloat16; widened first, the products are exact."""
+    if UPCAST:
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
+    return tl.dot(a, b, acc, input_precision=PRECISION)
+
+
+@triton.jit
+def load_rows(p_x, o_row, rows, stride_row, stride_d, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Rows `o_row` of a [rows, D] matrix of any strides; zeros beyond its edges."""
+    o_d = tl.arange(0, BLOCK_D)
+    p_rows = p_x + o_row.to(tl.int64)[:, None] * stride_row + o_d[None, :].to(tl.int64) * stride_d
+    return tl.load(p_rows, mask=(o_row < rows)[:, None] & (o_d < D)[None, :], other=0.0)
+
+
+@triton.jit
+def store_rows(p_x, b_rows, o_row, rows, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Into a contiguous [rows, D] matrix, rounded to its dtype."""
+    o_d = tl.arange(0, BLOCK_D)
+    m_rows = (o_row < rows)[:, None] & (o_d < D)[None, :]
+    tl.store(p_x + o_row.to(tl.int64)[:, None] * D + o_d[None, :], b_rows.to(p_x.dtype.element_ty), mask=m_rows)
+
+
+@triton.jit
+def inverse_norm(b_embed):
+    b_wide = b_embed.to(tl.float32)
+    return tl.rsqrt(tl.maximum(tl.sum(b_wide * b_wide, 1), 1e-24))  # F.normalize's eps = 1e-12, squared
+
+
+def precision(dtype: torch.dtype) -> str:
+    """Of the products: exact in float32, unless the user gave TF32 leave for matrix products as PyTorch spells it."""
+    tf32 = dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return "tf32" if tf32 else "ieee"
+
+
+def tile_of(embed_ND: Tensor, dtype: torch.dtype | None = None) -> Tile:
+    """The tile for these embeddings, multiplied in `dtype` (their own, unless given)."""
+    row = block_of_channels(embed_ND.shape[1]) * (dtype or embed_ND.dtype).itemsize
+    device = embed_ND.device
+    hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
+    return TILES[hopper, 512 if row <= 512 else MAX_ROW_BYTES]
+
+
+def block_of_channels(D: int) -> int:
+    return max(16, triton.next_power_of_2(D))  # a matrix unit takes at least 16
+
+
+def refuses_rows(embed_ND: Tensor) -> str | None:
+    """Why the streaming kernels do not take these embeddings, or None."""
+    if embed_ND.dtype not in DTYPES:
+        return f"{embed_ND.dtype} embeddings; the kernels take {', '.join(map(str, DTYPES))}"
+    if block_of_channels(embed_ND.shape[1]) * embed_ND.element_size() > MAX_ROW_BYTES:
+        return f"D = {embed_ND.shape[1]} in {embed_ND.dtype} takes more than {MAX_ROW_BYTES} bytes a pixel"
+    return refuses_device(embed_ND)
