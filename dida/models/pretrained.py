@@ -1,0 +1,212 @@
+"""Start weights of an encoder: from the Hugging Face hub, from timm, or from a file.
+
+MiT weights exist in two layouts. SegFormer's own files and DAFormer's checkpoints use the keys of `mit.py`; the hub's
+`nvidia/mit-b*` use those of the transformers library and are converted here.
+"""
+
+import pickle
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import timm
+import torch
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from timm.models._features import FeatureGetterNet
+from torch import Tensor, nn
+
+from dida.models.mit import MixVisionTransformer
+
+State = dict[str, Tensor]
+
+MIT_LICENCE = "NVIDIA Source Code License for SegFormer: research and evaluation only, no commercial use"
+
+
+def load_backbone(backbone: nn.Module, name: str, weights: str) -> str:
+    """Fill `backbone` with start weights and say in one line, for the log, what was loaded.
+
+    Args:
+        backbone: an encoder from `build_backbone(name, ...)`; its parameters are overwritten.
+        name: its timm name, e.g. mit_b5.
+        weights: "auto" is the published ImageNet weights (hub or timm), "none" keeps the random ones, anything else
+            is the path of a .safetensors, .pth, .pt or .bin file. The file holds a flat state dict or one under
+            `state_dict` or `model`. Of a whole checkpoint only the student's encoder is read. Keys of a classifier
+            are dropped; every other key must match.
+
+    Raises:
+        FileNotFoundError: no file at that path.
+        ValueError: the file holds something else than weights of this backbone, or the backbone has none to download.
+        ConnectionError: the download failed.
+    """
+    if weights == "none":
+        return f"{name}: random weights"
+    is_mit = isinstance(backbone, MixVisionTransformer)
+    if weights == "auto":
+        return _load_from_nvidia(backbone, name) if is_mit else _load_from_timm(backbone, name)
+    path = Path(weights)
+    state = _read(path)
+    state = _mit_layout(state) if is_mit else _features_layout(state, backbone)
+    _load_exactly(backbone, state, f"{path} does not hold the weights of {name}")
+    return f"{name}: {len(state)} tensors from {path}"
+
+
+def _load_from_nvidia(backbone: nn.Module, name: str) -> str:
+    repo = f"nvidia/{name.replace('_', '-')}"  # mit_b5 -> nvidia/mit-b5
+    page = f"https://huggingface.co/{repo}"
+    try:
+        path = _fetch(repo)
+    except OSError as error:
+        raise _no_download(name, f"model.safetensors (or pytorch_model.bin) from {page}/tree/main", error) from error
+    state = _mit_layout(_read(path))
+    _load_exactly(backbone, state, f"{path.name} of {page} does not hold the weights of {name}")
+    return f"{name}: {len(state)} tensors from {page} ({MIT_LICENCE})"
+
+
+def _fetch(repo: str) -> Path:
+    try:
+        return Path(hf_hub_download(repo, "model.safetensors"))
+    except LocalEntryNotFoundError:
+        # a machine without network may hold the other file from an earlier download
+        cached = try_to_load_from_cache(repo, "pytorch_model.bin")
+        if isinstance(cached, str):
+            return Path(cached)
+        raise
+    except EntryNotFoundError:  # not every one of these repositories has safetensors
+        return Path(hf_hub_download(repo, "pytorch_model.bin"))
+
+
+def _load_from_timm(backbone: nn.Module, name: str) -> str:
+    if not timm.is_model_pretrained(name):
+        raise ValueError(f"timm has no weights for '{name}': pass --weights PATH, or --weights none for random ones")
+    source = timm.get_pretrained_cfg(name)
+    page = f"https://huggingface.co/{source.hf_hub_id}" if source.hf_hub_id else source.url
+    try:
+        donor = timm.create_model(
+            name, pretrained=True, features_only=True, out_indices=backbone.feature_info.out_indices
+        )
+    except OSError as error:
+        file = f"model.safetensors from {page}/tree/main" if source.hf_hub_id else page
+        raise _no_download(name, file, error) from error
+    backbone.load_state_dict(donor.state_dict())
+    return f"{name}: timm's weights from {page} (licence: {source.license or 'not stated'})"
+
+
+def _no_download(name: str, file: str, reason: OSError) -> ConnectionError:
+    first_line = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
+    return ConnectionError(
+        f"cannot download the weights of {name}: {first_line}\n"
+        f"Fetch {file} on a machine with a connection, copy it anywhere here and pass --weights PATH; "
+        f"--weights none starts from random weights."
+    )
+
+
+def _read(path: Path) -> State:
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights file at {path}: pass the path of a file, 'auto' or 'none'")
+    if path.suffix == ".safetensors":
+        try:
+            return safetensors.torch.load_file(path)
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{path} is not a safetensors file ({error}): download it again") from error
+    if path.suffix not in (".pth", ".pt", ".bin"):
+        raise ValueError(f"{path} is not a kind of weights file: it must end in .safetensors, .pth, .pt or .bin")
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"{path} is damaged, or holds pickled objects besides tensors, which could run code and are not read: "
+            f"download it again, or save its state dict alone as .safetensors where you trust it"
+        ) from error
+    return _unwrap(saved, path)
+
+
+def _unwrap(saved: object, path: Path) -> State:
+    for key in ("state_dict", "model"):
+        if isinstance(saved, dict) and isinstance(saved.get(key), dict):
+            saved = saved[key]
+    if not isinstance(saved, dict) or not saved or not all(isinstance(v, Tensor) for v in saved.values()):
+        raise ValueError(f"{path} holds no state dict: expected names with tensors, flat or under state_dict or model")
+    return saved
+
+
+# Where the encoder is in the file of a whole model: DAFormer's student, a segmentation model, a transformers model.
+_ENCODER_PREFIXES = ("model.backbone.", "backbone.", "segformer.")
+_CLASSIFIER_PREFIXES = ("head.", "classifier.")
+
+# transformers counts stages from 0, and splits into query, key and value what the checkpoints hold as q and kv
+_STAGE = re.compile(r"^encoder\.(patch_embeddings|block|layer_norm)\.(\d+)\.")
+_STAGE_NAMES = {"patch_embeddings": "patch_embed", "block": "block", "layer_norm": "norm"}
+_INNER_NAMES = (
+    (".layer_norm.", ".norm."),
+    (".layer_norm_1.", ".norm1."),
+    (".layer_norm_2.", ".norm2."),
+    (".attention.self.query.", ".attn.q."),
+    (".attention.self.", ".attn."),
+    (".attention.output.dense.", ".attn.proj."),
+    (".mlp.dense1.", ".mlp.fc1."),
+    (".mlp.dense2.", ".mlp.fc2."),
+)
+
+
+def _mit_layout(state: State) -> State:
+    for prefix in _ENCODER_PREFIXES:
+        if any(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)}
+            break
+    state = {_mit_name(name): v for name, v in state.items() if not name.startswith(_CLASSIFIER_PREFIXES)}
+    for key in [name for name in state if ".attn.key." in name]:
+        value = key.replace(".key.", ".value.")
+        if value in state:
+            state[key.replace(".key.", ".kv.")] = torch.cat([state.pop(key), state.pop(value)])  # 2 x [C, C] -> [2C, C]
+    return state
+
+
+def _mit_name(name: str) -> str:
+    if not _STAGE.match(name):
+        return name
+    name = _STAGE.sub(lambda m: f"{_STAGE_NAMES[m[1]]}{int(m[2]) + 1}.", name)
+    for theirs, ours in _INNER_NAMES:
+        name = name.replace(theirs, ours)
+    return name
+
+
+def _features_layout(state: State, backbone: nn.Module) -> State:
+    """timm's files name the modules of the whole classifier. Its features-only models have lost the last layers, and
+    have either flattened the outer containers (stages.0 -> stages_0) or put all in `model`."""
+    prefix = "model." if isinstance(backbone, FeatureGetterNet) else ""
+    expected = backbone.state_dict().keys()
+    modules = {name.removeprefix(prefix).split(".")[0] for name in expected}
+    layout = {}
+    for name, tensor in state.items():
+        name = name.removeprefix(prefix)
+        for candidate in (name.replace(".", "_", 1), name):
+            if candidate.split(".")[0] in modules:
+                layout[prefix + candidate] = tensor
+                break
+    return layout
+
+
+def _load_exactly(backbone: nn.Module, state: State, complaint: str) -> None:
+    expected = backbone.state_dict()
+    misshaped = [
+        f"{name} {list(state[name].shape)} instead of {list(expected[name].shape)}"
+        for name in expected.keys() & state.keys()
+        if state[name].shape != expected[name].shape
+    ]
+    problems = {
+        "missing": expected.keys() - state.keys(),
+        "unexpected": state.keys() - expected.keys(),
+        "of another shape": misshaped,
+    }
+    if any(problems.values()):
+        listed = "\n".join(f"  {len(names)} {what}: {_some(names)}" for what, names in problems.items() if names)
+        raise ValueError(f"{complaint}; take the file of this very variant:\n{listed}")
+    backbone.load_state_dict(state)
+
+
+def _some(names: Collection[str]) -> str:
+    shown = ", ".join(sorted(names)[:10])
+    return f"{shown}, ..." if len(names) > 10 else shown
