@@ -1,0 +1,68 @@
+"""The network that is trained: an encoder, the DAFormer head, and scores at the size of the image."""
+
+from difflib import get_close_matches
+
+import timm
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import dida.models.mit  # noqa: F401  registers mit_b0 .. mit_b5 with timm
+from dida.batch import Prediction
+from dida.models.daformer import DAFormerHead
+
+STRIDES = [4, 8, 16, 32]
+
+
+class Segmentor(nn.Module):
+    """Image [B, 3, H, W] -> `Prediction`: logits [B, C, H, W], embed [B, D, h, w], deepest [B, C4, h', w'].
+
+    With a mit_* backbone the state-dict keys are those of the published DAFormer checkpoints without their leading
+    `model.`.
+
+    Args:
+        backbone: mit_b0 .. mit_b5, or a timm model with stage maps at strides 4, 8, 16 and 32.
+        classes: number of classes C.
+        embed_dim: channels D of the instance embedding.
+        drop_path: stochastic depth of the last block of the backbone.
+
+    Raises:
+        ValueError: no such backbone, or its maps do not fit the head.
+    """
+
+    def __init__(self, backbone: str, classes: int = 19, embed_dim: int = 256, drop_path: float = 0.1):
+        super().__init__()
+        self.backbone = build_backbone(backbone, drop_path)
+        self.decode_head = DAFormerHead(self.backbone.feature_info.channels(), classes, embed_dim)
+
+    def forward(self, image: Tensor) -> Prediction:
+        maps = self.backbone(image)
+        logits, embed = self.decode_head(maps)
+        # [B, C, h, w] -> [B, C, H, W]
+        logits = F.interpolate(logits, image.shape[2:], mode="bilinear", align_corners=False)
+        return Prediction(logits, embed, maps[-1])
+
+
+def build_backbone(name: str, drop_path: float) -> nn.Module:
+    """An encoder with random weights whose forward gives the maps of strides 4, 8, 16 and 32, finest first.
+
+    Raises:
+        ValueError: no such backbone, or its maps do not fit the head.
+    """
+    if not timm.is_model(name):
+        near = get_close_matches(name.lower().split(".")[0], timm.list_models(), n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() has all names, mit_b5 is the paper's"
+        raise ValueError(f"there is no backbone '{name}': {hint}")
+    try:
+        backbone = timm.create_model(name, features_only=True, out_indices=len(STRIDES), drop_path_rate=drop_path)
+    # what timm's models raise when they have fewer stages, none at all, or no stochastic depth
+    except (AssertionError, IndexError, RuntimeError, TypeError) as error:
+        raise ValueError(f"backbone '{name}' gives no four stage maps ({error}); {_INSTEAD}") from error
+    strides = backbone.feature_info.reduction()
+    if strides != STRIDES:
+        raise ValueError(f"backbone '{name}' gives maps at strides {strides}, the head needs {STRIDES}; {_INSTEAD}")
+    if getattr(backbone, "output_fmt", "NCHW") != "NCHW":
+        raise ValueError(f"backbone '{name}' gives maps with channels last, the head needs [B, C, h, w]; {_INSTEAD}")
+    return backbone
+
+
+_INSTEAD = "take mit_b5, or another hierarchical one such as pvt_v2_b2, convnext_tiny or resnet101"

@@ -1,0 +1,91 @@
+"""The whole network: shapes, keys, gradients, and what it says of a backbone that cannot be used."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dida.batch import Prediction
+from dida.models.segmentor import Segmentor, build_backbone
+
+
+def test_size_with_b5_is_the_published_one():
+    with torch.device("meta"):
+        segmentor = Segmentor("mit_b5")
+    assert sum(p.numel() for p in segmentor.parameters()) == 85_155_283
+
+
+def test_keys_are_those_of_a_daformer_checkpoint_without_model():
+    with torch.device("meta"):
+        names = Segmentor("mit_b5").state_dict().keys()
+    assert {"backbone.patch_embed1.proj.weight", "backbone.block3.39.mlp.dwconv.dwconv.bias"} <= names
+    assert {"backbone.norm4.bias", "decode_head.conv_seg.bias", "decode_head.embed_layers.3.proj.weight"} <= names
+    assert {name.split(".")[0] for name in names} == {"backbone", "decode_head"}
+
+
+@pytest.mark.parametrize("backbone", ["mit_b0", "pvt_v2_b0"])
+def test_prediction_of_an_image_that_is_not_square(backbone):
+    prediction = Segmentor(backbone, classes=5, embed_dim=16)(torch.randn(2, 3, 64, 96))
+    assert isinstance(prediction, Prediction)
+    assert prediction.logits.shape == (2, 5, 64, 96)
+    assert prediction.embed.shape == (2, 16, 16, 24)
+    assert prediction.deepest.shape == (2, 256, 2, 3)
+
+
+def test_image_size_need_not_be_a_multiple_of_32():
+    prediction = Segmentor("mit_b0", classes=5, embed_dim=16)(torch.randn(2, 3, 65, 97))
+    assert prediction.logits.shape == (2, 5, 65, 97)
+
+
+def test_logits_are_the_heads_enlarged_without_aligned_corners():
+    segmentor = Segmentor("mit_b0", classes=5, embed_dim=16).eval()
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        maps = segmentor.backbone(image)
+        logits, embed = segmentor.decode_head(maps)
+        prediction = segmentor(image)
+    assert torch.equal(prediction.logits, F.interpolate(logits, (64, 96), mode="bilinear", align_corners=False))
+    assert torch.equal(prediction.embed, embed)
+    assert torch.equal(prediction.deepest, maps[-1])
+
+
+def test_every_parameter_learns():
+    segmentor = Segmentor("mit_b0", classes=5, embed_dim=16, drop_path=0.0)
+    segmentor(torch.randn(2, 3, 64, 64)).logits.square().mean().backward()
+    assert [name for name, p in segmentor.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_drop_path_reaches_the_backbone():
+    with torch.device("meta"):
+        backbone = build_backbone("mit_b0", drop_path=0.3)
+    assert backbone.block4[-1].drop_path.drop_prob == pytest.approx(0.3)
+
+
+def test_backbone_with_a_finer_first_map_gives_its_last_four():
+    with torch.device("meta"):
+        assert build_backbone("resnet18", drop_path=0.0).feature_info.reduction() == [4, 8, 16, 32]
+
+
+@pytest.mark.parametrize("typo", ["mitb5", "mit-b5", "MiT_B5", "mit_b5s"])
+def test_unknown_name_suggests_the_nearest(typo):
+    with pytest.raises(ValueError, match=f"no backbone '{typo}': did you mean mit_b5"):
+        Segmentor(typo)
+
+
+def test_unknown_name_near_nothing():
+    with pytest.raises(ValueError, match=r"no backbone 'qqqq': timm\.list_models"):
+        Segmentor("qqqq")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("vit_tiny_patch16_224", r"strides \[16, 16, 16, 16\], the head needs \[4, 8, 16, 32\]; take mit_b5"),
+        ("swin_tiny_patch4_window7_224", "channels last"),
+        ("levit_128", "no four stage maps .*last-n"),
+        ("vgg11", "no four stage maps .*drop_path_rate"),
+        ("pvt_v2_b0.nonsense", "no four stage maps .*nonsense"),
+    ],
+)
+def test_backbone_that_does_not_fit_is_refused_with_the_reason(name, reason):
+    with torch.device("meta"), pytest.raises(ValueError, match=f"backbone '{name}' gives .*{reason}"):
+        Segmentor(name)
