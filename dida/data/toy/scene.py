@@ -10,8 +10,6 @@ bicycle see-through.
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
-
 from .canvas import MIXED, PAINTED, Canvas, Kind
 from .shapes import HEIGHT, WIDTH, X, Y, bar, box, disc, ellipse, stripes, trapezoid
 
@@ -53,17 +51,14 @@ def house(canvas: Canvas, left: float, top: float, right: float, bottom: float) 
     canvas.paint(box(left, top, right, bottom), Kind.BUILDING, canvas.tint(Kind.BUILDING, MIXED), light)
 
 
-def foliage(canvas: Canvas) -> np.ndarray:
-    return 1 + 0.18 * canvas.grain + 0.11 * canvas.patch
-
-
 def hedge(canvas: Canvas, left: float, top: float, right: float, bottom: float) -> None:
     dice = canvas.dice
     leaves = box(left, max(top, bottom - 11), right, bottom)
     for _ in range(6):
         x, y = dice.uniform(left, right), dice.uniform(top, max(bottom - 3, top + 4))
         leaves |= disc(x, y, dice.integer(5, 13))
-    canvas.paint(leaves & (Y < bottom), Kind.VEGETATION, canvas.tint(Kind.VEGETATION, MIXED), foliage(canvas))
+    light = 1 + 0.18 * canvas.grain + 0.11 * canvas.patch
+    canvas.paint(leaves & (Y < bottom), Kind.VEGETATION, canvas.tint(Kind.VEGETATION, MIXED), light)
 
 
 def ground(canvas: Canvas, view: View) -> None:
