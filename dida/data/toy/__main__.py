@@ -32,4 +32,4 @@ def show(done: int, total: int) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog="python -m dida.data.toy")
