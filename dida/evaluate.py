@@ -1,0 +1,204 @@
+"""How good a network is: intersection over union on whole labelled images, scored at the labels' own resolution.
+
+The protocol is that of the DAFormer family: the image is scaled to the evaluation size, the network's scores are
+enlarged bilinearly to the size of the label, and one confusion matrix is summed over all images. Pixels labelled 255
+are left out; pixels of classes outside a subset are not.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from dida.data.classes import CLASSES, SUBSETS
+from dida.data.labelled_images import LabelledImage
+from dida.data.transforms import Normalise
+
+_LABELS = 256  # values that a label of bytes can take
+
+OnPrediction = Callable[[str, str, np.ndarray], None]  # (network, path of the image, [H, W] uint8 train ids)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a network looks at an image: all at once, or through a sliding window."""
+
+    window: int = 0  # side of the square window in pixels of the scaled image; 0: the whole image at once
+    stride: int = 0  # pixels from one window to the next; at most `window`
+    flip: bool = False  # average with what it says of the mirror image
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a stride that would leave pixels unseen."""
+        if self.window < 0 or (self.window and not 0 < self.stride <= self.window):
+            raise ValueError(
+                f"window {self.window} and stride {self.stride}: the window is at least 1 pixel, and the stride is 1 "
+                "to the size of the window, or pixels between two windows would never be seen"
+            )
+
+
+class Scores(NamedTuple):
+    """Shares in [0, 1]. NaN where nothing can be said: of a class that occurs neither in labels nor predictions."""
+
+    iou: np.ndarray  # [C] intersection over union
+    accuracy: np.ndarray  # [C] share of the class's labelled pixels that were found (recall); NaN if there are none
+    mean_iou: dict[int, float]  # over the 19, 16 and 13 classes of the published tables
+    all_accuracy: float  # aAcc: share of all labelled pixels that are right
+    mean_accuracy: float  # mAcc: mean of `accuracy` over the classes that are labelled
+
+
+class Evaluation(NamedTuple):
+    """What `evaluate` found."""
+
+    scores: dict[str, Scores]  # by network
+    images: int
+    sizes: dict[tuple[int, int], int]  # images by the (width, height) that they were scored at
+
+
+def confusion(label: Tensor, predicted: Tensor, classes: int) -> Tensor:
+    """[C, C] int64: pixels by (label, prediction). `label` holds 0 .. C-1 or 255 (left out), `predicted` 0 .. C-1.
+
+    Both have the same shape, any integer type, and one device, where the result stays.
+    """
+    pair = label.long() * classes + predicted.long()
+    return torch.bincount(pair.flatten(), minlength=_LABELS * classes).view(_LABELS, classes)[:classes]
+
+
+def score(confusion_CC: Tensor) -> Scores:
+    """Scores of a confusion matrix [C, C] (rows are labels). Subsets are means over their own classes of the C."""
+    pixels_CC = confusion_CC.cpu().numpy().astype(np.float64)
+    hit_C, labelled_C, predicted_C = np.diag(pixels_CC), pixels_CC.sum(1), pixels_CC.sum(0)
+    iou_C = _share(hit_C, labelled_C + predicted_C - hit_C)
+    accuracy_C = _share(hit_C, labelled_C)
+    subsets = {n: np.array(subset) for n, subset in SUBSETS.items() if max(subset) < len(iou_C)}
+    return Scores(
+        iou=iou_C,
+        accuracy=accuracy_C,
+        mean_iou={n: mean_of_known(iou_C[subset]) for n, subset in subsets.items()},
+        all_accuracy=float(_share(hit_C.sum(), labelled_C.sum())),
+        mean_accuracy=mean_of_known(accuracy_C),
+    )
+
+
+def mean_of_known(values: np.ndarray) -> float:
+    """The mean of the values that are not NaN; NaN if there are none."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def class_scores(model: nn.Module, image: Tensor, look: Look) -> Tensor:
+    """Class scores (logits) [B, C, H, W] of normalised images [B, 3, H, W]; `model` returns a `Prediction`.
+
+    Windows that overlap, and the mirror image, are averaged as logits.
+    """
+    scores = _seen(model, image, look)
+    if look.flip:
+        scores = (scores + _seen(model, image.flip(3), look).flip(3)) / 2
+    return scores
+
+
+def predict(model: nn.Module, image: Tensor, size: tuple[int, int], look: Look) -> Tensor:
+    """Train ids [B, H, W] uint8 at `size` = (H, W) of normalised images [B, 3, h, w], scores enlarged bilinearly."""
+    scores = class_scores(model, image, look)
+    if scores.shape[2:] != size:
+        scores = F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
+    return scores.argmax(1).to(torch.uint8)
+
+
+@contextmanager
+def evaluating(*networks: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; every module is left in the mode it was in.
+
+    Module by module, because a teacher keeps dropout off and batch norm on while it trains.
+    """
+    modes = [(module, module.training) for network in networks for module in network.modules()]
+    for network in networks:
+        network.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def evaluate(
+    networks: Mapping[str, nn.Module],
+    images: Sequence[LabelledImage],
+    *,
+    look: Look = Look(),
+    workers: int = 0,
+    on_prediction: OnPrediction | None = None,
+) -> Evaluation:
+    """Score networks of `CLASSES` classes, all on one device, in one pass over the images (`LabelledImages`).
+
+    `on_prediction` is handed every predicted label map. Raises ImageFileError for a file that cannot be used, and
+    ValueError if no pixel of the labels belongs to a class.
+    """
+    device = next(next(iter(networks.values())).parameters()).device
+    normalise = Normalise().to(device)
+    total = {name: torch.zeros(CLASSES, CLASSES, dtype=torch.int64, device=device) for name in networks}
+    sizes: Counter[tuple[int, int]] = Counter()
+    loader = DataLoader(
+        images,
+        batch_size=None,  # one by one: sizes differ within a data set
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=_one_thread,
+    )
+    with evaluating(*networks.values()):
+        for sample in tqdm(loader, desc="scoring", unit="image", disable=None):  # the bar shows on a terminal only
+            image = normalise(sample.image.to(device, non_blocking=True))[None]
+            label = sample.label.to(device, non_blocking=True)
+            sizes[label.shape[1], label.shape[0]] += 1
+            for name, network in networks.items():
+                predicted = predict(network, image, tuple(label.shape), look)[0]
+                total[name] += confusion(label, predicted, CLASSES)
+                if on_prediction is not None:
+                    on_prediction(name, sample.path, predicted.cpu().numpy())
+    if not any(matrix.any() for matrix in total.values()):
+        raise ValueError(
+            f"none of the {sum(sizes.values())} labels holds a pixel of a class, so there is nothing to score: "
+            "benchmarks publish their test split without labels"
+        )
+    return Evaluation({name: score(matrix) for name, matrix in total.items()}, sum(sizes.values()), dict(sizes))
+
+
+def _seen(model: nn.Module, image: Tensor, look: Look) -> Tensor:
+    """Scores of the whole image at once, or the mean over the windows that show a pixel."""
+    if not look.window:
+        return model(image).logits
+    height, width = image.shape[2:]
+    total, windows_HW = None, image.new_zeros(height, width)
+    for top in _starts(height, look):
+        for left in _starts(width, look):
+            place = (..., slice(top, top + look.window), slice(left, left + look.window))
+            scores = model(image[place]).logits
+            if total is None:
+                total = scores.new_zeros(len(image), scores.shape[1], height, width)
+            total[place] += scores
+            windows_HW[place] += 1
+    return total / windows_HW
+
+
+def _starts(length: int, look: Look) -> list[int]:
+    """Where windows start along one side: every stride, and the last one flush with the end."""
+    last = max(length - look.window, 0)
+    return [*range(0, last, look.stride), last]
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that is wanted
+        return part / whole
+
+
+def _one_thread(worker: int) -> None:
+    cv2.setNumThreads(0)  # the workers themselves are the parallelism

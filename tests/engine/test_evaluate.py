@@ -1,0 +1,179 @@
+"""Evaluation: hand-worked scores, the ways to look at an image, and the resolution that counts."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dida.batch import IGNORE, Prediction
+from dida.data.classes import CLASSES, NAMES
+from dida.data.labelled_images import LabelledImage
+from dida.evaluate import Look, class_scores, confusion, evaluate, evaluating, mean_of_known, predict, score
+
+
+class PixelNet(nn.Module):
+    """Scores that depend on a pixel alone, so every way of cutting the image must give the same."""
+
+    def __init__(self, classes: int = CLASSES):
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm = nn.BatchNorm2d(3)
+        self.conv = nn.Conv2d(3, classes, 1)
+
+    def forward(self, image):
+        logits = self.conv(self.norm(image))
+        return Prediction(logits, logits, logits)
+
+
+class WideNet(PixelNet):
+    """Scores that depend on the neighbourhood, and not symmetrically."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, CLASSES, 5, padding=2)
+
+
+def image(height: int, width: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def sample(size_hw, label_hw, seed: int = 0) -> LabelledImage:
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, CLASSES + 1, label_hw).astype(np.uint8)
+    label[label == CLASSES] = IGNORE
+    picture = rng.integers(0, 256, (3, *size_hw), dtype=np.uint8)
+    return LabelledImage(torch.from_numpy(picture), torch.from_numpy(label), f"street_{seed}.png")
+
+
+def test_three_classes_by_hand():
+    label = torch.tensor([[0, 0, 1], [1, 2, IGNORE]])
+    predicted = torch.tensor([[0, 1, 1], [1, 0, 2]], dtype=torch.uint8)
+    matrix = confusion(label, predicted, 3)
+    assert matrix.tolist() == [[1, 1, 0], [0, 2, 0], [1, 0, 0]]
+    assert matrix.dtype == torch.int64
+    found = score(matrix)
+    np.testing.assert_allclose(found.iou, [1 / 3, 2 / 3, 0])
+    np.testing.assert_allclose(found.accuracy, [1 / 2, 1, 0])
+    assert found.all_accuracy == pytest.approx(3 / 5)
+    assert found.mean_accuracy == pytest.approx(1 / 2)
+    assert found.mean_iou == {}  # the published subsets need their 19 classes
+
+
+def test_confusion_counts_bytes_as_it_counts_int64():
+    label, predicted = torch.randint(0, 3, (4, 5)), torch.randint(0, 3, (4, 5))
+    assert torch.equal(confusion(label, predicted, 3), confusion(label.byte(), predicted.byte(), 3))
+
+
+def test_a_class_that_never_occurs_leaves_the_mean_and_one_only_predicted_is_a_zero():
+    matrix = torch.zeros(3, 3, dtype=torch.int64)
+    matrix[0, 0], matrix[0, 1] = 3, 1  # class 1 is predicted but never labelled, class 2 is neither
+    found = score(matrix)
+    np.testing.assert_allclose(found.iou, [3 / 4, 0, math.nan])
+    np.testing.assert_allclose(found.accuracy, [3 / 4, math.nan, math.nan])
+    assert mean_of_known(found.iou) == pytest.approx(3 / 8)
+    assert found.mean_accuracy == pytest.approx(3 / 4)
+    assert math.isnan(mean_of_known(np.full(2, math.nan)))
+
+
+def test_means_over_19_16_and_13_classes():
+    matrix = torch.diag(torch.full((CLASSES,), 100))
+    for absent_from_synthia in ("terrain", "truck", "train"):
+        c = NAMES.index(absent_from_synthia)
+        matrix[c, c], matrix[c, NAMES.index("road")] = 0, 100  # taken for road: they count against road
+    wall = NAMES.index("wall")
+    matrix[wall, wall] = 0
+    matrix[wall, NAMES.index("building")] = 100
+    found = score(matrix)
+    road, building = 100 / 400, 100 / 200
+    assert found.mean_iou[19] == pytest.approx((13 + road + building) / 19)
+    assert found.mean_iou[16] == pytest.approx((13 + road + building) / 16)  # wall is one of the 16
+    assert found.mean_iou[13] == pytest.approx((11 + road + building) / 13)  # without wall, fence and pole
+
+
+def test_confusion_agrees_with_counting():
+    drawn = sample((4, 4), (37, 41))
+    predicted = torch.randint(0, CLASSES, (37, 41), generator=torch.Generator().manual_seed(1))
+    matrix = confusion(drawn.label, predicted, CLASSES)
+    expected = np.zeros((CLASSES, CLASSES), dtype=np.int64)
+    for truth, guess in zip(drawn.label.flatten().tolist(), predicted.flatten().tolist(), strict=True):
+        if truth != IGNORE:
+            expected[truth, guess] += 1
+    np.testing.assert_array_equal(matrix.numpy(), expected)
+
+
+@pytest.mark.parametrize("look", [Look(8, 5), Look(8, 8), Look(8, 3), Look(64, 20), Look(13, 13)])
+def test_windows_of_a_pixelwise_network_agree_with_the_whole(look):
+    net = PixelNet().eval()
+    whole = class_scores(net, image(13, 17), Look())
+    torch.testing.assert_close(class_scores(net, image(13, 17), look), whole)
+
+
+def test_overlapping_windows_are_averaged():
+    net = WideNet().eval()
+    x = image(8, 12)
+    left, right = net(x[..., :8]).logits, net(x[..., 4:]).logits
+    expected = torch.cat([left[..., :4], (left[..., 4:] + right[..., :4]) / 2, right[..., 4:]], 3)
+    torch.testing.assert_close(class_scores(net, x, Look(8, 4)), expected)
+
+
+@pytest.mark.parametrize("window", [0, 8])
+def test_with_the_mirror_image_left_and_right_are_alike(window):
+    net, x = WideNet().eval(), image(8, 16)
+    once, both = Look(window, 4), Look(window, 4, flip=True)  # of this width, windows from either end are the same
+    assert not torch.allclose(class_scores(net, x, once).flip(3), class_scores(net, x.flip(3), once))
+    torch.testing.assert_close(class_scores(net, x, both).flip(3), class_scores(net, x.flip(3), both))
+
+
+@pytest.mark.parametrize("window, stride", [(8, 0), (8, 9), (-1, 1)])
+def test_a_window_that_would_leave_gaps_is_refused(window, stride):
+    with pytest.raises(ValueError, match=f"window {window} and stride {stride}"):
+        Look(window, stride)
+
+
+def test_scores_are_enlarged_before_the_argmax():
+    net = PixelNet().eval()
+    x = image(6, 8)
+    expected = nn.functional.interpolate(net(x).logits, size=(12, 16), mode="bilinear", align_corners=False).argmax(1)
+    predicted = predict(net, x, (12, 16), Look())
+    assert predicted.dtype == torch.uint8
+    assert torch.equal(predicted.long(), expected)
+
+
+def test_every_label_is_scored_at_its_own_size():
+    samples = [sample((6, 8), (12, 16), 1), sample((6, 8), (12, 16), 2), sample((5, 9), (10, 18), 3)]
+    student, teacher = PixelNet(), WideNet()
+    seen = {}
+    found = evaluate(
+        {"student": student, "teacher": teacher},
+        samples,
+        on_prediction=lambda name, path, train_ids: seen.__setitem__((name, path), train_ids),
+    )
+    assert found.images == 3
+    assert found.sizes == {(16, 12): 2, (18, 10): 1}
+    assert seen["teacher", "street_3.png"].shape == (10, 18)
+    for name in ("student", "teacher"):
+        total = sum(confusion(s.label, torch.from_numpy(seen[name, s.path]), CLASSES) for s in samples)
+        np.testing.assert_array_equal(found.scores[name].iou, score(total).iou)
+        assert total.sum() == sum(int((s.label != IGNORE).sum()) for s in samples)
+
+
+def test_networks_are_left_in_the_modes_they_were_in():
+    teacher = WideNet().eval()
+    teacher.norm.train()  # as a teacher that normalises with its own batch
+    student = PixelNet().train()
+    before = [module.training for net in (teacher, student) for module in net.modules()]
+    running = teacher.norm.running_mean.clone()
+    with evaluating(teacher, student):
+        assert not any(module.training for net in (teacher, student) for module in net.modules())
+        assert torch.is_inference_mode_enabled()
+    evaluate({"teacher": teacher}, [sample((6, 8), (6, 8))])
+    assert [module.training for net in (teacher, student) for module in net.modules()] == before
+    assert torch.equal(teacher.norm.running_mean, running)
+
+
+def test_labels_without_any_class_are_refused():
+    nothing = sample((6, 8), (6, 8))._replace(label=torch.full((6, 8), IGNORE, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="none of the 1 labels"):
+        evaluate({"student": PixelNet()}, [nothing])
