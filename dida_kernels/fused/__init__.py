@@ -8,3 +8,4 @@ if find_spec("triton") is None:
     absent("triton", "the package triton is not installed (it is published for Linux)")
 else:
     from dida_kernels.fused import bank_similarity, boundary_mask, scatter_gather  # noqa: F401
+    from dida_kernels.fused import class_similarity, instance_loss  # noqa: F401  isort:skip

@@ -1,0 +1,211 @@
+"""The gradient of the instance loss: per pixel and slot, summed to the corners of each cell.
+
+G_k = (q_k - q_hat_k) / t needs what the forward has left of a pixel, 1/L and 1/Dn, and the two exponentials again.
+`_loss_bwd` walks the slots as the forward does and writes, per slot, sum_x w_m(x) r(x) G_k(x) over the pixels of a cell
+for each of its four nodes; s(x) = sum_k G_k cos_k stays in registers. `adjoint.py` takes both back to the nodes.
+
+The four corner sums come from four running sums: of G, of G times the share of the right node, of the lower one, and of
+both. In border cells the clamped nodes coincide; the shares are set to 0 or 1 there, which costs nothing in the loop.
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dida_kernels.fused import adjoint, tiles
+from dida_kernels.fused.banks import NodeLogits, SortedBank, classes_of, matmul, ranges
+from dida_kernels.fused.launch import LAUNCH
+from dida_kernels.fused.tiles import (
+    Cells,
+    cell_nodes,
+    cell_position,
+    enlarge_row,
+    full_pixels,
+    image_pixels,
+    inside_image,
+    load_nodes,
+    load_pixels,
+    node_share,
+    store_pixels,
+)
+
+# One thread owns one cell of 16 pixels; 168 registers instead of the 184 it would take let 3 CTAs share an SM, not 2.
+CX, NUM_WARPS, MAX_REGISTERS = 128, 4, 168
+BACKWARD_ROWS = {2: 2, 4: 4, 8: 2}  # pixel rows of a cell that a thread owns; at S = 8 four threads share a cell
+GROUPS = 3  # ranges of slots worked on at once
+
+# Slots whose corner sums are in memory at once.
+GRADIENT_SLOTS = {torch.float32: 128, torch.float16: 384}
+
+
+@triton.jit
+def _loss_bwd(
+    p_a,
+    p_r,
+    p_prior,
+    p_label,
+    p_start,
+    p_max,
+    p_weight,
+    p_corner,
+    p_s,
+    n_class,
+    h,
+    w,
+    n_node,
+    n_cell,
+    i_chunk,
+    i_first,
+    i_stop,
+    group_slots,
+    stride_b,
+    stride_c,
+    stride_y,
+    stride_x,
+    to_log2,
+    S: tl.constexpr,
+    SR: tl.constexpr,
+    CX: tl.constexpr,
+    PIXEL_SHIFT: tl.constexpr,
+    ADD: tl.constexpr,
+):
+    PIXELS: tl.constexpr = SR * S
+    o_cell = tl.program_id(0) * CX + tl.arange(0, CX)
+    i_part = tl.program_id(1)
+    i_row = i_part * SR
+    i_g = tl.program_id(2)
+    m_cell = o_cell < n_cell
+    stride = tl.cast(n_cell, tl.int64)
+    o_b, o_cy, o_cx = cell_position(o_cell, h, w)
+    o_00, o_01, o_10, o_11 = cell_nodes(o_b, o_cy, o_cx, h, w)
+    m_pixel = inside_image(m_cell, o_cy, o_cx, i_row, h, w, S, PIXELS)
+    p_z = image_pixels(p_prior, o_b, o_cy, o_cx, i_row, stride_b, stride_y, stride_x, S)
+
+    i_teacher = i_row * S * stride
+    i_student = i_teacher + S * S * stride
+    b_rd = load_pixels(p_r + i_teacher + o_cell, stride, m_cell, PIXELS)
+    b_rc = load_pixels(p_r + i_student + o_cell, stride, m_cell, PIXELS)
+    b_wd = load_pixels(p_weight + i_teacher + o_cell, stride, m_cell, PIXELS)
+    b_wc = load_pixels(p_weight + i_student + o_cell, stride, m_cell, PIXELS)
+    if PIXEL_SHIFT:
+        b_max_d = load_pixels(p_max + i_teacher + o_cell, stride, m_cell, PIXELS)
+        b_max_c = load_pixels(p_max + i_student + o_cell, stride, m_cell, PIXELS)
+    b_s = full_pixels(0.0, CX, PIXELS)
+    b_share_x, b_share_y = (), ()
+    for i in tl.static_range(S):
+        b_share_x += (node_share(o_cx, w, (i + 0.5) / S),)
+    for j in tl.static_range(SR):
+        b_share_y += (node_share(o_cy, h, (i_row + j + 0.5) / S),)
+
+    i_lo = i_first + i_g * group_slots
+    i_hi = tl.minimum(i_lo + group_slots, i_stop)
+    c_first, c_last = classes_of(p_label, i_lo, i_hi, n_class)
+    corner = (i_stop - i_first) * stride
+    for c in range(c_first, c_last + 1):
+        k_lo = tl.maximum(tl.load(p_start + c), i_lo)
+        k_hi = tl.minimum(tl.load(p_start + c + 1), i_hi)
+        b_zwd = ()
+        for n in tl.static_range(PIXELS):
+            p_zn = p_z + c * tl.cast(stride_c, tl.int64) + n // S * stride_y + n % S * stride_x
+            b_zwd += (tl.load(p_zn, mask=m_pixel[n], other=0.0).to(tl.float32) * b_wd[n],)
+        p_slot = p_a + (k_lo - i_chunk).to(tl.int64) * 2 * n_node
+        p_out = p_corner + (i_part * 4 * corner + (k_lo - i_first) * stride) + o_cell
+        for _ in range(k_lo, k_hi):
+            b_d00, b_d01, b_d10, b_d11, b_c00, b_c01, b_c10, b_c11 = load_nodes(p_slot, o_00, o_01, o_10, o_11, m_cell)
+            # r G summed over the cell's pixels: all of it, times the share of the right nodes, the lower ones, and both
+            b_all = tl.zeros((CX,), tl.float32)
+            b_right = tl.zeros((CX,), tl.float32)
+            b_lower = tl.zeros((CX,), tl.float32)
+            b_both = tl.zeros((CX,), tl.float32)
+            b_s2 = ()
+            for j in tl.static_range(SR):
+                b_wy = (i_row + j + 0.5) / S
+                b_d, b_dstep = enlarge_row(b_d00, b_d01, b_d10, b_d11, b_wy)
+                b_c, b_cstep = enlarge_row(b_c00, b_c01, b_c10, b_c11, b_wy)
+                b_row = tl.zeros((CX,), tl.float32)
+                b_row_right = tl.zeros((CX,), tl.float32)
+                for i in tl.static_range(S):
+                    b_dot = b_c + ((i + 0.5) / S) * b_cstep
+                    b_y = (b_d + ((i + 0.5) / S) * b_dstep) * (b_rd[j * S + i] * to_log2)
+                    b_x = b_dot * (b_rc[j * S + i] * to_log2)
+                    if PIXEL_SHIFT:
+                        b_y -= b_max_d[j * S + i]
+                        b_x -= b_max_c[j * S + i]
+                    else:
+                        b_y -= to_log2
+                        b_x -= to_log2
+                    b_g = tl.exp2(b_x) * b_wc[j * S + i] - tl.exp2(b_y) * b_zwd[j * S + i]
+                    b_s2 += (b_s[j * S + i] + b_g * b_dot,)
+                    b_row += b_g
+                    b_row_right += b_share_x[i] * b_g
+                b_all += b_row
+                b_right += b_row_right
+                b_lower += b_share_y[j] * b_row
+                b_both += b_share_y[j] * b_row_right
+            b_s = b_s2
+            tl.store(p_out, (b_all - b_right - b_lower + b_both).to(p_corner.dtype.element_ty), mask=m_cell)
+            tl.store(p_out + corner, (b_right - b_both).to(p_corner.dtype.element_ty), mask=m_cell)
+            tl.store(p_out + 2 * corner, (b_lower - b_both).to(p_corner.dtype.element_ty), mask=m_cell)
+            tl.store(p_out + 3 * corner, b_both.to(p_corner.dtype.element_ty), mask=m_cell)
+            p_slot += 2 * tl.cast(n_node, tl.int64)
+            p_out += stride
+    p_sum = p_s + (i_g * (S * S) + i_row * S) * stride + o_cell
+    store_pixels(p_sum, stride, b_s, m_cell, PIXELS, ADD)
+
+
+class Forward(NamedTuple):
+    """What the forward leaves for the gradient."""
+
+    cells: Cells
+    prior_BCHW: Tensor
+    rows: Tensor  # [M, 2, D], teacher and student
+    r: Tensor  # [2, S*S, cells]
+    bank: SortedBank
+    logits: NodeLogits
+    largest: Tensor | None  # [2, S*S, cells], or the shift is 1/t for all
+    weight: Tensor  # [2, S*S, cells]: r/Dn and r/L of the pixels that count, in units of scale
+    scale: Tensor  # [parts, cells]
+    gain: Tensor  # 1 / (t n), n the number of pixels that count
+    to_log2: float
+
+
+def gradient(forward: Forward) -> Tensor:
+    """dloss/de of the student, [M, D] float32."""
+    cells, rows = forward.cells, forward.rows
+    # Sums are scaled, so fp16's 11 bits are safe for them, and better than bf16's 8 also where the inputs are bf16.
+    dtype = torch.float32 if rows.dtype == torch.float32 else torch.float16
+    parts = cells.S // BACKWARD_ROWS[cells.S]
+    s = tiles.scratch(GROUPS, cells.S**2, cells.count, like=rows)
+    grad_MD = tiles.scratch(cells.nodes, rows.shape[2], like=rows)
+    for start, stop, a in forward.logits:
+        for first, last in ranges(start, stop, GRADIENT_SLOTS[dtype]):
+            corner = tiles.scratch(parts, 4, last - first, cells.count, like=rows, dtype=dtype)
+            _launch_bwd(forward, a, start, first, last, corner, s)
+            node_sum = adjoint.fold(corner, forward.scale, cells)
+            del corner  # before the product, and before the next range, take their memory
+            slots = forward.bank.unit_rows(first, last, dtype)
+            if first == 0:
+                matmul(node_sum.T, slots, out=grad_MD)
+            else:
+                grad_MD += matmul(node_sum.T, slots, out=tiles.scratch(*grad_MD.shape, like=rows))
+            del node_sum
+    adjoint.project(grad_MD, rows, forward.r[1], s, forward.scale, forward.gain, cells)
+    return grad_MD
+
+
+def _launch_bwd(forward: Forward, a: Tensor, chunk: int, first: int, last: int, corner: Tensor, s: Tensor) -> None:
+    cells, bank, prior = forward.cells, forward.bank, forward.prior_BCHW
+    rows = BACKWARD_ROWS[cells.S]
+    _loss_bwd[(triton.cdiv(cells.count, CX), cells.S // rows, GROUPS)](
+        *(a, forward.r, prior, bank.label_K, bank.start_C1),
+        *(forward.r if forward.largest is None else forward.largest, forward.weight, corner, s),
+        *(prior.shape[1], cells.h, cells.w, cells.nodes, cells.count),
+        *(chunk, first, last, triton.cdiv(last - first, GROUPS), *prior.stride(), forward.to_log2),
+        *(cells.S, rows, CX, forward.largest is not None, first > 0),
+        num_warps=NUM_WARPS,
+        maxnreg=MAX_REGISTERS,
+        **LAUNCH,
+    )

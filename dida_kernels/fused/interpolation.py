@@ -1,0 +1,162 @@
+"""Interpolated logits: what must be known of the pixels so that no [N, D] or [N, K] tensor is ever built.
+
+Enlarging is linear, so with nodes e_m, weights w_m(x) and unit slots b_k
+
+    e(x) = sum_m w_m(x) e_m        e(x).b_k = sum_m w_m(x) (e_m.b_k)        r(x) = 1 / |e(x)|
+
+the dot products are needed at the nodes only (S*S fewer), and the cosine is r(x) times the enlarged dot product. Of the
+pixels themselves one number is needed, r(x); `inverse_norms` computes it from the enlarged vector, in registers.
+"""
+
+import math
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dida_kernels.fused import tiles
+from dida_kernels.fused.banks import NodeLogits
+from dida_kernels.fused.launch import LAUNCH
+from dida_kernels.fused.tiles import Cells, cell_nodes, cell_position
+
+# A tile of [cells, D] with one accumulator per pixel of the cell: S = 8 has 64 of them, so its tile is narrow.
+NORM_CELLS = 8
+NORM_D = {2: 64, 4: 64, 8: 16}
+
+# exp((cos - 1) / t) of any cosine is a normal float32 while 2 / t <= 85; below, the shift is the pixel's maximum.
+CONSTANT_SHIFT_TEMPERATURE = 2 / 85
+MAX_CELLS = 128  # `shifts`: one cell and one of its pixel rows a thread
+
+
+@triton.jit
+def _inverse_norms(
+    p_rows,
+    p_r,
+    D,
+    h,
+    w,
+    n_cell,
+    S: tl.constexpr,
+    STREAMS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    o_cell = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    i_s = tl.program_id(1)
+    m_cell = o_cell < n_cell
+    o_b, o_cy, o_cx = cell_position(o_cell, h, w)
+    o_00, o_01, o_10, o_11 = cell_nodes(o_b, o_cy, o_cx, h, w)
+    p_00 = p_rows + (o_00.to(tl.int64) * STREAMS + i_s) * D
+    p_01 = p_rows + (o_01.to(tl.int64) * STREAMS + i_s) * D
+    p_10 = p_rows + (o_10.to(tl.int64) * STREAMS + i_s) * D
+    p_11 = p_rows + (o_11.to(tl.int64) * STREAMS + i_s) * D
+    b_square = ()
+    for _ in tl.static_range(S * S):
+        b_square += (tl.zeros((BLOCK_C, BLOCK_D), tl.float32),)
+    b_nodes = tl.zeros((BLOCK_C, BLOCK_D), tl.float32)
+    for i_d in range(0, D, BLOCK_D):
+        o_d = i_d + tl.arange(0, BLOCK_D)
+        m = m_cell[:, None] & (o_d < D)[None, :]
+        b_00 = tl.load(p_00[:, None] + o_d[None, :], mask=m, other=0.0).to(tl.float32)
+        b_01 = tl.load(p_01[:, None] + o_d[None, :], mask=m, other=0.0).to(tl.float32)
+        b_10 = tl.load(p_10[:, None] + o_d[None, :], mask=m, other=0.0).to(tl.float32)
+        b_11 = tl.load(p_11[:, None] + o_d[None, :], mask=m, other=0.0).to(tl.float32)
+        b_nodes += b_00 * b_00 + b_01 * b_01 + b_10 * b_10 + b_11 * b_11
+        b_next = ()
+        for j in tl.static_range(S):
+            b_left = b_00 + ((j + 0.5) / S) * (b_10 - b_00)
+            b_step = b_01 + ((j + 0.5) / S) * (b_11 - b_01) - b_left
+            for i in tl.static_range(S):
+                b_e = b_left + ((i + 0.5) / S) * b_step
+                b_next += (b_square[j * S + i] + b_e * b_e,)
+        b_square = b_next
+    # Squares are summed of the enlarged vector: sums of node products lose all digits where neighbours nearly cancel.
+    # Where they cancel to 2^-12 of the nodes, the enlarged *logits* have no digits left either; the norm is then held
+    # there, so that a cosine made of rounding errors stays small instead of overflowing the exponential.
+    b_floor = tl.maximum(tl.sum(b_nodes, 1) * 2.0**-26, 1e-24)
+    stride = tl.cast(n_cell, tl.int64)
+    for n in tl.static_range(S * S):
+        b_r = 1.0 / tl.sqrt(tl.maximum(tl.sum(b_square[n], 1), b_floor))
+        tl.store(p_r + (i_s * (S * S) + n) * stride + o_cell, b_r, mask=m_cell)
+
+
+def inverse_norms(rows: Tensor, cells: Cells) -> Tensor:
+    """rows [M, streams, D] -> 1 / max(|e(x)|, 1e-12) of every pixel, [streams, S*S, cells]."""
+    _, streams, D = rows.shape
+    r = tiles.scratch(streams, cells.S**2, cells.count, like=rows)
+    grid = (triton.cdiv(cells.count, NORM_CELLS), streams)
+    _inverse_norms[grid](
+        rows, r, D, cells.h, cells.w, cells.count, cells.S, streams, NORM_CELLS, NORM_D[cells.S], num_warps=4, **LAUNCH
+    )
+    return r
+
+
+@triton.jit
+def _largest_logits(
+    p_a,
+    p_r,
+    p_max,
+    h,
+    w,
+    n_node,
+    n_cell,
+    n_k,
+    to_log2,
+    S: tl.constexpr,
+    STREAMS: tl.constexpr,
+    CX: tl.constexpr,
+    RESUME: tl.constexpr,
+):
+    o_cell = tl.program_id(0) * CX + tl.arange(0, CX)
+    i_j = tl.program_id(1)
+    i_s = tl.program_id(2)
+    m_cell = o_cell < n_cell
+    o_b, o_cy, o_cx = cell_position(o_cell, h, w)
+    o_00, o_01, o_10, o_11 = cell_nodes(o_b, o_cy, o_cx, h, w)
+    b_fy = (i_j + 0.5) / S
+    stride = tl.cast(n_cell, tl.int64)
+    o_first = (i_s * S + i_j) * S * stride + o_cell
+    b_r = ()
+    b_max = ()
+    for i in tl.static_range(S):
+        o_pixel = o_first + i * stride
+        b_r += (tl.load(p_r + o_pixel, mask=m_cell, other=0.0) * to_log2,)
+        if RESUME:
+            b_max += (tl.load(p_max + o_pixel, mask=m_cell, other=0.0),)
+        else:
+            b_max += (tl.full((CX,), float("-inf"), tl.float32),)
+    p_row = p_a + i_s
+    for _ in range(0, n_k):
+        b_00 = tl.load(p_row + o_00 * STREAMS, mask=m_cell, other=0.0)
+        b_01 = tl.load(p_row + o_01 * STREAMS, mask=m_cell, other=0.0)
+        b_10 = tl.load(p_row + o_10 * STREAMS, mask=m_cell, other=0.0)
+        b_11 = tl.load(p_row + o_11 * STREAMS, mask=m_cell, other=0.0)
+        b_left = b_00 + b_fy * (b_10 - b_00)
+        b_step = b_01 + b_fy * (b_11 - b_01) - b_left
+        b_next = ()
+        for i in tl.static_range(S):
+            b_next += (tl.maximum(b_max[i], (b_left + ((i + 0.5) / S) * b_step) * b_r[i]),)
+        b_max = b_next
+        p_row += tl.cast(n_node, tl.int64) * STREAMS
+    for i in tl.static_range(S):
+        tl.store(p_max + o_first + i * stride, b_max[i], mask=m_cell)
+
+
+def shifts(logits: NodeLogits, r: Tensor, cells: Cells, temperature: float) -> Tensor | None:
+    """None where 1/t shifts all exponentials; else max over the slots of cos / t, in units of log2, as `r` is laid out.
+
+    Knowing the maximum *before* the sums are taken, rather than rescaling them while they are, leaves the sums of
+    chunks and programs free to be added in any grouping. The pass over the bank that it costs has no exponential.
+    """
+    if temperature >= CONSTANT_SHIFT_TEMPERATURE:
+        return None
+    largest = tiles.scratch(*r.shape, like=r)
+    for start, _, a in logits:
+        slots, _, streams = a.shape
+        _largest_logits[(triton.cdiv(cells.count, MAX_CELLS), cells.S, streams)](
+            *(a, r, largest, cells.h, cells.w, cells.nodes, cells.count, slots, math.log2(math.e) / temperature),
+            *(cells.S, streams, MAX_CELLS, start > 0),
+            num_warps=4,
+            **LAUNCH,
+        )
+    return largest
