@@ -200,7 +200,7 @@ def smooth(semantic_BCHW: Tensor, q_ga_BCHW: Tensor, phi: float) -> Tensor:
 
 @op
 def boundary_mask(label_BHW: Tensor, *, classes: int, threshold: int = 2) -> Tensor:
-    """True on pixels whose 3x3 window holds at least `threshold` distinct valid classes. Algorithm 1.
+    """True on pixels whose 3x3 window holds at least `threshold` distinct valid classes. Implements Algorithm 1.
 
     The print asks for more than 2, which keeps only points where three classes meet, while its text and figures mean
     object boundaries: the default is at least 2. The centre must be valid, 255 is not counted, and the window ends

@@ -1,0 +1,156 @@
+"""What an op refuses at its door: each mistake alone, one TypeError or ValueError that names the argument.
+
+The same list is held against every backend, since each has its own door.
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import dida_kernels
+from dida_kernels.dispatch import ORDER
+from tests.cases import SCENES, Call, call
+
+ARGUMENTS = {
+    "bank_similarity": ("embed", "bank"),
+    "instance_loss": ("student", "teacher", "prior", "valid", "bank", "label_K"),
+    "scatter": ("semantic", "label_K"),
+    "gather": ("q", "label_K"),
+    "class_similarity": ("embed", "bank", "label_K"),
+    "boundary_mask": ("label_BHW",),
+    "bank_update": ("bank", "label_K", "embed", "label_BHW", "boundary"),
+}
+
+
+def replaced(op: str, name: str, change: Callable) -> Call:
+    """The ordinary call with one argument or option changed."""
+    made = call(op, SCENES["ordinary"])
+    if name in made.options:
+        return Call(made.args, made.options | {name: change(made.options[name])})
+    return Call(
+        tuple(change(x) if n == name else x for n, x in zip(ARGUMENTS[op], made.args, strict=True)), made.options
+    )
+
+
+def first_set_to(value: int) -> Callable[[Tensor], Tensor]:
+    return lambda label: torch.cat([label.new_tensor([value]), label.flatten()[1:]]).view(label.shape)
+
+
+def integers(x: Tensor) -> Tensor:
+    return x.to(torch.int32)
+
+
+def on_meta(x: Tensor) -> Tensor:
+    return x.to("meta")
+
+
+def wanting_gradient(x: Tensor) -> Tensor:
+    return x.detach().requires_grad_()
+
+
+def without_last_channel(x: Tensor) -> Tensor:
+    return x[:, :-1]
+
+
+# (argument, what is done to it, the error, what its message says); each holds for every op that has the argument.
+MISTAKES = {
+    "integer_embed": ("embed", integers, TypeError, "embedding: expected a floating dtype, got torch.int32"),
+    "integer_student": ("student", integers, TypeError, "embedding: expected a floating dtype"),
+    "integer_teacher": ("teacher", integers, TypeError, "embedding: expected a floating dtype"),
+    "integer_bank": ("bank", integers, TypeError, "bank: expected a floating dtype, got torch.int32"),
+    "integer_prior": ("prior", integers, TypeError, "prior: expected a floating dtype, got torch.int32"),
+    "float_valid": ("valid", Tensor.float, TypeError, "valid: expected bool, got torch.float32"),
+    "int32_slots": ("label_K", integers, TypeError, "label: expected int64, got torch.int32"),
+    "float_labels": ("label_BHW", Tensor.float, TypeError, "label: expected uint8, int32 or int64, got torch.float32"),
+    "flat_student": ("student", lambda x: x[0], ValueError, r"embedding: expected a non-empty \[B, D, h, w\]"),
+    "no_images": ("student", lambda x: x[:0], ValueError, r"embedding: expected a non-empty \[B, D, h, w\]"),
+    "teacher_grid": ("teacher", lambda x: x[..., 1:], ValueError, "teacher embedding: expected .* as the student's"),
+    "teacher_channels": ("teacher", without_last_channel, ValueError, "teacher embedding: expected"),
+    "flat_prior": ("prior", lambda x: x[0], ValueError, r"prior: expected \[B=2, C, H, W\]"),
+    "prior_of_one_image": ("prior", lambda x: x[:1], ValueError, r"prior: expected \[B=2, C, H, W\], got \[1,"),
+    "prior_without_classes": ("prior", lambda x: x[:, :0], ValueError, r"prior: expected \[B=2, C, H, W\]"),
+    "coarse_prior": ("prior", lambda x: x[:, :, :2], ValueError, "prior: expected a grid of at least 3x4"),
+    "valid_grid": ("valid", lambda x: x[:, 1:], ValueError, r"valid: expected \[B, H, W\] = \[2, 6, 8\]"),
+    "flat_bank": ("bank", lambda x: x[0], ValueError, r"bank: expected \[K >= 1, D\]"),
+    "empty_bank": ("bank", lambda x: x[:0], ValueError, r"bank: expected \[K >= 1, D\] .* got \[0, 8\]"),
+    "bank_channels": ("bank", without_last_channel, ValueError, r"bank: expected \[K >= 1, D\] .* got \[13, 7\]"),
+    "slots_as_matrix": ("label_K", lambda x: x[:, None], ValueError, "label: expected"),
+    "slot_beyond": ("label_K", first_set_to(5), ValueError, r"label: expected values in 0 .. 4, found \[5\]"),
+    "slot_below": ("label_K", first_set_to(-1), ValueError, r"label: expected values in 0 .. 4, found \[-1\]"),
+    "slot_ignored": ("label_K", first_set_to(255), ValueError, r"label: expected values in 0 .. 4, found \[255\]"),
+    "label_beyond": ("label_BHW", first_set_to(5), ValueError, r"label: expected values in 0 .. 4 or 255, found \[5\]"),
+    "label_of_one_image": ("label_BHW", lambda x: x[0], ValueError, "label: expected 3 dimensions"),
+    "zero_temperature": (
+        "temperature",
+        lambda t: 0.0,
+        ValueError,
+        r"temperature: expected a finite number > 0, got 0.0",
+    ),
+    "negative_temperature": ("temperature", lambda t: -t, ValueError, "temperature: expected"),
+    "nan_temperature": ("temperature", lambda t: float("nan"), ValueError, "temperature: expected .* got nan"),
+    "infinite_temperature": ("temperature", lambda t: float("inf"), ValueError, "temperature: expected .* got inf"),
+    "no_threshold": ("threshold", lambda t: 0, ValueError, "threshold: expected at least 1"),
+    "no_classes": ("classes", lambda c: 0, ValueError, "classes: expected at least 1"),
+    "momentum_above_one": ("momentum", lambda m: 1.5, ValueError, r"momentum: expected a number in \[0, 1\], got 1.5"),
+    "negative_momentum": ("momentum", lambda m: -0.1, ValueError, "momentum: expected"),
+    "meta_teacher": ("teacher", on_meta, ValueError, "embedding: expected it on cpu, got meta"),
+    "meta_prior": ("prior", on_meta, ValueError, "prior: expected it on cpu, got meta"),
+    "meta_valid": ("valid", on_meta, ValueError, "valid: expected it on cpu, got meta"),
+    "meta_bank": ("bank", on_meta, ValueError, "(bank|embedding|label): expected it on"),
+    "meta_slots": ("label_K", on_meta, ValueError, "label: expected it on cpu, got meta"),
+    "gradient_of_the_bank": ("bank", wanting_gradient, ValueError, r"bank: no gradient .* pass bank.detach\(\)"),
+    "gradient_of_the_prior": ("prior", wanting_gradient, ValueError, "prior: no gradient"),
+    "gradient_of_the_teacher": ("teacher", wanting_gradient, ValueError, "teacher: no gradient"),
+}
+NOT_DIFFERENTIABLE = ("class_similarity", "bank_update")
+BOTH_LENGTHS = ("instance_loss", "class_similarity", "bank_update", "gather")  # ops that know how many slots there are
+
+
+def affected(name: str) -> list[str]:
+    return [op for op, names in ARGUMENTS.items() if name in names or name in call(op, SCENES["ordinary"]).options]
+
+
+def doors() -> list:
+    """Every (op, backend on this machine, mistake)."""
+    return [
+        pytest.param(op, backend, mistake, id=f"{op}-{backend}-{mistake}")
+        for mistake, (name, *_) in MISTAKES.items()
+        for op in affected(name)
+        for backend in ("auto", "equation", *dida_kernels.OPS[op].backends)
+    ]
+
+
+@pytest.mark.parametrize("op, backend, mistake", doors())
+def test_a_mistake_is_named(op, backend, mistake):
+    name, change, error, message = MISTAKES[mistake]
+    made = replaced(op, name, change)
+    with dida_kernels.backend(backend):
+        if backend in ORDER and dida_kernels.OPS[op].why_not(backend, *made.args, **made.options) is not None:
+            return  # a refusal is an answer too: the free choice goes on to the next door, the last of which is torch's
+        with pytest.raises(error, match=message):
+            dida_kernels.OPS[op](*made.args, **made.options)
+
+
+@pytest.mark.parametrize("op", BOTH_LENGTHS)
+def test_slots_and_their_classes_are_equally_many(op):
+    made = replaced(op, "label_K", lambda x: x[1:])
+    with pytest.raises(ValueError, match=r"label: expected \[13\], got shape \[12\]"):
+        dida_kernels.OPS[op](*made.args, **made.options)
+
+
+@pytest.mark.parametrize("op", NOT_DIFFERENTIABLE)
+def test_a_gradient_that_does_not_exist_cannot_be_asked_for(op):
+    made = replaced(op, "embed", wanting_gradient)
+    with pytest.raises(ValueError, match="embed: no gradient is defined for it"):
+        dida_kernels.OPS[op](*made.args, **made.options)
+    with torch.no_grad():
+        dida_kernels.OPS[op](*made.args, **made.options)
+
+
+@pytest.mark.parametrize("name", ["teacher", "prior", "bank"])
+def test_without_autograd_nothing_is_asked_for(name):
+    made = replaced("instance_loss", name, wanting_gradient)
+    with torch.no_grad():
+        assert dida_kernels.instance_loss(*made.args, **made.options) > 0
