@@ -1,11 +1,11 @@
 """Eq. (4) and Eq. (5), `equations.bank_similarity`: cosine, temperature and softmax over the bank in one kernel.
 
     s_k = (e . b_k) / (|e| t)            b_k the unit rows of the bank
-    q_k = exp(s_k - lse)                 lse = log sum_k exp(s_k)
+    q_k = exp(s_k) / sum_j exp(s_j)
 
 A program owns BLOCK_N pixels, keeps their embeddings on chip and sweeps the bank twice: first it sums exp(s), then it
 computes the same products again and writes q. The second product is the cheap side of a trade: keeping exp(s) until
-lse is known would move an [N, K] tensor twice more (write and read back), while the bank's rows come from the L2 cache.
+the sum is known would move an [N, K] tensor twice more (write and read back), while the bank comes from the L2 cache.
 The norm of e is a factor of the finished product, so it costs one multiplication a slot and no normalised copy.
 
 With the gradient dq coming in, delta = sum_k q_k dq_k and P the projection that removes the direction of e:
@@ -43,6 +43,7 @@ from dida_kernels.fused.launch import INTERPRETED, LAUNCH
 from dida_kernels.fused.rows import (
     MIN_SHIFTED,
     Tile,
+    Tiles,
     block_of_channels,
     dot,
     inverse_norm,
@@ -52,6 +53,19 @@ from dida_kernels.fused.rows import (
     store_rows,
     tile_of,
 )
+
+FORWARD_TILES: Tiles = {
+    (False, 512): Tile(64, 32),
+    (False, 1024): Tile(32, 32),
+    (True, 512): Tile(128, 64),  # 64 slots: narrower blocks starve Hopper's matrix unit
+    (True, 1024): Tile(32, 32),
+}
+BACKWARD_TILES: Tiles = {
+    (False, 512): Tile(64, 32),
+    (False, 1024): Tile(32, 16),
+    (True, 512): Tile(64, 64),  # 128 pixels: the accumulator spills
+    (True, 1024): Tile(32, 16),
+}
 
 
 @triton.jit
@@ -91,10 +105,11 @@ def _bank_similarity_fwd(
         else:
             b_sum += tl.exp2(b_s - log2e_over_t)
     if ONLINE:
-        b_row_max = tl.max(b_max, 1)
-        b_lse = b_row_max + tl.log2(tl.sum(b_sum * tl.exp2(b_max - b_row_max[:, None]), 1))
+        b_shift = tl.max(b_max, 1)
+        b_sum *= tl.exp2(b_max - b_shift[:, None])
     else:
-        b_lse = log2e_over_t + tl.log2(tl.sum(b_sum, 1))
+        b_shift = tl.zeros((BLOCK_N,), tl.float32) + log2e_over_t
+    b_per_sum = 1 / tl.sum(b_sum, 1)
 
     for i_k in range(0, K, BLOCK_K):
         o_k = i_k + tl.arange(0, BLOCK_K)
@@ -102,7 +117,7 @@ def _bank_similarity_fwd(
         b_s = dot(b_e, tl.trans(b_b), zero, PRECISION, UPCAST) * b_scale
         tl.store(
             p_q + o_n[:, None] * K + o_k[None, :],
-            tl.exp2(b_s - b_lse[:, None]),
+            tl.exp2(b_s - b_shift[:, None]) * b_per_sum[:, None],
             mask=(o_n < N)[:, None] & (o_k < K)[None, :],
         )
 
@@ -142,7 +157,8 @@ def _bank_similarity_bwd(
     # A mean over pixels makes dq tiny; relative to the row's largest, g survives the product's rounding to float16.
     b_row_peak = tl.max(b_peak, 1)
     b_row_peak = tl.where(b_row_peak > 0, b_row_peak, 1.0)
-    b_row_delta = tl.sum(b_delta, 1)
+    b_per_peak = 1 / b_row_peak
+    b_row_delta = tl.sum(b_delta, 1) * b_per_peak
 
     b_de = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
     for i_k in range(0, K, BLOCK_K):
@@ -151,33 +167,35 @@ def _bank_similarity_bwd(
         p_g = p_grad + o_n[:, None] * stride_grad_n + o_k[None, :].to(tl.int64) * stride_grad_k
         b_dq = tl.load(p_g, mask=m_nk, other=0.0)
         b_q = tl.load(p_q + o_n[:, None] * K + o_k[None, :], mask=m_nk, other=0.0)
-        b_g = b_q * ((b_dq - b_row_delta[:, None]) / b_row_peak[:, None])
+        b_g = b_q * (b_dq * b_per_peak[:, None] - b_row_delta[:, None])
         b_b = load_rows(p_bank, o_k, K, D, 1, D, BLOCK_D)
         b_de = dot(b_g.to(b_b.dtype), b_b, b_de, PRECISION, UPCAST)
 
-    b_e = load_rows(p_embed, o_n, N, stride_n, stride_d, D, BLOCK_D).to(tl.float32)
+    b_e = load_rows(p_embed, o_n, N, stride_n, stride_d, D, BLOCK_D)
     b_r = inverse_norm(b_e)
+    b_e = b_e.to(tl.float32)
     b_along = tl.sum(b_de * b_e, 1) * b_r * b_r
     b_de = (b_de - b_along[:, None] * b_e) * (b_r * b_row_peak * inverse_t)[:, None]
     store_rows(p_out, b_de, o_n, N, D, BLOCK_D)
 
 
-def _launch(embed_ND: Tensor, bank_KD: Tensor) -> tuple[Tile, Tensor, dict]:
-    """Tile, the bank as unit rows in the embedding's dtype, and the options both kernels share."""
-    D = embed_ND.shape[1]
-    tile = tile_of(embed_ND)
+def _launch(embed_ND: Tensor, bank_KD: Tensor, tiles: Tiles) -> tuple[tuple[int], Tensor, dict]:
+    """Grid, the bank as unit rows in the embedding's dtype, and the options both kernels share."""
+    N, D = embed_ND.shape
+    tile = tile_of(tiles, embed_ND, embed_ND.dtype)
     unit_KD = F.normalize(bank_KD.float(), dim=1, eps=1e-12).to(embed_ND.dtype).contiguous()
     options = {
         "D": D,
         "BLOCK_D": block_of_channels(D),
         "BLOCK_N": tile.pixels,
+        "BLOCK_K": tile.slots,
         "PRECISION": precision(embed_ND.dtype),
         "UPCAST": INTERPRETED,
         "num_warps": tile.warps,
         "num_stages": tile.stages,
         **LAUNCH,
     }
-    return tile, unit_KD, options
+    return (triton.cdiv(N, tile.pixels),), unit_KD, options
 
 
 @torch.library.custom_op("dida::bank_similarity", mutates_args=())
@@ -186,9 +204,9 @@ def _similarity(embed_ND: Tensor, bank_KD: Tensor, temperature: float) -> Tensor
     q_NK = torch.empty((N, K), dtype=torch.float32, device=embed_ND.device)
     if N == 0:
         return q_NK
-    tile, unit_KD, options = _launch(embed_ND, bank_KD)
+    grid, unit_KD, options = _launch(embed_ND, bank_KD, FORWARD_TILES)
     with torch.cuda.device_of(embed_ND):  # Triton launches on the current device, wherever the tensors are
-        _bank_similarity_fwd[(triton.cdiv(N, tile.pixels),)](
+        _bank_similarity_fwd[grid](
             embed_ND,
             unit_KD,
             q_NK,
@@ -196,7 +214,6 @@ def _similarity(embed_ND: Tensor, bank_KD: Tensor, temperature: float) -> Tensor
             K,
             *embed_ND.stride(),
             math.log2(math.e) / temperature,
-            BLOCK_K=tile.slots,
             ONLINE=temperature < MIN_SHIFTED,
             **options,
         )
@@ -211,9 +228,9 @@ def _similarity_backward(
     grad_ND = torch.empty(embed_ND.shape, dtype=embed_ND.dtype, device=embed_ND.device)
     if N == 0:
         return grad_ND
-    tile, unit_KD, options = _launch(embed_ND, bank_KD)
+    grid, unit_KD, options = _launch(embed_ND, bank_KD, BACKWARD_TILES)
     with torch.cuda.device_of(embed_ND):
-        _bank_similarity_bwd[(triton.cdiv(N, tile.pixels),)](
+        _bank_similarity_bwd[grid](
             grad_NK,
             q_NK,
             embed_ND,
@@ -224,7 +241,6 @@ def _similarity_backward(
             *grad_NK.stride(),
             *embed_ND.stride(),
             1 / temperature,
-            BLOCK_K=tile.slots_backward,
             **options,
         )
     return grad_ND

@@ -14,9 +14,8 @@ the gradient along e is known before it starts, so nothing but g . b is left to 
 sweep nothing. The gradient leaves the forward pass without its factor 1 / count, which no program can know yet; the
 backward pass multiplies it by that and by the incoming gradient.
 
-The bank is packed first (packed_bank.py): sorted by class in segments, so that the prior is read once for 16 slots. How
-far it reaches is known on the device only; the sweeps end at `used`, which the kernel reads. No synchronisation, no
-atomics.
+The bank is packed first (packed_bank.py): sorted by class in segments, so that the prior is read once for 16 slots. The
+sweeps end at `used`, which the kernel reads from the device: no synchronisation; and no atomics.
 
     symbol     name          shape
     e          student_ND    [N, D] float32, bfloat16 or float16, any strides; the only input with a gradient
@@ -24,13 +23,12 @@ atomics.
     z          prior_NC      [N, C] floating, any strides
     b          packed        unit rows, bias, classes of the segments, used
 
-Not materialised: normalised embeddings (2 N D), logits, q, q_hat and g (N K each). Besides the inputs only the gradient
-is written, and two numbers for each tile.
+Not materialised: normalised embeddings (2 N D), logits, q, q_hat, g (N K each). Written: the gradient, 8 bytes a tile.
 
 Numerics as in bank_similarity.py. exp(w) enters U shifted by the largest exponent possible, or found among slots with
-z > 0 (ONLINE), so that a prior on far slots alone does not underflow. U = 0 (no mass on a class with slots): the pixel
-leaves sum and count, as in the equation. float16 gradients are kept in float32 until they are scaled: the values before
-scaling span more than float16 does.
+z > 0 (ONLINE), so that a prior on far slots alone does not underflow. Where U = 0 (no mass on a class with slots; less
+than the smallest normal float32 is as good) the pixel leaves sum and count, as in the equation. float16 gradients are
+kept in float32 until they are scaled: the values before scaling span more than float16 does.
 """
 
 import math
@@ -44,6 +42,8 @@ from dida_kernels.fused.launch import INTERPRETED, LAUNCH
 from dida_kernels.fused.packed_bank import SEGMENT, load_packed, pack_bank
 from dida_kernels.fused.rows import (
     MIN_SHIFTED,
+    Tile,
+    Tiles,
     block_of_channels,
     dot,
     inverse_norm,
@@ -54,6 +54,13 @@ from dida_kernels.fused.rows import (
 )
 
 LN_2: tl.constexpr = tl.constexpr(math.log(2))
+TINY: tl.constexpr = tl.constexpr(torch.finfo(torch.float32).tiny)
+TILES: Tiles = {
+    (False, 512): Tile(64, 32, 32),
+    (False, 1024): Tile(32, 32, 16),
+    (True, 512): Tile(128, 64, 32),  # 64 slots: narrower blocks starve Hopper's matrix unit
+    (True, 1024): Tile(32, 32, 16),
+}
 SCALE_BLOCK = 4096  # elements of a program that only multiplies: 16 bytes of bfloat16 a thread, twice
 
 
@@ -94,20 +101,22 @@ def _flat_instance_loss(
     o_n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     m_valid = tl.load(p_valid + o_n * stride_valid, mask=o_n < N, other=0) != 0
     used = tl.where(tl.max(m_valid.to(tl.int32), 0) > 0, tl.load(p_used), 0)
-    b_student = load_rows(p_student, o_n, N, stride_student_n, stride_student_d, D, BLOCK_D).to(DOT)
-    b_teacher = load_rows(p_teacher, o_n, N, stride_teacher_n, stride_teacher_d, D, BLOCK_D).to(DOT)
+    b_student = load_rows(p_student, o_n, N, stride_student_n, stride_student_d, D, BLOCK_D)
+    b_teacher = load_rows(p_teacher, o_n, N, stride_teacher_n, stride_teacher_d, D, BLOCK_D)
     b_r = inverse_norm(b_student)
     b_scale_s = (b_r * log2e_over_t)[:, None]
     b_scale_w = (inverse_norm(b_teacher) * log2e_over_t)[:, None]
+    b_student, b_teacher = b_student.to(DOT), b_teacher.to(DOT)
 
     # [BLOCK_N, BLOCK_K] sums, one for every column of the tile: columns are added up once, behind the loop.
     zero = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
     b_L, b_E, b_U, b_M = zero, zero, zero, zero
+    one = tl.full((BLOCK_N,), 1.0, tl.float32)
     b_top_s = zero - 2 * log2e_over_t  # below every exponent, and finite: -inf - -inf would be NaN
     b_top_w = b_top_s
     for i_k in tl.range(0, used, BLOCK_K):
         b_b, b_bias, b_z = load_packed(
-            p_rows, p_bias, p_class, p_prior, i_k, o_n, N, stride_prior_n, stride_prior_c,
+            p_rows, p_bias, p_class, p_prior, i_k, o_n, N, stride_prior_n, stride_prior_c, one,
             BLOCK_D, BLOCK_N, BLOCK_K, SEGMENT,
         )  # fmt: skip
         b_w = dot(b_teacher, tl.trans(b_b), zero, PRECISION, UPCAST) * b_scale_w
@@ -119,6 +128,7 @@ def _flat_instance_loss(
             b_L, b_E, b_U, b_M = b_L * b_shrink_s, b_E * b_shrink_s, b_U * b_shrink_w, b_M * b_shrink_w
             b_top_s, b_top_w = b_higher_s, b_higher_w
             b_v = tl.exp2(b_s + (b_bias[None, :] - b_top_s))
+            # Slots with z = 0 may lie far above the maximum, and inf * 0 is NaN; of the others no exponent exceeds 0.
             b_u = tl.exp2(tl.minimum(b_w + (b_bias[None, :] - b_top_w), 0.0)) * b_z
         else:
             b_v = tl.exp2(b_s + (b_bias - log2e_over_t)[None, :])
@@ -133,31 +143,37 @@ def _flat_instance_loss(
         b_shrink_s, b_shrink_w = tl.exp2(b_top_s - b_shift_s[:, None]), tl.exp2(b_top_w - b_shift_w[:, None])
         b_L, b_E, b_U, b_M = b_L * b_shrink_s, b_E * b_shrink_s, b_U * b_shrink_w, b_M * b_shrink_w
     else:
-        b_shift_s = tl.zeros((BLOCK_N,), tl.float32) + log2e_over_t
-        b_shift_w = b_shift_s
-    b_sum_L, b_sum_U = tl.sum(b_L, 1), tl.sum(b_U, 1)
-    m_counts = m_valid & (b_sum_U > 0)
-    b_mean_s = tl.sum(b_M, 1) / tl.where(m_counts, b_sum_U, 1.0)
-    # An infinite normaliser makes q and q_hat, and so the gradient, of a pixel that does not count exactly 0.
-    b_lse_s = tl.where(m_counts, b_shift_s + tl.log2(b_sum_L), float("inf"))
-    b_lse_w = tl.where(m_counts, b_shift_w + tl.log2(b_sum_U), float("inf"))
-    tl.store(p_total + tl.program_id(0) * 2, tl.sum(tl.where(m_counts, (b_lse_s - b_mean_s) * LN_2, 0.0), 0))
+        b_shift_s = log2e_over_t
+    b_sum_U = tl.sum(b_U, 1)
+    m_counts = m_valid & (b_sum_U >= TINY)
+    b_sum_U = tl.where(m_counts, b_sum_U, 1.0)
+    b_sum_L = tl.where(m_counts, tl.sum(b_L, 1), 1.0)
+    b_mean_s = tl.sum(b_M, 1) / b_sum_U
+    b_loss = tl.where(m_counts, (b_shift_s + tl.log2(b_sum_L) - b_mean_s) * LN_2, 0.0)
+    tl.store(p_total + tl.program_id(0) * 2, tl.sum(b_loss, 0))
     tl.store(p_total + tl.program_id(0) * 2 + 1, tl.sum(m_counts.to(tl.float32), 0))
 
     if NEED_GRAD:
+        # A pixel that does not count has q = q_hat = 0 in every slot, hence a gradient that is exactly 0.
+        b_per_L = tl.where(m_counts, 1 / b_sum_L, 0.0)
+        b_per_U = tl.where(m_counts, 1 / b_sum_U, 0.0)
         b_along = tl.where(m_counts, (tl.sum(b_E, 1) / b_sum_L - b_mean_s) * LN_2, 0.0)
         b_de = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
         zero_grad = tl.zeros((BLOCK_N, BLOCK_K_GRAD), tl.float32)
         for i_k in tl.range(0, used, BLOCK_K_GRAD):
             b_b, b_bias, b_z = load_packed(
-                p_rows, p_bias, p_class, p_prior, i_k, o_n, N, stride_prior_n, stride_prior_c,
+                p_rows, p_bias, p_class, p_prior, i_k, o_n, N, stride_prior_n, stride_prior_c, b_per_U,
                 BLOCK_D, BLOCK_N, BLOCK_K_GRAD, SEGMENT,
             )  # fmt: skip
             b_w = dot(b_teacher, tl.trans(b_b), zero_grad, PRECISION, UPCAST) * b_scale_w
             b_s = dot(b_student, tl.trans(b_b), zero_grad, PRECISION, UPCAST) * b_scale_s
-            # Slots with z = 0 may lie far above lse_w, and inf * 0 is NaN; with z > 0 no exponent reaches 127.
-            b_q_hat = tl.exp2(tl.minimum(b_w - b_lse_w[:, None] + b_bias[None, :], 127.0)) * b_z
-            b_g = tl.exp2(b_s - b_lse_s[:, None] + b_bias[None, :]) - b_q_hat
+            if ONLINE:
+                b_w = tl.minimum(b_w + (b_bias[None, :] - b_shift_w[:, None]), 0.0)
+                b_s += b_bias[None, :] - b_shift_s[:, None]
+            else:
+                b_w += (b_bias - log2e_over_t)[None, :]
+                b_s += (b_bias - log2e_over_t)[None, :]
+            b_g = tl.exp2(b_s) * b_per_L[:, None] - tl.exp2(b_w) * b_z
             b_de = dot(b_g.to(DOT), b_b, b_de, PRECISION, UPCAST)
         # Read again rather than kept: through the loop the accumulator needs the registers.
         b_e = load_rows(p_student, o_n, N, stride_student_n, stride_student_d, D, BLOCK_D).to(tl.float32)
@@ -187,8 +203,8 @@ def _loss(
     """The loss, its unscaled gradient ([0, D] unless needed) and the scale 1 / count."""
     (N, D), C, device = student_ND.shape, prior_NC.shape[1], student_ND.device
     dtype = torch.promote_types(student_ND.dtype, teacher_ND.dtype)
-    tile = tile_of(student_ND, dtype)
-    packed = pack_bank(bank_KD, label_K, C, dtype, multiple=max(tile.slots, tile.slots_backward))
+    tile = tile_of(TILES, student_ND, dtype)
+    packed = pack_bank(bank_KD, label_K, C, dtype, multiple=max(tile.slots, tile.slots_grad))
     total_T2 = torch.empty((triton.cdiv(N, tile.pixels), 2), dtype=torch.float32, device=device)
     grad_ND = torch.empty((N if need_grad else 0, D), dtype=_saved_dtype(student_ND), device=device)
     with torch.cuda.device_of(student_ND):  # Triton launches on the current device, wherever the tensors are
@@ -211,7 +227,7 @@ def _loss(
             BLOCK_D=block_of_channels(D),
             BLOCK_N=tile.pixels,
             BLOCK_K=tile.slots,
-            BLOCK_K_GRAD=tile.slots_backward,
+            BLOCK_K_GRAD=tile.slots_grad,
             SEGMENT=SEGMENT,
             NEED_GRAD=need_grad,
             ONLINE=temperature < MIN_SHIFTED,
@@ -221,17 +237,17 @@ def _loss(
             num_stages=tile.stages,
             **LAUNCH,
         )
-    total, count = total_T2.sum(0).unbind()
+    total, count = total_T2.sum(0)
     scale = 1 / count.clamp(min=1)
     return total * scale, grad_ND, scale
 
 
 @torch.library.custom_op("dida::flat_instance_loss_backward", mutates_args=())
 def _loss_backward(grad_loss: Tensor, scale: Tensor, grad_ND: Tensor, dtype: torch.dtype) -> Tensor:
-    out_ND = torch.empty(grad_ND.shape, dtype=dtype, device=grad_ND.device)
+    out_ND, numel = torch.empty(grad_ND.shape, dtype=dtype, device=grad_ND.device), grad_ND.numel()
     with torch.cuda.device_of(grad_ND):
-        grid = (triton.cdiv(grad_ND.numel(), SCALE_BLOCK),)
-        _scaled[grid](grad_ND, grad_loss, scale, out_ND, grad_ND.numel(), SCALE_BLOCK, num_warps=8, **LAUNCH)
+        grid = (triton.cdiv(numel, SCALE_BLOCK),)
+        _scaled[grid](grad_ND, grad_loss, scale, out_ND, numel, SCALE_BLOCK, num_warps=8, **LAUNCH)
     return out_ND
 
 
@@ -281,5 +297,4 @@ def flat_instance_loss(
 ) -> Tensor:
     """Eq. (6) for N pixels, arguments checked by the caller. A scalar float32, differentiable in `student_ND`."""
     need_grad = torch.is_grad_enabled() and student_ND.requires_grad
-    args = (student_ND, teacher_ND, prior_NC, valid_N, bank_KD, label_K)
-    return _loss(*args, temperature, need_grad)[0]
+    return _loss(student_ND, teacher_ND, prior_NC, valid_N, bank_KD, label_K, temperature, need_grad)[0]

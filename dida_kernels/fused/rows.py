@@ -17,23 +17,18 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class Tile(NamedTuple):
-    """How many pixels a program owns and how many slots it takes at a time."""
+    """How many pixels a program owns and how many slots it takes at a time, in a sweep that multiplies back less."""
 
     pixels: int
     slots: int
-    slots_backward: int
+    slots_grad: int = 0
     warps: int = 8
     stages: int = 2
 
 
-# By (Hopper, bytes of a padded row). 99 KB of shared memory (sm_86, sm_89) and no spill inside a loop are the limits;
-# Hopper has 227 KB, and its matrix unit is starved by narrower blocks of slots.
-TILES = {
-    (False, 512): Tile(64, 32, 32),
-    (False, 1024): Tile(32, 32, 16),
-    (True, 512): Tile(128, 64, 32),
-    (True, 1024): Tile(64, 32, 32),
-}
+# (on Hopper, bytes of a padded row) -> Tile. A kernel's table holds what the offline compiler accepted: without a spill
+# inside a loop and within the shared memory of the smallest card, 99 KB on sm_86; Hopper has 227 KB.
+Tiles = dict[tuple[bool, int], Tile]
 
 
 @triton.jit
@@ -63,8 +58,10 @@ def store_rows(p_x, b_rows, o_row, rows, D: tl.constexpr, BLOCK_D: tl.constexpr)
 
 @triton.jit
 def inverse_norm(b_embed):
+    """1 / max(|e|, eps) with the equation's eps in the dtype of `b_embed`: 1e-12, in float16 its smallest normal."""
+    EPS_SQUARED: tl.constexpr = 2.0**-28 if b_embed.dtype == tl.float16 else 1e-24
     b_wide = b_embed.to(tl.float32)
-    return tl.rsqrt(tl.maximum(tl.sum(b_wide * b_wide, 1), 1e-24))  # F.normalize's eps = 1e-12, squared
+    return tl.rsqrt(tl.maximum(tl.sum(b_wide * b_wide, 1), EPS_SQUARED))
 
 
 def precision(dtype: torch.dtype) -> str:
@@ -73,12 +70,12 @@ def precision(dtype: torch.dtype) -> str:
     return "tf32" if tf32 else "ieee"
 
 
-def tile_of(embed_ND: Tensor, dtype: torch.dtype | None = None) -> Tile:
-    """The tile for these embeddings, multiplied in `dtype` (their own, unless given)."""
-    row = block_of_channels(embed_ND.shape[1]) * (dtype or embed_ND.dtype).itemsize
+def tile_of(tiles: Tiles, embed_ND: Tensor, dtype: torch.dtype) -> Tile:
+    """The tile for these embeddings where they are multiplied in `dtype`."""
+    row = block_of_channels(embed_ND.shape[1]) * dtype.itemsize
     device = embed_ND.device
     hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
-    return TILES[hopper, 512 if row <= 512 else MAX_ROW_BYTES]
+    return tiles[hopper, 512 if row <= 512 else MAX_ROW_BYTES]
 
 
 def block_of_channels(D: int) -> int:
