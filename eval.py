@@ -1,8 +1,9 @@
 """Score a trained network on labelled images, or let it label your own pictures.
 
-python eval.py runs/...                                        the newest checkpoint, on its target's val split
-python eval.py runs/... --json val.json --save-predictions out every number and every predicted label map
-python eval.py runs/... --images holiday/ --out labelled       pictures without labels, as coloured overlays
+    python eval.py runs/...                              its newest checkpoint, on the val split of its target
+    python eval.py runs/... --json val.json              the same, with every number in a file
+    python eval.py runs/... --save-predictions maps      the same, with every predicted label map
+    python eval.py runs/... --images holiday --out drawn pictures without labels, as coloured overlays
 """
 
 import json

@@ -48,12 +48,9 @@ def draw(tiles: list[Tile]) -> np.ndarray:
              for caption, picture in tiles]  # fmt: skip
     cells += [np.full_like(cells[0], _PAPER)] * (-len(cells) % COLUMNS)
     rows = [np.concatenate(cells[i : i + COLUMNS], 1) for i in range(0, len(cells), COLUMNS)]
-    grid = np.concatenate(rows)
-    key = legend()
-    key = cv2.copyMakeBorder(
-        key[:, : grid.shape[1]], 0, 0, 0, max(grid.shape[1] - key.shape[1], 0), cv2.BORDER_CONSTANT, value=[_PAPER] * 3
-    )
-    return np.concatenate([grid, key])
+    grid, key = np.concatenate(rows), legend()
+    width = max(grid.shape[1], key.shape[1])
+    return np.concatenate([_padded(part, right=width - part.shape[1]) for part in (grid, key)])
 
 
 def overlay(image: np.ndarray, train_ids: np.ndarray) -> np.ndarray:
@@ -135,9 +132,13 @@ def _colours(train_ids: Tensor) -> np.ndarray:
 
 
 def _captioned(caption: str, tile: np.ndarray) -> np.ndarray:
-    framed = cv2.copyMakeBorder(tile, CAPTION, _GAP, _GAP, _GAP, cv2.BORDER_CONSTANT, value=[_PAPER] * 3)
+    framed = _padded(tile, CAPTION, _GAP, _GAP, _GAP)
     _write(framed, caption, _GAP, CAPTION - 6)
     return framed
+
+
+def _padded(canvas: np.ndarray, top: int = 0, bottom: int = 0, left: int = 0, right: int = 0) -> np.ndarray:
+    return cv2.copyMakeBorder(canvas, top, bottom, left, right, cv2.BORDER_CONSTANT, value=[_PAPER] * 3)
 
 
 def _write(canvas: np.ndarray, text: str, left: int, baseline: int) -> None:
