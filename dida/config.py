@@ -96,9 +96,9 @@ class SelfTrainingConfig:
     confidence: Literal["teacher", "regenerated"] = "teacher"
     """Whose maximum meets the threshold: the teacher's z, or the regenerated z-hat (the paper taken literally)."""
     ignore_top: int = 15
-    """Rows at the top of a target crop whose pseudo-labels are not used, in pixels."""
+    """Rows at the top of a target crop whose pseudo-labels are not used, in 1/512 of the crop."""
     ignore_bottom: int = 120
-    """Rows at the bottom of a target crop whose pseudo-labels are not used (the car's hood), in pixels."""
+    """Rows at the bottom of a target crop whose pseudo-labels are not used (the car's hood), in 1/512 of the crop."""
     mix_classes: Literal["batch", "image"] = "batch"
     """ClassMix draws half of the classes found in the whole source batch, or in each image."""
     jitter_chance: float = 0.8
@@ -202,13 +202,19 @@ class Config:
             for name in SHARES & {f.name for f in dataclasses.fields(group)}:
                 if not 0 <= getattr(group, name) <= 1:
                     raise ValueError(f"{_flag(name)}: expected a number in [0, 1], got {getattr(group, name)}")
-        if self.teach.ignore_top + self.teach.ignore_bottom >= self.data.crop:
+        if self.teach.ignore_top + self.teach.ignore_bottom >= 512:
             raise ValueError(
-                f"--ignore-top {self.teach.ignore_top} and --ignore-bottom {self.teach.ignore_bottom} leave no row of a "
-                f"crop of {self.data.crop}: lower them or raise --crop"
+                f"--ignore-top {self.teach.ignore_top} and --ignore-bottom {self.teach.ignore_bottom} leave no row: "
+                "they are 512ths of the crop"
             )
-        if self.method == "oracle" and self.data.src != self.data.tgt:
+        if self.method == "oracle" and not self.data.src.startswith(self.data.tgt):
             raise ValueError(f"--method oracle learns from --tgt {self.data.tgt}, so --src cannot be {self.data.src}")
+        if self.bank.selecting != "off" and self.bank.bank_init == "source":
+            if not 0 < self.bank.bank_fill <= self.bank.bank_start:
+                raise ValueError(
+                    f"--bank-fill {self.bank.bank_fill}: the steps that fill the bank come before --bank-start "
+                    f"{self.bank.bank_start}, so there are 1 to {self.bank.bank_start} of them"
+                )
 
 
 POSITIVE = {

@@ -15,7 +15,8 @@ def source(config: Config) -> Config:
 
 def oracle(config: Config) -> Config:
     """Supervised on the target's own labels: the upper bound, for comparison only."""
-    return changed(source(config), method="oracle", src=config.data.tgt, src_size=config.data.tgt_size)
+    labelled = "toy-cityscapes-oracle" if config.data.tgt == "toy-cityscapes" else config.data.tgt
+    return changed(source(config), method="oracle", src=labelled, src_size=config.data.tgt_size)
 
 
 def dacs(config: Config) -> Config:
@@ -64,12 +65,12 @@ def toy(config: Config) -> Config:
         embed_dim=64,
         drop_path=0.05,
         steps=1000,
-        lr=1e-3,
-        head_lr_factor=2.0,
+        lr=3e-3,
+        head_lr_factor=1.0,
         warmup=60,
         teacher_momentum=0.99,
         ignore_top=0,
-        ignore_bottom=16,
+        ignore_bottom=64,
         feature_weight=0.0,
         bank_size=190,
         bank_momentum=0.9,
@@ -82,13 +83,21 @@ def toy(config: Config) -> Config:
     )
 
 
+def synthia(config: Config) -> Config:
+    """SYNTHIA's pictures are used at their own size."""
+    return changed(config, src="synthia", src_size="1280x760")
+
+
 def from_command_line(args: list[str], program: str = "train.py") -> Config:
     """The config of a command line: the method's and domain's recipe, then every option that was given.
 
     Exits with a message for an unknown option, a choice that does not exist, or a value that no run could mean.
     """
     base = Config()
-    if option(args, "src", base.data.src).startswith("toy") or option(args, "tgt", base.data.tgt).startswith("toy"):
+    src, tgt = option(args, "src", base.data.src), option(args, "tgt", base.data.tgt)
+    if src.startswith("toy") or tgt.startswith("toy"):
         base = toy(base)
+    elif src == "synthia":
+        base = synthia(base)
     base = changed(base, tgt=option(args, "tgt", base.data.tgt), tgt_size=option(args, "tgt-size", base.data.tgt_size))
     return read(args, METHODS.get(option(args, "method", base.method), dida)(base), program)

@@ -8,6 +8,7 @@
     toy-gta5                toy/gta                       as gta5
     toy-gta5-val            toy/gta-val                   as gta5; more source pictures, not trained on
     toy-cityscapes          toy/cityscapes                as cityscapes
+    toy-cityscapes-oracle   toy/cityscapes-oracle         as cityscapes, with the training labels it must not have
     folder:PATH             (none: PATH is as given)      images/ANY.* / labels/ANY.png, PATH/classes.json
 
 A label may also lie beside (or instead of) these as NAME_labelTrainIds.png, already in train ids; if both exist, the
@@ -127,6 +128,7 @@ _LAYOUTS = {
     "toy-gta5": _GTA5._replace(folders=("toy/gta",), origin=_TOY, broken=frozenset()),
     "toy-gta5-val": _GTA5._replace(folders=("toy/gta-val",), splits=("val",), origin=_TOY, broken=frozenset()),
     "toy-cityscapes": _CITYSCAPES._replace(folders=("toy/cityscapes",), origin=_TOY),
+    "toy-cityscapes-oracle": _CITYSCAPES._replace(folders=("toy/cityscapes-oracle",), origin=_TOY),
 }
 _ALIASES = {"gta": "gta5", "toy-gta": "toy-gta5"}
 DOMAINS = (*_LAYOUTS, "folder:PATH")

@@ -10,11 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dida.batch import IGNORE
+from dida.batch import IGNORE, MEAN, STD
 
-IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0 .. 255
-IMAGENET_STD = (58.395, 57.12, 57.375)
-_MEAN_COLOUR = tuple(round(mean) for mean in IMAGENET_MEAN)  # padding: within 0.01 of 0 once normalised
+_MEAN_COLOUR = tuple(round(mean) for mean in MEAN)  # padding: within 0.01 of 0 once normalised
 _TRIES = 10  # crops that are tested; the one drawn after the last failed test is taken as it is
 
 
@@ -34,8 +32,8 @@ class Normalise(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         # buffers, because a constant made anew on the GPU for each batch would wait for the stream
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         return (image.float() - self.mean) / self.std

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from dida.batch import Belief, PseudoLabel
 from dida_kernels.equations import confident, pseudo_label
 
+ROWS = 512  # of the crop that ignored rows are counted in; they shrink and grow with the crop
+
 
 def as_teacher(student: nn.Module, norm: str) -> nn.Module:
     """A copy of the student that gives targets: no gradient, no dropout, no stochastic depth.
@@ -66,8 +68,9 @@ def label_target(
     """
     believed_BCHW = belief.prior if confidence == "teacher" else belief.semantic
     confident_BHW = confident(believed_BCHW.amax(1), threshold)
-    rows = torch.arange(confident_BHW.shape[1], device=confident_BHW.device)
-    used_BHW = ((rows >= ignore_top) & (rows < len(rows) - ignore_bottom))[:, None].expand_as(confident_BHW)
+    H = confident_BHW.shape[1]
+    row = (torch.arange(H, device=confident_BHW.device) + 0.5) * ROWS / H
+    used_BHW = ((row > ignore_top) & (row < ROWS - ignore_bottom))[:, None].expand_as(confident_BHW)
     return PseudoLabel(
         label=pseudo_label(belief.semantic),
         weight=weigh(confident_BHW) * used_BHW,

@@ -12,13 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
+from dida.batch import MEAN, STD
 from dida.data import domains, image_file, pairs
 from dida.data.image_file import ImageFileError
 from dida.data.labelled_images import LabelledImages
 from dida.data.pairs import Pairs, View, batches
 from dida.data.rare_class import rare_classes
 from dida.data.statistics import class_statistics
-from dida.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 from .factories import make_cityscapes, make_gta, make_synthia, scene
 
@@ -251,7 +251,7 @@ def test_a_batch_holds_its_samples_normalised(root):
     (batch, ids), *rest = steps
     assert rest == []
     assert steps.waited >= 0
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
     for row, index in enumerate((2, 3)):
         sample = data[index]
         assert torch.allclose(batch.source.image[row] * std + mean, sample.source_image.float(), atol=1e-3)

@@ -68,7 +68,7 @@ def test_weight_of_the_pseudo_label(kind, expected):
 
 
 def test_rows_at_top_and_bottom_weigh_nothing_but_count_in_the_share():
-    config = SelfTrainingConfig(ignore_top=1, ignore_bottom=0)
+    config = SelfTrainingConfig(ignore_top=256, ignore_bottom=0)
     pseudo = build_label_target(config)(belief(CONFIDENCES))
     assert torch.equal(pseudo.weight[:, 0], torch.zeros(2, 2))
     assert torch.equal(pseudo.weight[:, 1], torch.full((2, 2), 3 / 8))

@@ -1,0 +1,40 @@
+# The only commands anyone must know. Each sets up .venv first, if it has to.
+
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := runs/demo
+
+.PHONY: demo test check build toy clean
+
+## Train DIDA on the toy benchmark on this machine's CPU, score it, and say where the pictures are.
+demo: toy
+	@if [ -d $(DEMO) ]; then mv $(DEMO) $(DEMO)-$$(date +%Y%m%d-%H%M%S); fi
+	$(BIN)/python train.py --src toy-gta5 --tgt toy-cityscapes --method dida --steps 600 --device cpu --out $(DEMO)
+	$(BIN)/python eval.py $(DEMO) --tgt toy-cityscapes --device cpu --json $(DEMO)/val.json --save-predictions $(DEMO)/predictions
+	@echo "pictures: $(DEMO)/panels (training), $(DEMO)/predictions/colour (validation)"
+
+## The whole test suite, on the CPU.
+test: .venv/ready
+	$(BIN)/python -m pytest tests
+
+## Lint and format.
+check: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+## Compile the C++/CUDA extension again, in place.
+build: .venv/ready
+	$(BIN)/python setup.py build_ext --inplace
+
+toy: .venv/ready
+	$(BIN)/python -m dida.data.toy --data-root data
+
+.venv/ready: pyproject.toml constraints.txt setup.py $(wildcard csrc/*)
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
+
+clean:
+	rm -rf .venv build *.egg-info dida_kernels/*.so

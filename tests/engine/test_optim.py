@@ -1,0 +1,40 @@
+"""Parameter groups and the learning rate over the run."""
+
+import pytest
+import torch
+from torch import nn
+
+from dida.models.segmentor import Segmentor
+from dida.optim import build_optimizer, build_schedule
+
+
+def test_groups_of_mit_b5_are_the_baselines():
+    with torch.device("meta"):
+        model = Segmentor("mit_b5")
+    groups = {g["name"]: g for g in build_optimizer(model, lr=6e-5, head_lr_factor=10, weight_decay=0.01).param_groups}
+    size = {name: sum(p.numel() for p in g["params"]) for name, g in groups.items()}
+    assert size == {"encoder": 81_443_008 - 92_800, "norm": 92_800, "head": 3_712_275}
+    assert len(groups["norm"]["params"]) == 322
+    assert [groups[n]["weight_decay"] for n in ("encoder", "norm", "head")] == [0.01, 0.0, 0.01]
+    assert [groups[n]["lr"] for n in ("encoder", "norm", "head")] == pytest.approx([6e-5, 6e-5, 6e-4])
+
+
+@pytest.mark.parametrize(
+    "i, rate",
+    [
+        (0, 6e-5 * 1e-6),
+        (49, 1.958e-6),  # what the baseline's log shows at "iter 50"
+        (1499, 6e-5 * (1 - 1499 / 40000) * (1 - (1 - 1499 / 1500) * (1 - 1e-6))),
+        (1500, 6e-5 * (1 - 1500 / 40000)),
+        (39_999, 6e-5 / 40_000),
+    ],
+)
+def test_rate_rises_and_decays_as_the_baselines(i, rate):
+    optimizer = build_optimizer(nn.Linear(1, 1), lr=6e-5, head_lr_factor=10, weight_decay=0.01)
+    schedule = build_schedule(optimizer, steps=40_000, warmup=1500)
+    assert schedule.base_lrs[0] * schedule.lr_lambdas[0](i) == pytest.approx(rate, rel=2e-4)
+
+
+def test_no_warm_up_starts_at_the_full_rate():
+    optimizer = build_optimizer(nn.Linear(1, 1), lr=1.0, head_lr_factor=1, weight_decay=0.01)
+    assert build_schedule(optimizer, steps=10, warmup=0).get_last_lr()[0] == 1.0

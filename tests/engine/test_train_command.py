@@ -1,0 +1,181 @@
+"""`python train.py` end to end, on small data sets in the published formats."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from dida import recipes
+from dida.state import checkpoints, latest, load_checkpoint
+from tests.data.factories import make_cityscapes, make_gta, make_synthia
+
+ROOT = Path(__file__).parents[2]
+SMALL = (
+    "--backbone mit_b0 --weights none --embed-dim 16 --crop 64 --src-size 174x96 --tgt-size 128x64 --rare-class-pixels 20 "
+    "--steps 2 --warmup 1 --bank-size 40 --bank-start 1 --bank-fill 1 --bank-every 1 --log-every 1 --panel-every 2 "
+    "--workers 0 --device cpu"
+).split()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    make_gta(root, 6)
+    make_synthia(root, 6)
+    make_cityscapes(root, (128, 64), labelled=("train", "val"), train=4, val=2)
+    return root
+
+
+def run(*args: str, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "train.py", *map(str, args)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, **options)
+
+
+@pytest.mark.parametrize("src", ["gta5", "synthia"])
+@pytest.mark.parametrize("method", list(recipes.METHODS))
+def test_every_method_starts_on_the_published_formats(data, tmp_path, src, method):
+    domain = [] if method == "oracle" else ["--src", src]
+    out = tmp_path / "run"
+    train.main([*SMALL, *domain, "--method", method, "--data-root", str(data), "--out", str(out)])
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+    assert (out / "panels" / "step_000002.png").stat().st_size > 1000
+    saved = load_checkpoint(latest(out))
+    assert saved["step"] == 2
+    assert saved["config"]["method"] == method
+    assert set(saved) >= {"student", "teacher", "bank", "optimizer", "schedule"}
+    if method == "dida" and src == "synthia":  # no slot for classes that SYNTHIA lacks
+        assert not set(saved["bank"]["labels"].tolist()) & {9, 14, 16}
+    if method == "dida":
+        assert lines[-1]["loss/instance"] > 0
+
+
+def test_training_never_opens_a_target_label(data, tmp_path):
+    """An audit hook on every open and directory listing of the process, and no label folder to find."""
+    script = """
+import sys, train
+seen = []
+sys.addaudithook(lambda event, args: seen.append(str(args[0])) if event in ("open", "os.listdir", "os.scandir") else None)
+train.main(sys.argv[1:])
+assert any("leftImg8bit" in path for path in seen), "the hook saw no image"
+print("LABELS", [path for path in seen if "gtFine" in path])
+"""
+    args = [*SMALL, "--data-root", str(data), "--out", str(tmp_path / "run")]
+    done = subprocess.run([sys.executable, "-c", script, *args], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "LABELS []" in done.stdout
+
+
+def interrupted_run(args: list[str]) -> None:
+    """Start a run, send SIGTERM once it has logged step 3, and wait for its good end."""
+    command = [sys.executable, "-u", "train.py", *args]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    said = ""
+    for line in process.stdout:
+        said += line
+        if line.startswith("step 3/"):
+            process.send_signal(signal.SIGTERM)
+    assert process.wait() == 0
+    assert "SIGTERM after step" in said
+    assert "python train.py --resume" in said
+
+
+def test_six_steps_are_three_a_kill_and_three(data, tmp_path):
+    args = [*SMALL, "--data-root", str(data), "--steps", "6", "--save-every", "100"]
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    assert run(*args, "--out", straight).returncode == 0
+    interrupted_run([*args, "--out", str(broken)])
+    stopped = load_checkpoint(latest(broken))["step"]
+    assert 3 <= stopped < 6
+    assert run("--resume", broken).returncode == 0
+
+    a, b = load_checkpoint(latest(straight)), load_checkpoint(latest(broken))
+    assert a["step"] == b["step"] == 6
+    for part in ("student", "teacher", "bank"):
+        for name, tensor in a[part].items():
+            assert torch.equal(tensor, b[part][name]), (part, name)
+    for i, moments in a["optimizer"]["state"].items():
+        for name, tensor in moments.items():
+            assert torch.equal(tensor, b["optimizer"]["state"][i][name]), (i, name)
+
+    def losses(folder):
+        lines = (json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
+        return [{k: v for k, v in line.items() if k.startswith("loss/") or k == "step"} for line in lines]
+
+    assert losses(straight) == losses(broken)
+    assert losses(straight)[-1]["loss/instance"] > 0
+
+
+def test_only_the_newest_two_checkpoints_stay(data, tmp_path):
+    out = tmp_path / "run"
+    train.main([*SMALL, "--data-root", str(data), "--steps", "4", "--save-every", "1", "--out", str(out)])
+    assert [path.name for path in checkpoints(out)] == ["step_000003.pt", "step_000004.pt"]
+
+
+def test_init_starts_both_networks_from_another_run(data, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    common = [*SMALL, "--data-root", str(data)]
+    train.main([*common, "--method", "source", "--out", str(first)])
+    train.main([*common, "--init", str(first), "--lr", "1e-30", "--weight-decay", "0", "--out", str(second)])
+    weights = load_checkpoint(latest(first))["student"]
+    for part in ("student", "teacher"):
+        started = load_checkpoint(latest(second))[part]
+        assert torch.equal(weights["decode_head.conv_seg.weight"], started["decode_head.conv_seg.weight"])
+
+
+def test_a_non_finite_loss_stops_the_run_and_names_its_samples(data, tmp_path):
+    out = tmp_path / "run"
+    args = [*SMALL, "--data-root", str(data), "--steps", "5", "--lr", "1e30", "--out", str(out)]
+    with pytest.raises(SystemExit, match="not finite at step"):
+        train.main(args)
+    assert list(out.glob("nonfinite_step_*.json"))
+    assert not checkpoints(out)
+
+
+@pytest.mark.parametrize(
+    "args, parts",
+    [
+        (["--src", "gta5", "--data-root", "{empty}"], ["expected:", "gta/images", "found:", "download.visinf"]),
+        (["--src", "gta6"], ["no domain is called 'gta6'"]),
+        (["--backbone", "mit_b7"], ["no backbone 'mit_b7'", "mit_b5"]),
+        (["--weights", "nowhere.pth"], ["nowhere.pth"]),
+        (["--resume", "{empty}"], ["no config.json in it"]),
+        (["--out", "{full}"], ["never overwritten"]),
+    ],
+)
+def test_what_a_user_can_put_right_is_one_message(data, tmp_path, args, parts):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "something").touch()
+    places = {"empty": tmp_path / "none", "full": tmp_path / "full"}
+    done = run(*SMALL, "--data-root", data, *(arg.format(**places) for arg in args))
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    for part in parts:
+        assert part in done.stderr
+
+
+def test_resume_refuses_other_options(data, tmp_path):
+    out = tmp_path / "run"
+    train.main([*SMALL, "--data-root", str(data), "--out", str(out)])
+    with pytest.raises(SystemExit, match="lr cannot change"):
+        train.main(["--resume", str(out), "--lr", "1"])
+
+
+def test_check_data_reports_and_says_so_in_its_exit_status(data, tmp_path):
+    good = run("--check-data", "--data-root", data)
+    assert good.returncode == 0, good.stdout + good.stderr
+    assert "gta5 (train)" in good.stdout
+    broken = tmp_path / "data"
+    make_gta(broken, 2)
+    make_cityscapes(broken, (128, 64), train=2, val=1)
+    (broken / "gta" / "images" / "00001.png").write_bytes(b"no picture")
+    bad = run("--check-data", "--data-root", broken)
+    assert bad.returncode == 1
+    assert "00001.png" in bad.stdout
