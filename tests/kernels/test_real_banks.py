@@ -1,0 +1,98 @@
+"""Banks of a real training run: embeddings as networks make them, not as random numbers are.
+
+DIDA_BANKS names the folder; each file holds `features` [K, 256] and `labels` [K]. Without it these tests are skipped.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import dida_kernels
+from tests.cases import Call, cast
+from tests.kernels.test_agreement import (
+    FLOAT32_GRADIENT,
+    FLOAT32_OUTPUT,
+    device_of,
+    gradient_error,
+    output_error,
+    run,
+)
+
+FOLDER = Path(os.environ.get("DIDA_BANKS", Path(__file__).parents[3] / "shared" / "data" / "banks"))
+FILES = sorted(FOLDER.glob("*.npz"))
+CLASSES = 19
+
+needs_banks = pytest.mark.skipif(not FILES, reason="no banks of a real run (DIDA_BANKS)")
+
+
+def each(files: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("file", files or [None], ids=lambda file: file.stem if file else "none")
+
+
+def load(file: Path, slots: int | None = None) -> tuple[Tensor, Tensor]:
+    with np.load(file) as stored:
+        bank_KD, label_K = torch.from_numpy(stored["features"]).float(), torch.from_numpy(stored["labels"]).long()
+    spread = torch.linspace(0, len(bank_KD) - 1, slots or len(bank_KD)).long()
+    return bank_KD[spread], label_K[spread]
+
+
+def near_real_rows(bank_KD: Tensor, hw: tuple[int, int], noise: float, rng: torch.Generator) -> Tensor:
+    """[2, D, h, w]: rows of the bank with noise, rectified as the network's features are."""
+    row_Bhw = torch.randint(len(bank_KD), (2, *hw), generator=rng)
+    rows_BhwD = bank_KD[row_Bhw]
+    noisy_BhwD = rows_BhwD + noise * rows_BhwD.std() * torch.randn(rows_BhwD.shape, generator=rng)
+    return noisy_BhwD.relu().permute(0, 3, 1, 2).contiguous()
+
+
+def loss_call(bank_KD: Tensor, label_K: Tensor, hw: tuple[int, int], stride: int) -> Call:
+    rng = torch.Generator().manual_seed(len(bank_KD))
+    HW = (hw[0] * stride, hw[1] * stride)
+    prior_BCHW = (3 * torch.randn(2, CLASSES, *HW, generator=rng)).softmax(1)
+    valid_BHW = torch.rand(2, *HW, generator=rng) > 0.3
+    student, teacher = (near_real_rows(bank_KD, hw, noise, rng) for noise in (1.0, 0.5))
+    return Call((student, teacher, prior_BCHW, valid_BHW, bank_KD, label_K), {"temperature": 0.1})
+
+
+def agree(name: str, made: Call) -> None:
+    operation = dida_kernels.instance_loss
+    truth, true_gradient = run(operation.reference, cast(made, torch.float64), 0, None)
+    device = device_of(name)
+    moved = Call(tuple(x.to(device) for x in made.args), made.options)
+    output, gradient = run(operation, moved, 0, name)
+    assert output_error(output, truth) <= FLOAT32_OUTPUT
+    assert gradient_error(gradient, true_gradient, 1.0) <= FLOAT32_GRADIENT
+
+    operation = dida_kernels.class_similarity
+    _, teacher, prior, _, bank, label_K = made.args
+    similarity = Call(
+        (teacher, bank, label_K), made.options | {"classes": prior.shape[1], "size": tuple(prior.shape[2:])}
+    )
+    truth, _ = run(operation.reference, cast(similarity, torch.float64), None, None)
+    moved = Call(tuple(x.to(device) for x in similarity.args), similarity.options)
+    assert output_error(run(operation, moved, None, name)[0], truth) <= FLOAT32_OUTPUT
+
+
+@needs_banks
+@each(FILES)
+def test_torch_agrees_on_a_real_bank(file):
+    bank_KD, label_K = load(file)
+    assert (bank_KD >= 0).all()
+    assert label_K.max() < CLASSES
+    agree("torch", loss_call(bank_KD, label_K, hw=(8, 8), stride=4))
+
+
+@needs_banks
+@each(FILES[:1])
+def test_triton_agrees_on_slots_of_a_real_bank(file):
+    """In the interpreter a few slots and channels have to do; they still have real lengths and angles."""
+    interpreted = device_of("triton") == "cpu"
+    bank_KD, label_K = load(file, slots=16 if interpreted else None)
+    made = loss_call(bank_KD[:, ::8] if interpreted else bank_KD, label_K, hw=(1, 2), stride=4)
+    for op in ("instance_loss", "class_similarity"):
+        if "triton" not in dida_kernels.OPS[op].backends:
+            pytest.skip(f"{op}: {dida_kernels.OPS[op].why_not('triton')}")
+    agree("triton", made)
