@@ -4,6 +4,8 @@
     python eval.py runs/... --json val.json              the same, with every number in a file
     python eval.py runs/... --save-predictions maps      the same, with every predicted label map
     python eval.py runs/... --images holiday --out drawn pictures without labels, as coloured overlays
+
+A run folder holds its own config, so nothing about the network needs repeating here.
 """
 
 import json

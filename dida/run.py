@@ -72,7 +72,8 @@ class Run:
     def resume(cls, folder: Path, step: int) -> "Run":
         """Reopen a run that goes on after `step` finished steps; what was logged later is forgotten.
 
-        Raises FileNotFoundError if there is no config.json.
+        If that checkpoint was due at a log step, the log ends as an uninterrupted run's; after a signal it keeps the
+        line of the step at which the run stopped. Raises FileNotFoundError if there is no config.json.
         """
         try:
             config = json.loads((folder / "config.json").read_text())
@@ -105,7 +106,7 @@ class Run:
         ]
         if "pseudo_coverage" in scalars:
             parts.append(f"confident {scalars['pseudo_coverage']:.0%}")
-        if "bank_fill" in scalars:
+        if scalars["bank_fill"]:  # methods without a bank never fill it
             parts.append(f"bank {scalars['bank_fill']:.0%}")
         return "  ".join(parts)
 
