@@ -52,7 +52,8 @@ def train(config: Config, state: TrainState, method: Method, pairs: Pairs, devic
     for batch, ids in stream:
         trace = train_step(state, batch, method)
         meter.add(state.step, trace, ids, waited=stream.waited)
-        saves = due(state.step, config.run.save_every) or state.step == config.optim.steps or signals.caught
+        stop = signals.caught  # read once: a signal may arrive at any line, and then counts after the next step
+        saves = due(state.step, config.run.save_every) or state.step == config.optim.steps or stop
         if due(state.step, config.run.log_every) or saves:  # what is saved was first found finite
             scalars = meter.flush(lr=state.schedule.get_last_lr(), bank_fill=state.bank.filled)  # the only host sync
             run.log(state.step, scalars)
@@ -61,8 +62,8 @@ def train(config: Config, state: TrainState, method: Method, pairs: Pairs, devic
             save_panel(run.folder / "panels" / f"step_{state.step:06d}.png", batch, trace, state.bank, config)
         if saves:
             state.save(run.folder, run.config)
-        if signals.caught:
-            print(f"{signals.caught} after step {state.step}, saved; continue with")
+        if stop:
+            print(f"{stop} after step {state.step}, saved; continue with")
             print(f"    python train.py --resume {run.folder}")
             return run.folder
     print(f"done after step {state.step}; score it with")

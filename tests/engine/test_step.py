@@ -148,8 +148,10 @@ def test_the_step_has_no_branch_and_fits_one_screen():
 BANNED = (".item(", ".cpu(", ".numpy(", "nonzero(", ".tolist(", ".unique(", "synchronize")
 
 
-@pytest.mark.parametrize("module", ["step", "method.views", "method.teacher", "method.bank", "method.sampling",
-                                    "method.regeneration", "method.discrimination", "method.feature_distance"])  # fmt: skip
+METHOD = ("views", "teacher", "bank", "sampling", "regeneration", "discrimination", "feature_distance")
+
+
+@pytest.mark.parametrize("module", ["step", *(f"method.{name}" for name in METHOD)])
 def test_nothing_between_batch_and_optimizer_reads_the_device(module):
     source = inspect.getsource(__import__(f"dida.{module}", fromlist=["_"]))
     assert not [word for word in BANNED if word in source]

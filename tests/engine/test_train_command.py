@@ -17,8 +17,8 @@ from tests.data.factories import make_cityscapes, make_gta, make_synthia
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
-    "--backbone mit_b0 --weights none --embed-dim 16 --crop 64 --src-size 174x96 --tgt-size 128x64 --rare-class-pixels 20 "
-    "--steps 2 --warmup 1 --bank-size 40 --bank-start 1 --bank-fill 1 --bank-every 1 --log-every 1 --panel-every 2 "
+    "--backbone mit_b0 --weights none --embed-dim 16 --crop 64 --src-size 174x96 --tgt-size 128x64 "
+    "--rare-class-pixels 20 --steps 2 --warmup 1 --bank-size 40 --bank-start 1 --bank-fill 1 --bank-every 1 --log-every 1 --panel-every 2 "
     "--workers 0 --device cpu"
 ).split()
 
@@ -62,7 +62,8 @@ def test_training_never_opens_a_target_label(data, tmp_path):
     script = """
 import sys, train
 seen = []
-sys.addaudithook(lambda event, args: seen.append(str(args[0])) if event in ("open", "os.listdir", "os.scandir") else None)
+watched = ("open", "os.listdir", "os.scandir")
+sys.addaudithook(lambda event, args: seen.append(str(args[0])) if event in watched else None)
 train.main(sys.argv[1:])
 assert any("leftImg8bit" in path for path in seen), "the hook saw no image"
 print("LABELS", [path for path in seen if "gtFine" in path])
