@@ -72,7 +72,7 @@ class Options:
     def check(self) -> None:
         """Raises ValueError for options that exclude each other, and for values that mean nothing."""
         if self.images is not None and (self.json is not None or self.save_predictions is not None):
-            raise ValueError("--json and --save-predictions are for scoring; --images has no labels and writes to --out")
+            raise ValueError("--json and --save-predictions are for scores; --images has no labels and writes to --out")
         if self.images is None and self.out is not None:
             raise ValueError("--out is where --images go; did you mean --save-predictions?")
         if self.size is not None:
