@@ -1,0 +1,112 @@
+"""Count what tensors cost: bytes alive and their peak, bytes moved, matrix FLOPs.
+
+A `Meter` watches every PyTorch operation in its scope and every storage until it is freed. It needs shapes only, so it
+works on fake tensors of a GPU that is not there as well as on real ones.
+"""
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._library.custom_ops import OPDEFS
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+CUDA_BLOCK = 512  # bytes; the caching allocator hands out multiples of it
+# Allocate or look at a shape, and move nothing.
+_FREE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view", "_reshape_alias"}
+# Change their first argument without a look at it.
+_OVERWRITE = {"copy_", "fill_", "zero_", "normal_", "uniform_", "bernoulli_"}
+
+
+class Step(NamedTuple):
+    """One operation: what it had to read and write at least, and its matrix FLOPs."""
+
+    name: str
+    bytes: int
+    flops: int
+    dtype: torch.dtype | None  # of the factors of a matrix product
+
+
+class Meter(TorchDispatchMode):
+    """`with Meter() as meter:` then meter.live, meter.peak (bytes) and meter.steps.
+
+    An op of this project that is opaque to PyTorch (a custom_op) is opened: its body runs under the meter, so that its
+    temporaries count. Storages that existed before count from the first time they are seen, unless `known`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self.steps: list[Step] = []
+        self._sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        definition = OPDEFS.get(func._schema.name) if func.namespace == "dida" else None
+        if definition is not None:
+            with self:
+                return definition._init_fn(*args, **kwargs)
+        if func._overloadpacket not in flop_registry and func.namespace == "aten":
+            with self:
+                parts = func.decompose(*args, **kwargs)  # below autograd, `matmul` has not been taken apart yet
+            if parts is not NotImplemented:
+                return parts
+        out = func(*args, **kwargs)
+        self.know(out)
+        name = func._schema.name.removeprefix("aten::")
+        if func.namespace == "aten" and not func.is_view and name not in _FREE:
+            self.steps.append(_step(func, name, args, kwargs, out))
+        return out
+
+    def know(self, tensors: Any) -> None:
+        """Count these storages as alive, until they are freed."""
+        for x in tree_leaves(tensors):
+            if not isinstance(x, Tensor) or x.untyped_storage()._cdata in self._sizes:
+                continue
+            storage = x.untyped_storage()
+            block = CUDA_BLOCK if x.device.type == "cuda" else 1
+            size = -(-storage.nbytes() // block) * block
+            self._sizes[storage._cdata] = size
+            self.live += size
+            self.peak = max(self.peak, self.live)
+            weakref.finalize(storage, self._forget, storage._cdata)
+
+    @contextmanager
+    def extra(self) -> Iterator[Callable[[], int]]:
+        """`with meter.extra() as peak:` then peak() is what the block needed on top of what was alive before it."""
+        before, highest = self.live, self.peak
+        self.peak = self.live
+        result: list[int] = []
+        yield lambda: result[0]
+        result.append(self.peak - before)
+        self.peak = max(self.peak, highest)
+
+    @property
+    def moved(self) -> int:
+        return sum(step.bytes for step in self.steps)
+
+    def _forget(self, key: int) -> None:
+        self.live -= self._sizes.pop(key)
+
+
+def span(x: Tensor) -> int:
+    """Bytes of memory behind the elements of `x`: an expanded tensor holds no more than its storage."""
+    return min(x.numel() * x.element_size(), x.untyped_storage().nbytes())
+
+
+def _step(func: Any, name: str, args: tuple, kwargs: dict, out: Any) -> Step:
+    """What is changed in place is read and written, what is returned or is an `out=` only written."""
+    inputs = args[1:] if name in _OVERWRITE else args
+    named = {key: x for key, x in kwargs.items() if key != "out"}
+    read = {id(x): x for x in tree_leaves((inputs, named)) if isinstance(x, Tensor)}
+    written = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+    flops, dtype = 0, None
+    if func._overloadpacket in flop_registry:
+        flops = flop_registry[func._overloadpacket](*args, **kwargs, out_val=out)
+        dtype = next(iter(read.values())).dtype
+    return Step(name, sum(map(span, read.values())) + sum(map(span, written)), flops, dtype)
