@@ -54,18 +54,16 @@ from dida_kernels.fused.rows import (
     tile_of,
 )
 
-FORWARD_TILES: Tiles = {
-    (False, 512): Tile(64, 32),
-    (False, 1024): Tile(32, 32),
-    (True, 512): Tile(128, 64),  # 64 slots: narrower blocks starve Hopper's matrix unit
-    (True, 1024): Tile(32, 32),
-}
-BACKWARD_TILES: Tiles = {
-    (False, 512): Tile(64, 32),
-    (False, 1024): Tile(32, 16),
-    (True, 512): Tile(64, 64),  # 128 pixels: the accumulator spills
-    (True, 1024): Tile(32, 16),
-}
+FORWARD_TILES = Tiles(
+    half=Tile(64, 32),
+    half_hopper=Tile(128, 64),  # 64 slots: narrower blocks starve Hopper's matrix unit
+    wide=Tile(32, 32),
+)
+BACKWARD_TILES = Tiles(
+    half=Tile(64, 32),
+    half_hopper=Tile(64, 64),  # with 128 pixels the accumulator spills
+    wide=Tile(32, 16),
+)
 
 
 @triton.jit

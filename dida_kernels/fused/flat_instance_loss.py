@@ -55,12 +55,11 @@ from dida_kernels.fused.rows import (
 
 LN_2: tl.constexpr = tl.constexpr(math.log(2))
 TINY: tl.constexpr = tl.constexpr(torch.finfo(torch.float32).tiny)
-TILES: Tiles = {
-    (False, 512): Tile(64, 32, 32),
-    (False, 1024): Tile(32, 32, 16),
-    (True, 512): Tile(128, 64, 32),  # 64 slots: narrower blocks starve Hopper's matrix unit
-    (True, 1024): Tile(32, 32, 16),
-}
+TILES = Tiles(
+    half=Tile(64, 32, 32),
+    half_hopper=Tile(128, 64, 32),  # 64 slots: narrower blocks starve Hopper's matrix unit
+    wide=Tile(32, 32, 16),
+)
 SCALE_BLOCK = 4096  # elements of a program that only multiplies: 16 bytes of bfloat16 a thread, twice
 
 
@@ -203,7 +202,7 @@ def _loss(
     """The loss, its unscaled gradient ([0, D] unless needed) and the scale 1 / count."""
     (N, D), C, device = student_ND.shape, prior_NC.shape[1], student_ND.device
     dtype = torch.promote_types(student_ND.dtype, teacher_ND.dtype)
-    tile = tile_of(TILES, student_ND, dtype)
+    tile, online = tile_of(TILES, student_ND, dtype), temperature < MIN_SHIFTED
     packed = pack_bank(bank_KD, label_K, C, dtype, multiple=max(tile.slots, tile.slots_grad))
     total_T2 = torch.empty((triton.cdiv(N, tile.pixels), 2), dtype=torch.float32, device=device)
     grad_ND = torch.empty((N if need_grad else 0, D), dtype=_saved_dtype(student_ND), device=device)
@@ -226,11 +225,11 @@ def _loss(
             D=D,
             BLOCK_D=block_of_channels(D),
             BLOCK_N=tile.pixels,
-            BLOCK_K=tile.slots,
+            BLOCK_K=tile.slots_grad if online else tile.slots,  # two maxima more: the wider block would spill
             BLOCK_K_GRAD=tile.slots_grad,
             SEGMENT=SEGMENT,
             NEED_GRAD=need_grad,
-            ONLINE=temperature < MIN_SHIFTED,
+            ONLINE=online,
             PRECISION=precision(dtype),
             UPCAST=INTERPRETED,
             num_warps=tile.warps,

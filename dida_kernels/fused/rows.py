@@ -26,9 +26,13 @@ class Tile(NamedTuple):
     stages: int = 2
 
 
-# (on Hopper, bytes of a padded row) -> Tile. A kernel's table holds what the offline compiler accepted: without a spill
-# inside a loop and within the shared memory of the smallest card, 99 KB on sm_86; Hopper has 227 KB.
-Tiles = dict[tuple[bool, int], Tile]
+class Tiles(NamedTuple):
+    """A kernel's tiles. Each was chosen by offline compilation: no spill inside a loop, and no more shared memory than
+    the smallest card it is for has, 99 KB (sm_86) or 227 KB (Hopper)."""
+
+    half: Tile  # 16-bit rows of at most 512 bytes
+    half_hopper: Tile
+    wide: Tile  # rows of up to MAX_ROW_BYTES, and float32, whose exact products leave the matrix unit idle
 
 
 @triton.jit
@@ -72,10 +76,11 @@ def precision(dtype: torch.dtype) -> str:
 
 def tile_of(tiles: Tiles, embed_ND: Tensor, dtype: torch.dtype) -> Tile:
     """The tile for these embeddings where they are multiplied in `dtype`."""
-    row = block_of_channels(embed_ND.shape[1]) * dtype.itemsize
+    if dtype == torch.float32 or block_of_channels(embed_ND.shape[1]) * dtype.itemsize > 512:
+        return tiles.wide
     device = embed_ND.device
     hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
-    return tiles[hopper, 512 if row <= 512 else MAX_ROW_BYTES]
+    return tiles.half_hopper if hopper else tiles.half
 
 
 def block_of_channels(D: int) -> int:

@@ -13,7 +13,7 @@ import dida_kernels
 pytest.importorskip("triton", reason="Triton is published for Linux")
 
 from dida_kernels.fused import bank_similarity as fused
-from dida_kernels.fused.rows import Tile
+from dida_kernels.fused.rows import Tile, Tiles
 from tests.cases import SCENES, Scene, call
 from tests.kernels.test_agreement import test_agrees_with_the_equation as assert_agrees
 
@@ -28,7 +28,7 @@ def test_agrees_on_more_than_one_tile(name, dtype):
 
 def test_one_hundred_thousand_slots(monkeypatch):
     for tiles in ("FORWARD_TILES", "BACKWARD_TILES"):  # long blocks: the interpreter counts blocks, not elements
-        monkeypatch.setattr(fused, tiles, dict.fromkeys(getattr(fused, tiles), Tile(16, 4096)))
+        monkeypatch.setattr(fused, tiles, Tiles(*[Tile(16, 4096)] * 3))
     scene = Scene("many", B=1, K=100_003, D=16, hw=(1, 2), HW=(1, 2))
     assert_agrees("bank_similarity", "triton", scene, torch.float32)
 

@@ -14,7 +14,7 @@ pytest.importorskip("triton", reason="Triton is published for Linux")
 
 from dida_kernels.fused import flat_instance_loss as fused
 from dida_kernels.fused import packed_bank
-from dida_kernels.fused.rows import Tile
+from dida_kernels.fused.rows import Tile, Tiles
 from tests.cases import SCENES, Call, Scene, call, cast, resized
 from tests.kernels.test_agreement import FLOAT32_GRADIENT, FLOAT32_OUTPUT, check, gradient_error, output_error, run
 
@@ -68,7 +68,7 @@ def test_more_than_one_tile_of_everything(dtype):
 
 def test_one_hundred_thousand_slots(monkeypatch):
     # Long blocks and segments: the interpreter counts blocks, not elements.
-    monkeypatch.setattr(fused, "TILES", dict.fromkeys(fused.TILES, Tile(16, 4096, 4096)))
+    monkeypatch.setattr(fused, "TILES", Tiles(*[Tile(16, 4096, 4096)] * 3))
     for module in (fused, packed_bank):
         monkeypatch.setattr(module, "SEGMENT", 1024)
     scene = Scene("many", B=1, C=19, K=100_003, D=16, hw=(1, 2), HW=(1, 2))
