@@ -23,7 +23,7 @@ from dida_kernels.fused.tiles import Cells, cell_position, node_share
 
 FOLD_NODES, FOLD_K = 256, 8  # the ratios of scales are loaded once for FOLD_K slots
 PAIR_CELLS = 128
-PROJECT_NODES, PROJECT_D = 16, 64
+PROJECT_NODES, PROJECT_D = 16, 128
 
 
 @triton.jit
@@ -37,18 +37,10 @@ def _cells_of_node(o_m, h, w):
 
 @triton.jit
 def _fold(
-    p_corner,
-    p_scale,
-    p_sum,
-    h,
-    w,
-    n_node,
-    n_cell,
-    n_k,
-    PARTS: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
+    p_corner, p_scale, p_sum,
+    h, w, n_node, n_cell, n_k,
+    PARTS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
     o_m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     i_k = tl.program_id(1) * BLOCK_K
     m_m = o_m < n_node
@@ -93,18 +85,10 @@ def fold(corner: Tensor, scale: Tensor, cells: Cells) -> Tensor:
 
 @triton.jit
 def _node_pairs(
-    p_r,
-    p_s,
-    p_scale,
-    p_pair,
-    h,
-    w,
-    n_cell,
-    S: tl.constexpr,
-    PARTS: tl.constexpr,
-    GROUPS: tl.constexpr,
-    CX: tl.constexpr,
-):
+    p_r, p_s, p_scale, p_pair,
+    h, w, n_cell,
+    S: tl.constexpr, PARTS: tl.constexpr, GROUPS: tl.constexpr, CX: tl.constexpr,
+):  # fmt: skip
     o_cell = tl.program_id(0) * CX + tl.arange(0, CX)
     m_cell = o_cell < n_cell
     stride = tl.cast(n_cell, tl.int64)
@@ -152,20 +136,10 @@ def _neighbour_weight(p_pair, m_m, w, n_cell, DY: tl.constexpr, DX: tl.constexpr
 
 @triton.jit
 def _project(
-    p_grad,
-    p_rows,
-    p_pair,
-    p_scale,
-    p_gain,
-    D,
-    h,
-    w,
-    n_node,
-    n_cell,
-    PARTS: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
+    p_grad, p_rows, p_pair, p_scale, p_gain,
+    D, h, w, n_node, n_cell,
+    PARTS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
     o_m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     m_m = o_m < n_node
     o_cell, o_y, o_x = _cells_of_node(o_m, h, w)
@@ -174,27 +148,20 @@ def _project(
         for c in tl.static_range(4):
             p_cell = p_scale + part * n_cell + o_cell + c // 2 * (w + 1) + c % 2
             b_sigma = tl.maximum(b_sigma, tl.load(p_cell, mask=m_m, other=0.0))
-    b_weight = ()
-    p_row = ()
-    m_row = ()
+    o_d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)[None, :]
+    m = m_m[:, None] & (o_d < D)
+    p_out = p_grad + o_m.to(tl.int64)[:, None] * D + o_d
+    b_grad = tl.load(p_out, mask=m, other=0.0) * b_sigma[:, None]
     for n in tl.static_range(9):
-        b_weight += (_neighbour_weight(p_pair + o_cell, m_m, w, n_cell, n // 3 - 1, n % 3 - 1)[:, None],)
+        b_weight = _neighbour_weight(p_pair + o_cell, m_m, w, n_cell, n // 3 - 1, n % 3 - 1)
         o_ny = o_y + (n // 3 - 1)
         o_nx = o_x + (n % 3 - 1)
-        m_row += (m_m & (o_ny >= 0) & (o_ny < h) & (o_nx >= 0) & (o_nx < w),)
+        m_e = m & ((o_ny >= 0) & (o_ny < h) & (o_nx >= 0) & (o_nx < w))[:, None]
         # the student is the second of the two interleaved streams
-        p_row += (p_rows + ((o_m + (n // 3 - 1) * w + (n % 3 - 1)).to(tl.int64) * 2 + 1) * D,)
-    b_gain = tl.load(p_gain)
-    p_out = p_grad + o_m.to(tl.int64) * D
-    for i_d in range(0, D, BLOCK_D):
-        o_d = i_d + tl.arange(0, BLOCK_D)
-        m = m_m[:, None] & (o_d < D)[None, :]
-        b_grad = tl.load(p_out[:, None] + o_d[None, :], mask=m, other=0.0) * b_sigma[:, None]
-        for n in tl.static_range(9):
-            m_e = m_row[n][:, None] & (o_d < D)[None, :]
-            b_e = tl.load(p_row[n][:, None] + o_d[None, :], mask=m_e, other=0.0).to(tl.float32)
-            b_grad -= b_weight[n] * b_e
-        tl.store(p_out[:, None] + o_d[None, :], b_grad * b_gain, mask=m)
+        o_row = (o_m + (n // 3 - 1) * w + (n % 3 - 1)).to(tl.int64) * 2 + 1
+        b_e = tl.load(p_rows + o_row[:, None] * D + o_d, mask=m_e, other=0.0).to(tl.float32)
+        b_grad -= b_weight[:, None] * b_e
+    tl.store(p_out, b_grad * tl.load(p_gain), mask=m)
 
 
 def project(grad_MD: Tensor, rows: Tensor, r: Tensor, s: Tensor, scale: Tensor, gain: Tensor, cells: Cells) -> None:
@@ -208,7 +175,7 @@ def project(grad_MD: Tensor, rows: Tensor, r: Tensor, s: Tensor, scale: Tensor, 
         num_warps=4,
         **LAUNCH,
     )
-    _project[(triton.cdiv(cells.nodes, PROJECT_NODES),)](
+    _project[(triton.cdiv(cells.nodes, PROJECT_NODES), triton.cdiv(grad_MD.shape[1], PROJECT_D))](
         *(grad_MD, rows, pair, scale, gain, grad_MD.shape[1], cells.h, cells.w, cells.nodes, cells.count),
         *(len(scale), PROJECT_NODES, PROJECT_D),
         num_warps=4,

@@ -81,6 +81,14 @@ def matmul(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
     return torch.mm(a.float(), b.float(), out=out)
 
 
+def add_matmul(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """out += a @ b. cuBLAS adds in place in float32; of half-precision products it has no float32 sum to add to."""
+    if a.dtype == torch.float32:
+        out.addmm_(a, b)
+    else:
+        out += matmul(a, b, out=tiles.scratch(*out.shape, like=out))
+
+
 @triton.jit
 def classes_of(p_label, i_lo, i_hi, n_class):
     """First and last class of the sorted slots i_lo .. i_hi - 1; some class where there are none."""

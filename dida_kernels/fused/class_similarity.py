@@ -46,25 +46,11 @@ NORMALISE_PIXELS = 512
 
 @triton.jit
 def _class_sums(
-    p_a,
-    p_r,
-    p_label,
-    p_start,
-    p_max,
-    p_out,
-    n_class,
-    h,
-    w,
-    n_node,
-    n_cell,
-    i_first,
-    i_stop,
+    p_a, p_r, p_label, p_start, p_max, p_out,
+    n_class, h, w, n_node, n_cell, i_first, i_stop,
     to_log2,
-    S: tl.constexpr,
-    SR: tl.constexpr,
-    CX: tl.constexpr,
-    PIXEL_SHIFT: tl.constexpr,
-):
+    S: tl.constexpr, SR: tl.constexpr, CX: tl.constexpr, PIXEL_SHIFT: tl.constexpr,
+):  # fmt: skip
     PIXELS: tl.constexpr = SR * S
     o_cell = tl.program_id(0) * CX + tl.arange(0, CX)
     i_row = tl.program_id(1) * SR
@@ -121,6 +107,7 @@ def _normalise(p_out, p_start, n_class, plane, BLOCK: tl.constexpr):
         n_slots = tl.load(p_start + c + 1) - tl.load(p_start + c)
         m_class = m & (tl.broadcast_to(n_slots, (BLOCK,)) > 0)
         b_total += tl.load(p_pixel + c * tl.cast(plane, tl.int64), mask=m_class, other=0.0)
+    b_total = tl.where(m, b_total, 1.0)
     for c in range(0, n_class):
         n_slots = tl.load(p_start + c + 1) - tl.load(p_start + c)
         m_class = m & (tl.broadcast_to(n_slots, (BLOCK,)) > 0)

@@ -3,6 +3,8 @@
 G_k = (q_k - q_hat_k) / t needs what the forward has left of a pixel, 1/L and 1/Dn, and the two exponentials again.
 `_loss_bwd` walks the slots as the forward does and writes, per slot, sum_x w_m(x) r(x) G_k(x) over the pixels of a cell
 for each of its four nodes; s(x) = sum_k G_k cos_k stays in registers. `adjoint.py` takes both back to the nodes.
+The logits are recomputed by a GEMM unless the whole bank is one chunk, and the corner sums are in memory for at most
+GRADIENT_SLOTS slots, so memory does not grow with the bank.
 
 The four corner sums come from four running sums: of G, of G times the share of the right node, of the lower one, and of
 both. In border cells the clamped nodes coincide; the shares are set to 0 or 1 there, which costs nothing in the loop.
@@ -16,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dida_kernels.fused import adjoint, tiles
-from dida_kernels.fused.banks import NodeLogits, SortedBank, classes_of, matmul, ranges
+from dida_kernels.fused.banks import NodeLogits, SortedBank, add_matmul, classes_of, matmul, ranges
 from dida_kernels.fused.launch import LAUNCH
 from dida_kernels.fused.tiles import (
     Cells,
@@ -43,35 +45,11 @@ GRADIENT_SLOTS = {torch.float32: 128, torch.float16: 384}
 
 @triton.jit
 def _loss_bwd(
-    p_a,
-    p_r,
-    p_prior,
-    p_label,
-    p_start,
-    p_max,
-    p_weight,
-    p_corner,
-    p_s,
-    n_class,
-    h,
-    w,
-    n_node,
-    n_cell,
-    i_chunk,
-    i_first,
-    i_stop,
-    group_slots,
-    stride_b,
-    stride_c,
-    stride_y,
-    stride_x,
-    to_log2,
-    S: tl.constexpr,
-    SR: tl.constexpr,
-    CX: tl.constexpr,
-    PIXEL_SHIFT: tl.constexpr,
-    ADD: tl.constexpr,
-):
+    p_a, p_r, p_prior, p_label, p_start, p_max, p_weight, p_corner, p_s,
+    n_class, h, w, n_node, n_cell, i_chunk, i_first, i_stop, group_slots,
+    stride_b, stride_c, stride_y, stride_x, to_log2,
+    S: tl.constexpr, SR: tl.constexpr, CX: tl.constexpr, PIXEL_SHIFT: tl.constexpr, ADD: tl.constexpr,
+):  # fmt: skip
     PIXELS: tl.constexpr = SR * S
     o_cell = tl.program_id(0) * CX + tl.arange(0, CX)
     i_part = tl.program_id(1)
@@ -187,10 +165,7 @@ def gradient(forward: Forward) -> Tensor:
             node_sum = adjoint.fold(corner, forward.scale, cells)
             del corner  # before the product, and before the next range, take their memory
             slots = forward.bank.unit_rows(first, last, dtype)
-            if first == 0:
-                matmul(node_sum.T, slots, out=grad_MD)
-            else:
-                grad_MD += matmul(node_sum.T, slots, out=tiles.scratch(*grad_MD.shape, like=rows))
+            (matmul if first == 0 else add_matmul)(node_sum.T, slots, out=grad_MD)
             del node_sum
     adjoint.project(grad_MD, rows, forward.r[1], s, forward.scale, forward.gain, cells)
     return grad_MD

@@ -20,12 +20,15 @@ exponentials per pixel and slot, and they are what bounds the kernel on sm_80, s
 The gradient is taken in the forward: the logits are at hand, and the backward is one scale of a [M, D] tensor.
 It goes to the student's embedding only.
 
-    memory (M nodes, N pixels, Kc = 384 slots a chunk)                           B=2, 512 x 512, S=4, D=256, K=300
-    rows of both embeddings            2 M D      half or float                     34 MB (bf16)    67 MB (fp32)
-    node logits                        2 M Kc     float                             79              79
-    per-pixel numbers                  17 N       float                             36              36
-    corner and node sums               5 M Kg     half, Kg = 384 | float, Kg = 128  99              66
-    gradient (kept for the backward)   M D        float                             34              34
+    peak memory, in the gradient (M nodes, N pixels)                    MB at B=2, 512 x 512, S=4, D=256, K=300
+                                                                        bfloat16 inputs      float32 inputs
+    rows of both embeddings           2 M D  of their dtype             34                   67
+    logits at the nodes               2 M Kc float, Kc <= 384           79                   79
+    7 numbers a pixel                 7 N    float                      15                   15
+    corner and node sums              5 M Kg half, Kg <= 384            100
+                                             float, Kg <= 128                                66
+    gradient, kept for the backward   M D    float                      34                   34
+    in all (any K: 312, 303)                                            260                  261
 """
 
 import math
@@ -70,32 +73,11 @@ LN2 = tl.constexpr(math.log(2.0))
 
 @triton.jit
 def _loss_fwd(
-    p_a,
-    p_r,
-    p_prior,
-    p_label,
-    p_start,
-    p_max,
-    p_sum,
-    n_class,
-    h,
-    w,
-    n_node,
-    n_cell,
-    i_first,
-    i_stop,
-    group_slots,
-    stride_b,
-    stride_c,
-    stride_y,
-    stride_x,
-    to_log2,
-    S: tl.constexpr,
-    SR: tl.constexpr,
-    CX: tl.constexpr,
-    PIXEL_SHIFT: tl.constexpr,
-    ADD: tl.constexpr,
-):
+    p_a, p_r, p_prior, p_label, p_start, p_max, p_sum,
+    n_class, h, w, n_node, n_cell, i_first, i_stop, group_slots,
+    stride_b, stride_c, stride_y, stride_x, to_log2,
+    S: tl.constexpr, SR: tl.constexpr, CX: tl.constexpr, PIXEL_SHIFT: tl.constexpr, ADD: tl.constexpr,
+):  # fmt: skip
     PIXELS: tl.constexpr = SR * S
     o_cell = tl.program_id(0) * CX + tl.arange(0, CX)
     i_row = tl.program_id(1) * SR
@@ -165,25 +147,11 @@ def _loss_fwd(
 
 @triton.jit
 def _loss_reduce(
-    p_sum,
-    p_r,
-    p_valid,
-    p_loss,
-    p_count,
-    p_weight,
-    p_scale,
-    h,
-    w,
-    n_cell,
-    stride_b,
-    stride_y,
-    stride_x,
-    S: tl.constexpr,
-    SR: tl.constexpr,
-    CX: tl.constexpr,
-    GROUPS: tl.constexpr,
-    NEED_GRAD: tl.constexpr,
-):
+    p_sum, p_r, p_valid, p_loss, p_count, p_weight, p_scale,
+    h, w, n_cell,
+    stride_b, stride_y, stride_x,
+    S: tl.constexpr, SR: tl.constexpr, CX: tl.constexpr, GROUPS: tl.constexpr, NEED_GRAD: tl.constexpr,
+):  # fmt: skip
     PIXELS: tl.constexpr = SR * S
     o_cell = tl.program_id(0) * CX + tl.arange(0, CX)
     i_part = tl.program_id(1)

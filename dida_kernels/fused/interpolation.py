@@ -19,9 +19,10 @@ from dida_kernels.fused.banks import NodeLogits
 from dida_kernels.fused.launch import LAUNCH
 from dida_kernels.fused.tiles import Cells, cell_nodes, cell_position
 
-# A tile of [cells, D] with one accumulator per pixel of the cell: S = 8 has 64 of them, so its tile is narrow.
-NORM_CELLS = 8
-NORM_D = {2: 64, 4: 64, 8: 16}
+# A tile of [cells, D] keeps one accumulator per element and pixel of the cell. These tiles have 4 elements a thread (2
+# for the 64 pixels of S = 8), span one 32-byte sector of a bfloat16 row, and leave two shuffles a pixel for the end.
+NORM_CELLS = 32
+NORM_D = {2: 16, 4: 16, 8: 8}
 
 # exp((cos - 1) / t) of any cosine is a normal float32 while 2 / t <= 85; below, the shift is the pixel's maximum.
 CONSTANT_SHIFT_TEMPERATURE = 2 / 85
@@ -30,17 +31,10 @@ MAX_CELLS = 128  # `shifts`: one cell and one of its pixel rows a thread
 
 @triton.jit
 def _inverse_norms(
-    p_rows,
-    p_r,
-    D,
-    h,
-    w,
-    n_cell,
-    S: tl.constexpr,
-    STREAMS: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
+    p_rows, p_r,
+    D, h, w, n_cell,
+    S: tl.constexpr, STREAMS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
     o_cell = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     i_s = tl.program_id(1)
     m_cell = o_cell < n_cell
@@ -93,20 +87,11 @@ def inverse_norms(rows: Tensor, cells: Cells) -> Tensor:
 
 @triton.jit
 def _largest_logits(
-    p_a,
-    p_r,
-    p_max,
-    h,
-    w,
-    n_node,
-    n_cell,
-    n_k,
+    p_a, p_r, p_max,
+    h, w, n_node, n_cell, n_k,
     to_log2,
-    S: tl.constexpr,
-    STREAMS: tl.constexpr,
-    CX: tl.constexpr,
-    RESUME: tl.constexpr,
-):
+    S: tl.constexpr, STREAMS: tl.constexpr, CX: tl.constexpr, RESUME: tl.constexpr,
+):  # fmt: skip
     o_cell = tl.program_id(0) * CX + tl.arange(0, CX)
     i_j = tl.program_id(1)
     i_s = tl.program_id(2)

@@ -162,20 +162,11 @@ def enlarge_row(b_00, b_01, b_10, b_11, weight):
 
 @triton.jit
 def _pack(
-    p_x,
-    p_rows,
-    D,
-    h,
-    w,
-    stride_b,
-    stride_d,
-    stride_y,
-    stride_x,
-    stream,
-    STREAMS: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_HW: tl.constexpr,
-):
+    p_x, p_rows,
+    D, h, w,
+    stride_b, stride_d, stride_y, stride_x, stream,
+    STREAMS: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_HW: tl.constexpr,
+):  # fmt: skip
     o_p = tl.program_id(0) * BLOCK_HW + tl.arange(0, BLOCK_HW)
     o_d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     i_b = tl.program_id(2).to(tl.int64)
