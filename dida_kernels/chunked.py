@@ -20,7 +20,8 @@ and a node receives the adjoint of the interpolation of that. In the first term 
 matrix product with the bank, too, happens at the nodes. No [N, K] and no [N, D] tensor exists.
 
 Memory beyond inputs and outputs: at most TILE_BYTES for the buffers of a tile, 4*K bytes for the norms of the bank, and
-4*B*D*h*w for the gradient of `instance_loss`, whatever the image size and K. (8 instead of 4 in float64.)
+4*B*D*h*w for the gradient that `instance_loss` keeps, whatever the image size and K (8 instead of 4 in float64). The
+blend at the end of `bank_update` is the equation's and holds up to two more banks.
 """
 
 import math
@@ -49,7 +50,8 @@ from dida_kernels.equations import (
     statistics_dtype,
 )
 
-TILE_BYTES = 16 << 20  # a few MB per buffer: near the cache of a CPU, enough work per launch on a GPU
+TILE_BYTES = 16 << 20  # on a CPU: a few MB per buffer stay near the cache
+TILE_BYTES_GPU = 128 << 20  # elsewhere: a tile is some sixty launches, so it has to be worth them
 _BUFFERS = 6  # tensors [P, max(D, slots of a chunk)] that are alive at once in a tile
 _COLUMNS = 64  # X costs as many multiplications per pixel and slot as it has nodes, so tiles are narrow ...
 _MIN_ROWS = 16  # ... and tall enough that few nodes are shared with a neighbour and computed twice
@@ -113,7 +115,7 @@ class Axis(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How an image is cut into tiles and a bank into chunks, so that the buffers of a tile fit into TILE_BYTES."""
+    """How an image is cut into tiles and a bank into chunks, so that the buffers of a tile fit the budget."""
 
     rows: int
     columns: int
@@ -123,7 +125,8 @@ class Plan(NamedTuple):
     def of(size: tuple[int, int], bank_KD: Tensor, dtype: torch.dtype) -> "Plan":
         slots, channels = bank_KD.shape
         columns = min(size[1], _COLUMNS)
-        values = TILE_BYTES // (_BUFFERS * dtype.itemsize)  # in one buffer
+        budget = TILE_BYTES if bank_KD.device.type == "cpu" else TILE_BYTES_GPU
+        values = budget // (_BUFFERS * dtype.itemsize)  # in one buffer
         chunk = max(1, min(slots, values // (columns * min(size[0], _MIN_ROWS))))
         rows = max(1, min(size[0], values // (columns * max(chunk, channels))))
         return Plan(rows, columns, [slice(k, min(k + chunk, slots)) for k in range(0, slots, chunk)])
@@ -265,7 +268,10 @@ class _Pair:
         return s_PK, w_PK.add_(self.log_prior_PC.index_select(1, self.bank.label_K[chunk]))
 
     def loss(self, counts_P: Tensor, need_gradient: bool) -> tuple[Tensor, Tensor | None]:
-        """The loss of each pixel that counts, 0 elsewhere, and the gradient of their sum at the nodes [r, c, D]."""
+        """The loss of each pixel that counts, 0 elsewhere, and the gradient of their sum at the nodes [r, c, D].
+
+        To be called once: the logits that were kept are overwritten.
+        """
         loss_P = torch.zeros_like(self.inverse_P1[:, 0])
         slope_P1 = torch.zeros_like(self.inverse_P1)  # sum_k g_k s_k
         gradient_rcD = torch.zeros_like(self.student_rcD)
