@@ -56,8 +56,8 @@ uint32_t to_bits(float x) {
   return bits;
 }
 
-// Written for the vectoriser, because the x86-64 baseline has no fp16: exponents are moved up by a multiplication, which
-// also makes normal numbers of subnormal ones, and what was infinite or NaN gets the highest exponent again.
+// Written for the vectoriser, because the x86-64 baseline has no fp16. A multiplication moves the exponent up, which
+// also makes normal numbers of subnormal ones; what was infinite or NaN gets the highest exponent again.
 float to_float(Half x) {
   const uint32_t magnitude = (x.bits & 0x7fffu) << 13, sign = (x.bits & 0x8000u) << 16;
   const uint32_t infinite = magnitude >= 0x1fu << 23 ? 0xffu << 23 : 0u;

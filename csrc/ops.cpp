@@ -49,8 +49,8 @@ at::Tensor bank_update(const at::Tensor& bank, const at::Tensor& label_K, const 
 BankUpdate bank_update_arguments(const at::Tensor& bank_KD, const at::Tensor& label_K, const at::Tensor& embed_BDhw,
                                  const at::Tensor& label_BHW, const at::Tensor& boundary_BHW, int64_t classes,
                                  double momentum, const at::Tensor& result_KD) {
-  TORCH_CHECK_VALUE(embed_BDhw.dim() == 4 && embed_BDhw.numel() > 0, "embedding: expected a non-empty [B, D, h, w], got ",
-                    embed_BDhw.sizes());
+  TORCH_CHECK_VALUE(embed_BDhw.dim() == 4 && embed_BDhw.numel() > 0,
+                    "embedding: expected a non-empty [B, D, h, w], got ", embed_BDhw.sizes());
   const int64_t B = embed_BDhw.size(0), D = embed_BDhw.size(1), h = embed_BDhw.size(2), w = embed_BDhw.size(3);
   TORCH_CHECK_TYPE(bank_KD.scalar_type() == at::kFloat, "bank: expected float32, got ", bank_KD.scalar_type());
   TORCH_CHECK_VALUE(bank_KD.dim() == 2 && bank_KD.size(0) > 0 && bank_KD.size(1) == D,
@@ -76,9 +76,9 @@ BankUpdate bank_update_arguments(const at::Tensor& bank_KD, const at::Tensor& la
   return {
       {embed_BDhw.const_data_ptr(), float_dtype(embed_BDhw), B, D, h, w, embed_BDhw.stride(0), embed_BDhw.stride(1),
        embed_BDhw.stride(2), embed_BDhw.stride(3)},
-      {label_BHW.const_data_ptr(), label_dtype(label_BHW), static_cast<const uint8_t*>(boundary_BHW.const_data_ptr()), H,
-       W, label_BHW.stride(0), label_BHW.stride(1), label_BHW.stride(2), boundary_BHW.stride(0), boundary_BHW.stride(1),
-       boundary_BHW.stride(2)},
+      {label_BHW.const_data_ptr(), label_dtype(label_BHW), static_cast<const uint8_t*>(boundary_BHW.const_data_ptr()),
+       H, W, label_BHW.stride(0), label_BHW.stride(1), label_BHW.stride(2), boundary_BHW.stride(0),
+       boundary_BHW.stride(1), boundary_BHW.stride(2)},
       {bank_KD.const_data_ptr<float>(), label_K.const_data_ptr<int64_t>(), result_KD.mutable_data_ptr<float>(),
        bank_KD.size(0)},
       classes,
