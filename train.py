@@ -40,6 +40,7 @@ def train(config: Config, state: TrainState, method: Method, pairs: Pairs, devic
 
     run = Run.resume(config.resume, state.step) if config.resume else Run.start(config)
     print(f"run folder {run.folder}", flush=True)
+    signals, meter = Signals(), Meter(run.folder)
     stream = batches(
         pairs,
         batch_size=config.data.batch_size,
@@ -48,7 +49,6 @@ def train(config: Config, state: TrainState, method: Method, pairs: Pairs, devic
         workers=config.data.workers,
         device=device,
     )
-    meter, signals = Meter(run.folder), Signals()
     for batch, ids in stream:
         trace = train_step(state, batch, method)
         meter.add(state.step, trace, ids, waited=stream.waited)

@@ -1,8 +1,10 @@
 """All that changes during training, and how it is kept on disk."""
 
 import os
+import pickle
 import random
 import re
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,10 +91,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises ValueError for a file that is not one of ours or has another format version.
     """
+    if not zipfile.is_zipfile(path):  # what torch.save writes, whole
+        raise ValueError(f"{path}: no checkpoint, or one that was cut off")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(f"{path}: not a readable checkpoint: {error}") from error
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path}: a file of torch, but not one of plain tensors: {error}") from error
     found = checkpoint.get("format") if isinstance(checkpoint, dict) else None
     if found != FORMAT:
         raise ValueError(f"{path}: expected a DIDA checkpoint of format {FORMAT}, found {found!r}")

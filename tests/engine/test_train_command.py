@@ -18,7 +18,8 @@ from tests.data.factories import make_cityscapes, make_gta, make_synthia
 ROOT = Path(__file__).parents[2]
 SMALL = (
     "--backbone mit_b0 --weights none --embed-dim 16 --crop 64 --src-size 174x96 --tgt-size 128x64 "
-    "--rare-class-pixels 20 --steps 2 --warmup 1 --bank-size 40 --bank-start 1 --bank-fill 1 --bank-every 1 --log-every 1 --panel-every 2 "
+    "--rare-class-pixels 20 "
+    "--steps 2 --warmup 1 --bank-size 40 --bank-start 1 --bank-fill 1 --bank-every 1 --log-every 1 --panel-every 2 "
     "--workers 0 --device cpu"
 ).split()
 

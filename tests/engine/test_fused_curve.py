@@ -1,0 +1,50 @@
+"""Twenty steps of DIDA with the Triton kernels in the interpreter follow the same twenty on the torch backend."""
+
+import dataclasses
+import functools
+
+import pytest
+import torch
+
+import dida_kernels
+from dida.step import train_step
+from tests.engine.scenes import batch, build, tiny
+
+STEPS = 20
+BAND = (
+    1e-3  # relative, of every loss of every step: single precision differs in the 7th digit and training amplifies it
+)
+
+
+def forced(backend: str, function):
+    """The same strategy with every op in it on one backend."""
+
+    @functools.wraps(function)
+    def run(*args, **options):
+        with dida_kernels.backend(backend):
+            return function(*args, **options)
+
+    return run
+
+
+def curve(backend: str, **options) -> torch.Tensor:
+    """Losses of every step, [STEPS, terms]."""
+    state, method = build(tiny(steps=STEPS, crop=32, bank_size=24, **options))
+    method = dataclasses.replace(
+        method,
+        regenerate=forced(backend, method.regenerate),
+        instance_loss=forced(backend, method.instance_loss),
+    )
+    traces = [train_step(state, batch(i, size=32), method) for i in range(STEPS)]
+    assert state.bank.features.abs().sum() > 0
+    return torch.stack([torch.stack(list(trace.losses.values())) for trace in traces])
+
+
+@pytest.mark.parametrize("resolution", ["image", "stride4"])
+def test_training_with_the_kernels_is_the_same_training(resolution):
+    if "triton" not in dida_kernels.instance_loss.backends:
+        pytest.skip(dida_kernels.report()["instance_loss"]["triton"])
+    equation = curve("torch", instance_loss=resolution)
+    fused = curve("triton", instance_loss=resolution)
+    assert equation[:, 3].sum() > 0
+    assert ((fused - equation).abs() <= BAND * equation.abs() + 1e-6).all(), (fused - equation).abs().max(0)
