@@ -148,8 +148,6 @@ def _(embed_BDhw, bank_KD, label_K, classes, temperature, height, width):
 
 
 def _refuses(embed_BDhw, bank_KD, label_K, *, classes, temperature, size) -> str | None:
-    if tuple(embed_BDhw.shape[-2:]) == tuple(size):
-        return "equal grids leave nothing to interpolate"
     return refuses_device(embed_BDhw) or tiles.refuses_scale(embed_BDhw, size)
 
 

@@ -17,8 +17,8 @@ their sums in registers and reads, per slot, the four nodes of its cell, both st
 side by side. The slots are the thread's own loop: no shuffle, no barrier, no shared memory. What remains is two
 exponentials per pixel and slot, and they are what bounds the kernel on sm_80, sm_86 and sm_90.
 
-The gradient is taken in the forward: the logits are at hand, and the backward is one scale of a [M, D] tensor.
-It goes to the student's embedding only.
+The gradient, to the student's embedding only, is taken in the forward, where the logits are at hand; the backward is
+one scale of a [M, D] tensor.
 
     peak memory, in the gradient (M nodes, N pixels)                    MB at B=2, 512 x 512, S=4, D=256, K=300
                                                                         bfloat16 inputs      float32 inputs
@@ -45,6 +45,7 @@ from dida_kernels.fused.banks import NodeLogits, classes_of, sort_bank
 from dida_kernels.fused.flat_instance_loss import flat_instance_loss
 from dida_kernels.fused.instance_gradient import BACKWARD_ROWS, Forward, gradient
 from dida_kernels.fused.launch import LAUNCH, refuses_device
+from dida_kernels.fused.rows import refuses_rows
 from dida_kernels.fused.tiles import (
     Cells,
     cell_nodes,
@@ -55,6 +56,7 @@ from dida_kernels.fused.tiles import (
     inside_image,
     load_nodes,
     load_pixels,
+    refuses_scale,
     store_pixels,
 )
 
@@ -200,15 +202,9 @@ def _loss_reduce(
 
 @torch.library.custom_op("dida::instance_loss", mutates_args=())
 def _loss(
-    student_BDhw: Tensor,
-    teacher_BDhw: Tensor,
-    prior_BCHW: Tensor,
-    valid_BHW: Tensor,
-    bank_KD: Tensor,
-    label_K: Tensor,
-    temperature: float,
-    need_grad: bool,
-) -> tuple[Tensor, Tensor]:
+    student_BDhw: Tensor, teacher_BDhw: Tensor, prior_BCHW: Tensor, valid_BHW: Tensor,
+    bank_KD: Tensor, label_K: Tensor, temperature: float, need_grad: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The loss and, if wanted, its gradient [M, D] float32 to the student's embedding (else [0, D])."""
     B, D, h, w = student_BDhw.shape
     cells = Cells(B, h, w, prior_BCHW.shape[2] // h)
@@ -248,10 +244,9 @@ def _loss(
         loss = loss.sum() / n
         if not need_grad:
             return loss, loss.new_empty(0, D)
-        gain = (1 / temperature) / n
-        return loss, gradient(
-            Forward(cells, prior_BCHW, rows, r, bank, logits, largest, weight, scale, gain.float(), to_log2)
-        )
+        gain = (1 / temperature / n).float()
+        forward = Forward(cells, prior_BCHW, rows, r, bank, logits, largest, weight, scale, gain, to_log2)
+        return loss, gradient(forward)
 
 
 @_loss.register_fake
@@ -275,19 +270,17 @@ def _backward(ctx, grad_loss, _grad_of_grad):
         return (None,) * 8
     (grad_MD,) = ctx.saved_tensors
     (B, D, h, w), dtype = ctx.like
-    grad_BDhw = (grad_MD * grad_loss).to(dtype).view(B, h, w, D).permute(0, 3, 1, 2)
-    return grad_BDhw, *[None] * 7
+    return (grad_MD * grad_loss).to(dtype).view(B, h, w, D).permute(0, 3, 1, 2), *[None] * 7
 
 
 _loss.register_autograd(_backward, setup_context=_setup)
 
 
 def _refuses(student_BDhw, teacher_BDhw, prior_BCHW, *_, **__) -> str | None:
-    for embed in (student_BDhw, teacher_BDhw):
-        reason = refuses_device(embed) or tiles.refuses_scale(embed, prior_BCHW.shape[-2:])
-        if reason is not None:
-            return reason
-    return None
+    size = prior_BCHW.shape[-2:]
+    if student_BDhw.shape[-2:] == size:
+        return refuses_rows(student_BDhw) or refuses_rows(teacher_BDhw)
+    return refuses_device(student_BDhw) or refuses_scale(student_BDhw, size) or refuses_scale(teacher_BDhw, size)
 
 
 @instance_loss.implement("triton", refuses=_refuses)
@@ -302,5 +295,4 @@ def _instance_loss(student_BDhw, teacher_BDhw, prior_BCHW, valid_BHW, bank_KD, l
         valid_N = valid_BHW.flatten()
         return flat_instance_loss(student_ND, teacher_ND, prior_NC, valid_N, bank_KD, label_K, temperature=temperature)
     need_grad = torch.is_grad_enabled() and student_BDhw.requires_grad
-    loss, _ = _loss(student_BDhw, teacher_BDhw, prior_BCHW, valid_BHW, bank_KD, label_K, temperature, need_grad)
-    return loss
+    return _loss(student_BDhw, teacher_BDhw, prior_BCHW, valid_BHW, bank_KD, label_K, temperature, need_grad)[0]

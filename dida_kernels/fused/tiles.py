@@ -49,9 +49,9 @@ def refuses_scale(embed_BDhw: Tensor, size: tuple[int, int]) -> str | None:
     (h, w), (H, W) = embed_BDhw.shape[-2:], size
     if embed_BDhw.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"kernels take float32, bfloat16 and float16 embeddings, got {embed_BDhw.dtype}"
-    if any((H, W) == (S * h, S * w) for S in (1, *SCALES)):
+    if any((H, W) == (S * h, S * w) for S in SCALES):
         return None
-    return f"the pixel grid must be the feature grid times one of {(1, *SCALES)}, got {h}x{w} -> {H}x{W}"
+    return f"the pixel grid must be the feature grid times one of {SCALES}, got {h}x{w} -> {H}x{W}"
 
 
 def scratch(*shape: int, like: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
