@@ -40,7 +40,9 @@ class BuildExtension(build_ext):
 
     def finalize_options(self):
         super().finalize_options()
-        if self.inplace:  # what was built against another torch is not up to date, however new it is
+        if (
+            self.inplace and self.extensions
+        ):  # what was built against another torch is not up to date, however new it is
             self.build_lib = self.build_temp = os.path.join("build", f"torch-{_torch().__version__}")
 
     def build_extension(self, extension):

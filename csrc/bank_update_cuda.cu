@@ -12,7 +12,7 @@
 //                    W in shared memory, by integer atomics: exact, hence the same in any order. Then a thread is a
 //                    channel: it holds the 32 nodes in registers and adds their weighted sum to every set that has a
 //                    weight in the tile, one or two of 2C as a rule. Writes sums and weights of the block.
-//     average_sets   grid (C, D / 32). Adds up the blocks in a fixed order, takes the mean of one or two means.
+//     average_sets   grid (C, D / 32). Adds up blocks in a fixed order and takes the mean of one or two means.
 //     move_bank      e_k <- omega e_k + (1 - omega) e_avg, one row of the bank after the other.
 //
 //     e   embedding  [B, D, h, w]      read once, coalesced in both layouts: along channels where these are neighbours
@@ -21,7 +21,7 @@
 //     -   sum_GSD    [blocks, 2C, D]   only rows of sets that occur are written and read
 //
 // Not materialised: the upsampled embedding (537 MB for two crops of 512 x 512 x 256; the coarse one has 34 MB) and any
-// one-hot. There are no float atomics, and the number of blocks depends on the shape alone: two runs agree in every bit.
+// one-hot. There are no float atomics, and the number of blocks depends on the shape alone: runs agree in every bit.
 #include "bank_update_cuda.h"
 
 #include <cuda_bf16.h>

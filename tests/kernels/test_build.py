@@ -1,0 +1,40 @@
+"""What setup.py does where the extension cannot or must not be built: it says so, and fails only if it was told to."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NO_COMPILER = {"CXX": "/nowhere/c++"}
+
+
+def setup(**environment: str) -> subprocess.CompletedProcess:
+    """Describes the package, for which setup.py has to decide about the extension but compiles nothing."""
+    command = [sys.executable, "setup.py", "--name"]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, text=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    "environment, reason", [(NO_COMPILER, "no C++ compiler"), ({"DIDA_BUILD": "0"}, "DIDA_BUILD=0")]
+)
+def test_the_package_installs_without_the_extension_and_says_so(environment, reason):
+    result = setup(**environment)
+    assert result.returncode == 0
+    assert "dida_kernels._C is NOT built" in result.stderr
+    assert reason in result.stderr
+
+
+def test_without_torch_it_says_how_to_build_later(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ImportError('not here')")
+    result = setup(PYTHONPATH=str(tmp_path))
+    assert result.returncode == 0
+    assert "python setup.py build_ext --inplace" in result.stderr
+
+
+def test_a_build_that_was_asked_for_does_not_pass_silently():
+    result = setup(DIDA_BUILD="1", **NO_COMPILER)
+    assert result.returncode != 0
+    assert "no C++ compiler" in result.stderr
