@@ -35,7 +35,7 @@ class SortedBank(NamedTuple):
 
 
 def sort_bank(bank_KD: Tensor, label_K: Tensor, classes: int) -> SortedBank:
-    """Stable, so that runs are reproducible; a label outside 0 .. classes-1 sorts where no kernel looks."""
+    """Stable, so that runs are reproducible. Labels are trusted to be in 0 .. classes-1."""
     sorted_K, order_K = label_K.sort(stable=True)
     classes_C1 = torch.arange(classes + 1, device=label_K.device)
     return SortedBank(bank_KD, order_K, sorted_K, torch.searchsorted(sorted_K, classes_C1).int())
