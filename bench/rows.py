@@ -1,0 +1,146 @@
+"""What is measured: the rows of the paper's tables, each a set of train.py's options, with the paper's number beside.
+
+A row is written down once, whatever data it runs on. Of the paper only GTA5 -> Cityscapes and SYNTHIA -> Cityscapes
+exist; the toy runs the same rows and its numbers are not to be compared with the paper's.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+Options = Mapping[str, Any]  # of train.py, by name
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table."""
+
+    name: str  # of its records: file-safe, and never used for other options
+    label: str
+    options: Options
+    paper: Options = field(default_factory=dict)  # mIoU as printed, by benchmark
+    warm: bool = True  # branches from the seed's shared warm start, where the benchmark has one
+    paired: bool = True  # takes part in differences
+
+
+class Table(NamedTuple):
+    """Rows that belong together, and what each is compared with."""
+
+    title: str
+    rows: tuple[Row, ...]
+    against: Literal["above", "dida"]  # the row above, or DIDA as the recipe has it
+    note: str = ""
+
+
+class Benchmark(NamedTuple):
+    """Domains and schedule that all rows of a table share."""
+
+    title: str
+    src: str
+    tgt: str
+    classes: int  # that the headline is a mean over
+    warm_steps: int  # source-only steps before all rows of a seed branch off; 0: every row starts from scratch
+    branch_steps: int
+    own_val: str = ""  # a domain like the source, to see whether the warm start learnt the source at all
+    stages: Mapping[str, Options] = field(default_factory=dict)
+
+
+# Options that only the stages of a benchmark need, on top of what the recipe says: warm is the shared start, branch
+# what follows it, scratch a run without warm start (the oracle's on the toy, all of them on real data).
+NO_STAGE_OPTIONS: Mapping[str, Options] = {"warm": {}, "branch": {}, "scratch": {}}
+
+BENCHMARKS = {
+    "toy": Benchmark(
+        title="toy-streets (toy-gta5 → toy-cityscapes)",
+        src="toy-gta5",
+        tgt="toy-cityscapes",
+        classes=19,
+        warm_steps=600,
+        branch_steps=400,
+        own_val="toy-gta5-val",
+        stages=NO_STAGE_OPTIONS,
+    ),
+    "gta5": Benchmark("GTA5 → Cityscapes", "gta5", "cityscapes", 19, 0, 40_000, stages=NO_STAGE_OPTIONS),
+    "synthia": Benchmark("SYNTHIA → Cityscapes", "synthia", "cityscapes", 16, 0, 40_000, stages=NO_STAGE_OPTIONS),
+}
+
+
+def _dida(name: str, label: str, gta5: float | None = None, **options: Any) -> Row:
+    """DIDA with some options changed."""
+    paper = {} if gta5 is None else {"gta5": gta5}
+    return Row(f"dida_{name}", label, {"method": "dida", **options}, paper)
+
+
+WARM = Row("warm", "warm start", {"method": "source"}, warm=False, paired=False)
+SOURCE = Row("source", "source only", {"method": "source"})
+DACS = Row("dacs", "DACS", {"method": "dacs"}, {"gta5": 52.1, "synthia": 48.3})
+DAFORMER = Row("daformer", "DAFormer", {"method": "daformer"}, {"gta5": 68.3, "synthia": 60.9})
+DIDA = Row("dida", "DIDA", {"method": "dida"}, {"gta5": 71.0, "synthia": 63.3})
+ORACLE = Row("oracle", "oracle (target labels)", {"method": "oracle"}, warm=False, paired=False)
+
+_NO_REGENERATION = {"regenerate_semantic": "none", "regenerate_instance": "none"}
+
+TABLES = {
+    "methods": Table("Methods (Tables I and II)", (SOURCE, DACS, DAFORMER, DIDA, ORACLE), "above"),
+    "3": Table(
+        "Which instances fill the bank (Table III)",
+        (
+            _dida("sampling-nu", "sampling NU", 68.6, sampling="nu"),
+            _dida("sampling-rs", "sampling RS", 69.5, sampling="rs"),
+            _dida("sampling-ils", "sampling ILS", 69.0, sampling="ils"),
+            _dida("selecting-rs", "selecting RS", 69.5, selecting="rs"),
+            _dida("selecting-avg", "selecting AVG", 69.7, selecting="avg"),
+            _dida("selecting-km", "selecting KM", 69.6, selecting="km"),
+            _dida("cbs-bps", "sampling CBS, selecting BPS", 71.0, sampling="cbs", selecting="bps"),
+        ),
+        "dida",
+    ),
+    "4": Table(
+        "Smoothing weight φ (Table IV)",
+        tuple(_dida(f"phi-{phi}", f"φ = {phi}", was, phi=phi) for phi, was in
+              ((0, None), (0.8, 70.2), (0.9, 71.0), (0.95, 70.3), (1, 69.0))),
+        "dida",
+        "The paper prints “fail” at φ = 0.",
+    ),
+    "5": Table(
+        "Regeneration: class level / instance level (Table V)",
+        tuple(
+            _dida(f"regenerate-{z}-{q}", f"ẑ {long[z]}, q̂ {long[q]}", was, regenerate_semantic=z, regenerate_instance=q)
+            for long in ({"smooth": "smoothing", "scale": "scaling"},)
+            for z, q, was in (("smooth", "smooth", 70.9), ("smooth", "scale", 71.0), ("scale", "smooth", 70.5),
+                              ("scale", "scale", 70.3))
+        ),
+        "dida",
+    ),
+    "6": Table(
+        "Momentum of the bank ω (Table VI)",
+        tuple(_dida(f"omega-{omega}", f"ω = {omega}", was, bank_momentum=omega) for omega, was in
+              ((0, 68.9), (0.9, 70.3), (0.99, 70.6), (0.999, 71.0), (1, 69.4))),
+        "dida",
+    ),
+    "7": Table(
+        "Components (Table VII)",
+        (
+            Row("daformer", "– (DAFormer)", {"method": "daformer"}, {"gta5": 68.3}),
+            _dida("part-ins", "L_ins", 69.2, sampling="rs", selecting="rs", **_NO_REGENERATION),
+            _dida("part-ins-cbs", "L_ins + CBS", 69.7, selecting="rs", **_NO_REGENERATION),
+            _dida("part-ins-cbs-bps", "L_ins + CBS + BPS", 70.2, **_NO_REGENERATION),
+            Row("dida", "L_ins + CBS + BPS + regeneration", {"method": "dida"}, {"gta5": 71.0}),
+        ),
+        "above",
+        "The paper does not say what stands in for CBS and BPS where they are missing; here both are random (RS).",
+    ),
+    "8a": Table(
+        "Size of the bank K (Fig. 8a)",
+        tuple(_dida(f"k-{k}", f"K = {k:,}".replace(",", " "), bank_size=k) for k in
+              (50, 100, 200, 300, 500, 1000, 10_000)),
+        "dida",
+        "The paper draws this curve without printing its values; its settings have K = 300.",
+    ),
+    "8b": Table(
+        "Steps between two updates of the bank u (Fig. 8b)",
+        tuple(_dida(f"u-{u}", f"u = {u}", 71.0 if u == 50 else None, bank_every=u) for u in (25, 50, 100, 200, 500)),
+        "dida",
+        "The paper prints only the best value of this curve, that of u = 50.",
+    ),
+}  # fmt: skip

@@ -1,0 +1,201 @@
+"""Run the rows of the paper's tables over several seeds, and render what came out.
+
+python bench/tables.py --seeds 100-103 --jobs 2             all methods; choices are made on val, with seeds from 100
+python bench/tables.py --table 3 --split test               what is finished is not run again, what stopped goes on
+python bench/tables.py --table 3 --split test --render      write bench/results/toy/3.md, 3.csv and the README's block
+python bench/tables.py --table 7 --data real --device cuda  the same rows with the paper's data and schedule
+
+On the toy all rows of a seed branch off one shared source-only run and see the same draws, so that differences paired
+by seed are resolved with few seeds. Every number is that of the last checkpoint.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+if not __package__:  # started by its path: this folder must not be searched, its statistics.py would hide Python's own
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import tyro
+
+from bench.jobs import Jobs, Signals
+from bench.record import RESULTS, write
+from bench.render import Line, Result, as_csv, headline, page, replaced
+from bench.rows import BENCHMARKS, DIDA, TABLES, WARM, Row
+from bench.trainings import Scoring, Setting, Training, plan
+
+NUMBERS = {"1": "methods", "2": "methods"}  # Tables I and II have the same rows
+
+
+@dataclass(frozen=True)
+class Options:
+    """Run the rows of the paper's tables over several seeds, and render what came out (--render)."""
+
+    table: tuple[Literal["methods", "1", "2", "3", "4", "5", "6", "7", "8a", "8b"], ...] = ("methods",)
+    """Tables to run: methods is Tables I and II, 8a sweeps the size of the bank, 8b the steps between its updates."""
+    data: Literal["toy", "real"] = "toy"
+    """The toy benchmark, or GTA5 (SYNTHIA for Table 2) to Cityscapes."""
+    seeds: str = "0-7"
+    """Seeds, such as 0-7 or 100,102."""
+    split: Literal["val", "test"] = "val"
+    """What is scored: val to make choices, test to report."""
+    rows: tuple[str, ...] = ()
+    """Names of the rows to run; by default all."""
+    jobs: int = 1
+    """Trainings side by side."""
+    threads: int = 1
+    """Threads of each of them."""
+    warm_steps: int | None = None
+    """Steps of the shared source-only start; 0 has none."""
+    branch_steps: int | None = None
+    """Steps of every row after it."""
+    options: str = ""
+    """More options of train.py for every run, as in --options="--lr 1e-3"; a row's own options win over them."""
+    work: Path = Path("runs/tables")
+    """Folder for the runs."""
+    results: Path = RESULTS
+    """Folder for records and rendered tables."""
+    data_root: Path = Path("data")
+    """Folder that holds the data sets."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    render: bool = False
+    """Run nothing; write the tables of what is there."""
+    readme: Path | None = Path("README.md")
+    """File whose blocks <!-- results:toy-methods --> ... <!-- /results --> are replaced; None is no file."""
+
+
+def main(options: Options) -> int:
+    """The exit status: 0, 1 if something failed, 130 if it was asked to stop.
+
+    Raises ValueError for options that mean nothing, and for a README without the block of a table.
+    """
+    seeds = parse_seeds(options.seeds)
+    tables = [(NUMBERS.get(name, name), setting(options, name)) for name in options.table]
+    if options.render:
+        for name, where in tables:
+            render(name, where, seeds, options.readme)
+        return 0
+    tasks = plan([(where, row) for name, where in tables for row in chosen(rows_of(name, where), options.rows)], seeds)
+    threads = {name: str(options.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    signals = Signals()
+    jobs = Jobs(tasks, options.jobs, threads)
+    print(f"{jobs.total} things to do for seeds {options.seeds}; runs in {options.work}", flush=True)
+    failed = jobs.run(signals)
+    if signals.caught:
+        print(f"{signals.caught.name}: stopped; the same command goes on from here")
+        return 130
+    if failed:
+        print(f"{len(failed)} failed: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+def setting(options: Options, table: str) -> Setting:
+    """What the runs of one table share."""
+    name = "toy" if options.data == "toy" else "synthia" if table == "2" else "gta5"
+    benchmark = BENCHMARKS[name]
+    given = {"warm_steps": options.warm_steps, "branch_steps": options.branch_steps}
+    benchmark = benchmark._replace(**{name: steps for name, steps in given.items() if steps is not None})
+    if name != "toy" and options.split == "test":
+        raise ValueError("--split test: the labels of Cityscapes' test split are not public; its val split is reported")
+    return Setting(
+        name=name,
+        benchmark=benchmark,
+        split=options.split,
+        work=options.work,
+        results=options.results,
+        data_root=options.data_root,
+        device=options.device,
+        extra=options.options,
+    )
+
+
+def rows_of(name: str, where: Setting) -> tuple[Row, ...]:
+    """The rows of a table, with DIDA in front where they are compared with it and none of them is it."""
+    table = TABLES[name]
+    if table.against == "dida" and not any(is_dida(row, where) for row in table.rows):
+        return (DIDA, *table.rows)
+    return table.rows
+
+
+def is_dida(row: Row, where: Setting) -> bool:
+    """Whether a row spells out what DIDA's recipe has anyway."""
+    return Training(where, row, 0).options == Training(where, DIDA, 0).options
+
+
+def chosen(rows: tuple[Row, ...], names: tuple[str, ...]) -> tuple[Row, ...]:
+    """The rows of these names. Raises ValueError for one that there is not."""
+    if unknown := set(names) - {row.name for row in rows}:
+        raise ValueError(f"--rows {' '.join(sorted(unknown))}: the rows are {', '.join(row.name for row in rows)}")
+    return tuple(row for row in rows if not names or row.name in names)
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """ "0-2,7" -> (0, 1, 2, 7). Raises ValueError."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise ValueError(f"--seeds {text}: expected numbers and ranges such as 0-7 or 100,102")
+        seeds += range(int(first), int(last or first) + 1)
+    return tuple(dict.fromkeys(seeds))
+
+
+def collect(name: str, where: Setting, seeds: tuple[int, ...]) -> Result:
+    """The records of a table, each line with the one it is compared with. Raises ValueError if there is none."""
+    table, stale = TABLES[name], []
+
+    def records(row: Row) -> dict[int, dict]:
+        scorings = {seed: Scoring(Training(where, row, seed)) for seed in seeds}
+        found = {seed: scoring.record() for seed, scoring in scorings.items()}
+        stale.extend(s.name for seed, s in scorings.items() if found[seed] is None and s.path.exists())
+        return {seed: record for seed, record in found.items() if record is not None}
+
+    lines: list[Line] = []
+    rows = rows_of(name, where)
+    reference = next((row for row in rows if is_dida(row, where)), DIDA)
+    baseline = Line(reference, records(reference), None) if table.against == "dida" else None
+    for row in rows:
+        if row == reference and baseline is not None:
+            lines.append(baseline)
+            continue
+        against = baseline
+        if table.against == "above" and row.paired:
+            against = next((line for line in reversed(lines) if line.row.paired), None)
+        lines.append(Line(row, records(row), against))
+    warm = records(WARM) if where.benchmark.warm_steps else {}
+    result = Result(name, table, where.name, where.benchmark, where.split, tuple(lines), warm, tuple(stale))
+    if not result.records:
+        raise ValueError(f"no record of table {name} for seeds {seeds} in {where.records} that fits the options")
+    return result
+
+
+def render(name: str, where: Setting, seeds: tuple[int, ...], readme: Path | None) -> None:
+    """Write a table as Markdown and CSV, and into its block of the README."""
+    result = collect(name, where, seeds)
+    folder = where.results / where.name
+    for ending, text in (("md", page(result)), ("csv", as_csv(result))):
+        write(folder / f"{name}.{ending}", text)
+        print(folder / f"{name}.{ending}")
+    if readme is not None:
+        try:
+            text = replaced(readme.read_text(), result.marker, headline(result))
+        except (FileNotFoundError, ValueError) as error:
+            raise ValueError(f"{readme}: {error}; --readme None writes {folder} alone") from error
+        readme.write_text(text)
+        print(f"{readme}: block {result.marker}")
+
+
+def cli(args: list[str]) -> None:
+    """`main` of a command line. What a user can put right ends in one message."""
+    options = tyro.cli(Options, prog="bench/tables.py", args=args)
+    try:
+        status = main(options)
+    except ValueError as error:
+        sys.exit(f"bench/tables.py: {error}")
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    cli(sys.argv[1:])

@@ -1,0 +1,265 @@
+"""From rows and seeds to trainings, and from finished trainings to records: the raw numbers that tables are made of.
+
+bench/results/<benchmark>/records/<row>_s<seed>_<split>.json      one per row, seed and split, committed
+runs/tables/<benchmark>/<method>_s<seed>_<hash of the options>/   run folders, not committed
+"""
+
+import hashlib
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from bench.jobs import Task
+from bench.record import ROOT, header
+from bench.rows import WARM, Benchmark, Row
+from dida import recipes
+from dida.config import MAY_CHANGE, flat, from_dict, to_dict
+from dida.state import checkpoints
+
+# Options that no number depends on, and two that a training names by itself: the seed, and where it branches off.
+NOT_OPTIONS = MAY_CHANGE | {"resume", "check_data", "out", "init", "seed"}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all rows of one call share."""
+
+    name: str  # of the benchmark
+    benchmark: Benchmark
+    split: str
+    work: Path
+    results: Path
+    data_root: Path
+    device: str
+    extra: str = ""  # more options of train.py, for every run
+
+    @property
+    def records(self) -> Path:
+        return self.results / self.name / "records"
+
+
+@dataclass(frozen=True)
+class Training:
+    """One run of train.py."""
+
+    setting: Setting
+    row: Row
+    seed: int
+
+    @property
+    def warm(self) -> "Training | None":
+        """The run whose student this one starts from."""
+        return Training(self.setting, WARM, self.seed) if self.branches else None
+
+    @property
+    def branches(self) -> bool:
+        return self.row.warm and self.setting.benchmark.warm_steps > 0
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Options of train.py that the numbers depend on, but for the seed and the warm start."""
+        benchmark = self.setting.benchmark
+        steps = {"warm": benchmark.warm_steps, "branch": benchmark.branch_steps}
+        steps["scratch"] = sum(steps.values())
+        stage = "warm" if self.row == WARM else "branch" if self.branches else "scratch"
+        # The oracle's recipe chooses its own source.
+        domains = {"tgt": benchmark.tgt} | ({} if self.row.options["method"] == "oracle" else {"src": benchmark.src})
+        return (
+            *as_arguments(domains | {"steps": steps[stage]} | dict(benchmark.stages.get(stage, {}))),
+            *shlex.split(self.setting.extra),
+            *as_arguments(self.row.options),  # last, so that nothing shared can undo what a row is about
+        )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Every option that the numbers depend on, and those of the warm start."""
+        return resolved(self.arguments) | {"warm_start": self.warm.options if self.warm else None}
+
+    @cached_property
+    def folder(self) -> Path:
+        """Of the run. Its name has a hash of the options: two sets of options never share one, equal ones always do."""
+        digest = hashlib.sha256(json.dumps(self.options, sort_keys=True).encode()).hexdigest()[:8]
+        name = f"{self.row.options['method']}_s{self.seed}_{digest}"
+        return self.setting.work / self.setting.name / name
+
+    def done(self) -> bool:
+        """Whether the checkpoint of the last step is there."""
+        found = checkpoints(self.folder)
+        return bool(found) and found[-1].stem == f"step_{self.options['steps']:06d}"
+
+    def command(self) -> list[str]:
+        """Start it, or go on where it stopped."""
+        if checkpoints(self.folder):
+            return [*script("train.py"), "--resume", str(self.folder), *self.place]
+        if self.folder.exists():
+            shutil.rmtree(self.folder)  # it stopped before its first checkpoint, and train.py never overwrites a run
+        init = ["--init", str(self.warm.folder)] if self.warm else []
+        out = ["--out", str(self.folder)]
+        return [*script("train.py"), *self.arguments, "--seed", str(self.seed), *init, *out, *self.place]
+
+    @property
+    def place(self) -> list[str]:
+        """Where it runs, as far as train.py and eval.py have the same options for it."""
+        return ["--data-root", str(self.setting.data_root), "--device", self.setting.device]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """One run of eval.py, and the record that comes of it."""
+
+    training: Training
+
+    @property
+    def domain(self) -> str:
+        """What is scored on: the target, but for the warm start, of which one must know that it learnt the source."""
+        benchmark = self.training.setting.benchmark
+        return benchmark.own_val if self.training.row == WARM else benchmark.tgt
+
+    @property
+    def split(self) -> str:
+        return "val" if self.training.row == WARM else self.training.setting.split
+
+    @property
+    def name(self) -> str:
+        return f"{self.training.row.name}_s{self.training.seed}_{self.split}"
+
+    @property
+    def path(self) -> Path:
+        """Of the record."""
+        return self.training.setting.records / f"{self.name}.json"
+
+    @property
+    def scores(self) -> Path:
+        """Of eval.py's numbers, in the run folder."""
+        return self.training.folder / f"scores_{self.name}.json"
+
+    def record(self) -> dict[str, Any] | None:
+        """The record, if there is one of exactly these options."""
+        try:
+            found = json.loads(self.path.read_text())
+        except FileNotFoundError:
+            return None
+        return found if same_options(found["options"], self.training.options) else None
+
+    def done(self) -> bool:
+        return self.record() is not None
+
+    def command(self) -> list[str]:
+        where = ["--tgt", self.domain, "--split", self.split, "--json", str(self.scores)]
+        return [*script("eval.py"), str(self.training.folder), *where, *self.training.place]
+
+    def write(self) -> None:
+        """Make the record of what eval.py found and of what the run says about itself."""
+        training, scores = self.training, json.loads(self.scores.read_text())
+        environments = [json.loads(path.read_text()) for path in sorted(training.folder.glob("environment*.json"))]
+        if training.warm:
+            environments += [json.loads(path.read_text()) for path in training.warm.folder.glob("environment*.json")]
+        trained = environments[0]
+        content = {
+            "row": training.row.name,
+            "benchmark": training.setting.name,
+            "seed": training.seed,
+            "domain": self.domain,
+            "split": self.split,
+            "images": scores["images"],
+            "step": scores["step"],
+            "minutes": round(minutes(training.folder), 2),
+            **commits(environments),
+            "scored": header("cuda" if trained["gpu"] and training.setting.device != "cpu" else "cpu"),
+            "threads": trained["threads"],
+            "unit": scores["unit"],
+            "student": scores["student"],
+            "teacher": scores["teacher"],
+            "options": training.options,
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps(content, indent=1) + "\n")
+        partial.replace(self.path)  # a killed runner leaves a whole record or none
+
+
+def plan(wanted: Sequence[tuple[Setting, Row]], seeds: Sequence[int]) -> list[Task]:
+    """What is left to do for these rows and seeds, in the order to start it: seed by seed, so that pairs come early."""
+    tasks: dict[Path, Task] = {}  # by what they make: rows of equal options share a run
+    for seed in seeds:
+        for setting, row in wanted:
+            training = Training(setting, row, seed)
+            if training.warm:
+                _add_scoring(Scoring(training.warm), tasks)
+            _add_scoring(Scoring(training), tasks)
+    return list(tasks.values())
+
+
+def _add_scoring(scoring: Scoring, tasks: dict[Path, Task]) -> None:
+    if scoring.path in tasks or scoring.done():
+        return
+    train = _add_training(scoring.training, tasks)
+    log = scoring.scores.with_suffix(".log")
+    tasks[scoring.path] = Task(f"score {scoring.name}", scoring.command, scoring.done, log, train, scoring.write)
+
+
+def _add_training(training: Training, tasks: dict[Path, Task]) -> Task | None:
+    """The task that makes a training, added after what it needs; None if it is made."""
+    if training.done():
+        return None
+    if training.folder not in tasks:
+        warm = _add_training(training.warm, tasks) if training.warm else None
+        name = f"train {training.row.name}_s{training.seed}"
+        log = training.folder.with_name(training.folder.name + ".log")
+        tasks[training.folder] = Task(name, training.command, training.done, log, warm)
+    return tasks[training.folder]
+
+
+def script(name: str) -> list[str]:
+    return [sys.executable, "-u", str(ROOT / name)]
+
+
+def as_arguments(options: Mapping[str, Any]) -> list[str]:
+    """{"bank_size": 50} -> ["--bank-size", "50"]."""
+    return [part for name, value in options.items() for part in ("--" + name.replace("_", "-"), str(value))]
+
+
+@cache
+def resolved(arguments: tuple[str, ...]) -> dict[str, Any]:
+    """Every option of a command line that its numbers depend on, recipes and defaults included."""
+    config = from_dict(to_dict(recipes.from_command_line(list(arguments))))
+    options = {name: value for name, value in flat(config).items() if name not in NOT_OPTIONS}
+    return json.loads(json.dumps(options, default=str))
+
+
+def same_options(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether a record's options are those wanted.
+
+    An option that the record does not have was added to train.py since; what it does by default is what was done then.
+    """
+    for name, value in recorded.items():
+        if name not in wanted:
+            return False
+        if isinstance(value, dict) and isinstance(wanted[name], dict):
+            if not same_options(value, wanted[name]):
+                return False
+        elif value != wanted[name]:
+            return False
+    return True
+
+
+def minutes(run: Path) -> float:
+    """Training time of a run, from its log: it is the same however often the run was interrupted."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    steps = [0, *(line["step"] for line in lines)]
+    return sum((b - a) / line["steps_per_second"] for a, b, line in zip(steps, steps[1:], lines, strict=False)) / 60
+
+
+def commits(environments: list[dict[str, Any]]) -> dict[str, Any]:
+    """The commits that a run was made with, the warm start and every resume included."""
+    known = [found["git"] for found in environments if found["git"]]
+    return {
+        "commit": "+".join(sorted({git["commit"][:12] for git in known})) or "unknown",
+        "dirty": any(git["dirty"] for git in known),
+    }
