@@ -75,7 +75,14 @@ CASES = (
 
 AT_MOST = ("registers", "shared_bytes", "hot_loop", "predicted_us")
 AT_LEAST = ("ctas_per_sm", "hmma", "hgmma", "fma_in_hot_loop")
-NOT_MORE = ("spills_in_loops", "shuffles_in_hot_loop", "barriers_in_hot_loop", "float_atomics", "fp64")
+NOT_MORE = (
+    "spills_in_loops",
+    "spills_in_inner_loops",
+    "shuffles_in_hot_loop",
+    "barriers_in_hot_loop",
+    "float_atomics",
+    "fp64",
+)
 
 # (kernel, case) -> what was wished for when the kernels were planned, per arch where archs differ.
 MAIN_LOSS = str(CASES[0])
@@ -84,12 +91,12 @@ GOALS: dict[tuple[str, str], dict[str, tuple[str, int]]] = {
         "registers": ("<=", 128),
         "ctas_per_sm": (">=", 4),
         "hot_loop": ("<=", 122),
-        "spills_in_loops": ("<=", 0),
+        "spills_in_inner_loops": ("<=", 0),
         "shuffles_in_hot_loop": ("<=", 0),
         "barriers_in_hot_loop": ("<=", 0),
     },
-    ("_loss_bwd", MAIN_LOSS): {"registers": ("<=", 255), "hot_loop": ("<=", 292), "spills_in_loops": ("<=", 0)},
-    ("_flat_instance_loss", str(CASES[6])): {"matrix_instructions": (">=", 32), "spills_in_loops": ("<=", 0)},
+    ("_loss_bwd", MAIN_LOSS): {"registers": ("<=", 255), "hot_loop": ("<=", 292), "spills_in_inner_loops": ("<=", 0)},
+    ("_flat_instance_loss", str(CASES[6])): {"matrix_instructions": (">=", 32), "spills_in_inner_loops": ("<=", 0)},
 }
 
 
@@ -200,7 +207,9 @@ def compare(rows: list[Row], budgets: dict[tuple, Row], only: str | None = None)
         found = regressions(budgets[row.place].measured, row.measured)
         problems += [f"{_name(row)}: {line}" for line in found]
     gone = budgets.keys() - {row.place for row in rows}
-    problems += [f"{_name(budgets[p])}: is launched no more; run --update" for p in sorted(gone) if only in (None, p[0])]
+    problems += [
+        f"{_name(budgets[p])}: is launched no more; run --update" for p in sorted(gone) if only in (None, p[0])
+    ]
     return problems
 
 
@@ -238,7 +247,7 @@ def _percent(old: float, new: float) -> str:
 
 
 def render(rows: list[Row]) -> str:
-    """The table of a run."""
+    """The table of a run. Spills are those in an innermost loop / in any loop."""
     head = "kernel|case|arch|regs|smem KB|CTAs|spills|MMA|EX2|loop|loop/EX2|FMA|SHFL|BAR|atom|floor us|bound|goal"
     return table(head.split("|"), [_cells(row) for row in rows])
 
@@ -248,7 +257,8 @@ def _cells(row: Row) -> list[str]:
     mma = f"{m['hgmma']} HGMMA" if m["hgmma"] else f"{m['hmma']} HMMA" if m["hmma"] else "-"
     per_exponential = f"{m['hot_loop'] / m['ex2_in_hot_loop']:.1f}" if m["ex2_in_hot_loop"] else "-"
     kernel = row.kernel if row.launch == 1 else f"{row.kernel} #{row.launch}"
-    counts = [m["registers"], f"{m['shared_bytes'] / 1024:.1f}", m["ctas_per_sm"], m["spills_in_loops"], mma]
+    spills = f"{m['spills_in_inner_loops']}/{m['spills_in_loops']}"
+    counts = [m["registers"], f"{m['shared_bytes'] / 1024:.1f}", m["ctas_per_sm"], spills, mma]
     loop = [m["ex2_in_hot_loop"], m["hot_loop"], per_exponential, m["fma_in_hot_loop"]]
     never = [m["shuffles_in_hot_loop"], m["barriers_in_hot_loop"], m["float_atomics"]]
     return [kernel, row.case, row.arch, *counts, *loop, *never, f"{m['predicted_us']:.1f}", m["bound"], goals(row)]

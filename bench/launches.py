@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-from bench.meter import Meter, span
+from bench.meter import CUDA_BLOCK, Meter, span
 from tests import cases
 from tests.cases import Scene
 
@@ -73,7 +73,8 @@ class Launch(NamedTuple):
         return self.module, self.name, *map(_specialised, self.bound().items()), *map(repr, self.options.items())
 
 
-_UPDATED = {"_project": ("p_grad",)}
+# Passes over a tensor beyond the first: `_normalise` sums its classes, reads them again and writes them.
+_UPDATED = {"_project": ("p_grad",), "_normalise": ("p_out", "p_out")}
 
 
 class Recording(NamedTuple):
@@ -82,11 +83,16 @@ class Recording(NamedTuple):
     launches: list[Launch]
     meter: Meter
 
+    @property
+    def moved(self) -> int:
+        """Bytes: of PyTorch's operations and of the kernels."""
+        return self.meter.moved + sum(launch.bytes() for launch in self.launches)
+
 
 @contextmanager
 def recording(capability: int) -> Iterator[Recording]:
     """Inside, tensors on "cuda" are fake, those of a GPU of this capability (86: sm_86); kernels are taken down."""
-    record = Recording([], Meter())
+    record = Recording([], Meter(block=CUDA_BLOCK))
 
     def take_down(kernel: JITFunction, *args: Any, grid: tuple[int, ...], warmup: bool, **options: Any) -> None:
         values = tuple(_described(x) for x in args)
@@ -95,8 +101,8 @@ def recording(capability: int) -> Iterator[Recording]:
 
     with (
         mock.patch.object(JITFunction, "run", take_down),
-        mock.patch("torch.cuda.device_of", lambda x: nullcontext()),
-        mock.patch("torch.cuda.get_device_capability", lambda device=None: divmod(capability, 10)),
+        mock.patch("torch.cuda.device_of", return_value=nullcontext()),
+        mock.patch("torch.cuda.get_device_capability", return_value=divmod(capability, 10)),
         FakeTensorMode(allow_non_fake_inputs=True),
         record.meter,
     ):
@@ -117,12 +123,12 @@ def record_call(op: str, scene: Scene, dtype: torch.dtype, capability: int) -> R
         record.meter.steps.clear()
         out = getattr(dida_kernels, op)(*made.args, **made.options)
         if op in cases.GRADIENT:
-            _backward(out)
+            backward(out)
     return record
 
 
 @torch.no_grad()
-def _backward(out: Tensor) -> Tensor:
+def backward(out: Tensor) -> Tensor:
     """The gradient of `out.sum()`, along one chain of nodes, as it arrives at the leaf.
 
     PyTorch's engine would ask the driver of the GPU that is not there.

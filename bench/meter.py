@@ -36,11 +36,15 @@ class Meter(TorchDispatchMode):
     """`with Meter() as meter:` then meter.live, meter.peak (bytes) and meter.steps.
 
     An op of this project that is opaque to PyTorch (a custom_op) is opened: its body runs under the meter, so that its
-    temporaries count. Storages that existed before count from the first time they are seen, unless `known`.
+    temporaries count. Storages that exist already count from the moment they are passed to `know`.
+
+    Args:
+        block: an allocation takes a multiple of this many bytes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, block: int = 1) -> None:
         super().__init__()
+        self.block = block
         self.live = self.peak = 0
         self.steps: list[Step] = []
         self._sizes: dict[int, int] = {}
@@ -69,8 +73,7 @@ class Meter(TorchDispatchMode):
             if not isinstance(x, Tensor) or x.untyped_storage()._cdata in self._sizes:
                 continue
             storage = x.untyped_storage()
-            block = CUDA_BLOCK if x.device.type == "cuda" else 1
-            size = -(-storage.nbytes() // block) * block
+            size = -(-storage.nbytes() // self.block) * self.block
             self._sizes[storage._cdata] = size
             self.live += size
             self.peak = max(self.peak, self.live)

@@ -18,8 +18,9 @@ RESULTS = Path(__file__).parent / "results"
 
 def header(device: str) -> dict[str, Any]:
     """Where, when and from what a result was made. `device`: cpu, cuda, or counted (nothing ran)."""
+    changed = "+changes" if _git("status", "--porcelain", "-uno") else ""
     found = {
-        "commit": _git("rev-parse", "--short=12", "HEAD") + ("+changes" if _git("status", "--porcelain", "-uno") else ""),
+        "commit": _git("rev-parse", "--short=12", "HEAD") + changed,
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "device": device,
         "python": platform.python_version(),
@@ -27,6 +28,7 @@ def header(device: str) -> dict[str, Any]:
         "cpu": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "load": [round(x, 1) for x in os.getloadavg()],  # processes that wanted a core, over 1, 5 and 15 minutes
     }
     if device == "cuda":
         found |= {"gpu": torch.cuda.get_device_name(), "clocks": _clocks(), "cuda": torch.version.cuda}

@@ -68,15 +68,19 @@ def loops(code: list[Instruction]) -> list[Loop]:
     return sorted(found, key=lambda loop: -loop.instructions)
 
 
+def innermost(code: list[Instruction]) -> list[Loop]:
+    """The loops that hold no other loop."""
+    found = loops(code)
+    return [a for a in found if not any(a.start <= b.start and b.stop <= a.stop for b in found if b is not a)]
+
+
 def hot_loop(code: list[Instruction]) -> Loop | None:
     """The innermost loop with most exponentials, else matrix instructions, else instructions.
 
     ptxas may put a short copy of a loop behind it for the last iterations; this prefers the long one.
     """
-    found = loops(code)
-    innermost = [a for a in found if not any(a.start <= b.start and b.stop <= a.stop for b in found if b is not a)]
     work = ("MUFU.EX2",), ("HMMA", "HGMMA"), ("",)
-    return max(innermost, key=lambda loop: [loop.count(*prefixes) for prefixes in work], default=None)
+    return max(innermost(code), key=lambda loop: [loop.count(*prefixes) for prefixes in work], default=None)
 
 
 def ctas_per_sm(capability: int, registers: int, shared: int, warps: int) -> int:
@@ -103,14 +107,14 @@ def measure(cubin: bytes, shared: int, warps: int, capability: int) -> dict[str,
 def of_code(code: list[Instruction]) -> dict[str, int]:
     """The part of `measure` that is in the instructions."""
     whole = Counter(x.opcode for x in code)
-    found = loops(code)
     hot = hot_loop(code) or Loop(0, 0, Counter())
     return {
         "instructions": len(code),
-        "spills_in_loops": max((loop.count("LDL", "STL") for loop in found), default=0),
+        "spills_in_loops": max((loop.count("LDL", "STL") for loop in loops(code)), default=0),
+        "spills_in_inner_loops": max((loop.count("LDL", "STL") for loop in innermost(code)), default=0),
         "hot_loop": hot.instructions,
         "ex2_in_hot_loop": hot.count("MUFU.EX2"),
-        "fma_in_hot_loop": hot.count("FFMA", "HFMA2"),
+        "fma_in_hot_loop": hot.count("FFMA"),
         "shuffles_in_hot_loop": hot.count("SHFL"),
         "barriers_in_hot_loop": hot.count("BAR"),
         "hmma": count(whole, "HMMA"),
