@@ -40,9 +40,8 @@ class BuildExtension(build_ext):
 
     def finalize_options(self):
         super().finalize_options()
-        if (
-            self.inplace and self.extensions
-        ):  # what was built against another torch is not up to date, however new it is
+        if self.inplace and self.extensions:
+            # What was built against another torch is not up to date, however new it is.
             self.build_lib = self.build_temp = os.path.join("build", f"torch-{_torch().__version__}")
 
     def build_extension(self, extension):
