@@ -36,11 +36,11 @@ from .scene import hood, street
 # The dial, frozen. At 0.8 a small network (pvt_v2_b0 from scratch, 1100 steps of 4 crops, two seeds) reaches
 # 84 toy mIoU on its own source; on the target 55, and 78 when trained there: room to adapt, and no class that
 # cannot be learnt.
-SHIFT = 0.8
+SHIFT = 0.65
 SEED = 2023  # frozen too
 
 # Whoever changes one pixel makes another benchmark, and every toy number measured before is void.
-DIGEST = "2b8a5aef276ee3b7a3be5fcedf9ea4d026c462061bee92fd276222bc2481a43b"
+DIGEST = "d5306c7def20e9b5a31c5b0fc9f00a86777f6936095bff22172b6e57c78764e6"
 
 
 class Counts(NamedTuple):
