@@ -103,16 +103,16 @@ def count_branch(form: str, scene: Scene, dtype: torch.dtype = torch.float32) ->
     if form == "ours":
         with launches.recording(CAPABILITY) as taken:
             x = make_inputs(scene, dtype, "cuda")
-            return _count(form, x, scene.temperature, taken.meter, launches.backward)
+            return count_phases(form, x, scene.temperature, taken.meter, launches.backward)
     with launches.recording(CAPABILITY):
         shapes = make_inputs(scene, dtype, "cuda")
     x = Inputs(*(torch.empty(t.shape, dtype=t.dtype, device="meta") for t in shapes))
     with Meter(block=CUDA_BLOCK) as meter:
         x.student_BDhw.requires_grad_()
-        return _count(form, x, scene.temperature, meter, Tensor.backward)
+        return count_phases(form, x, scene.temperature, meter, Tensor.backward)
 
 
-def _count(form: str, x: Inputs, temperature: float, meter: Meter, backward: Callable[[Tensor], Any]) -> Branch:
+def count_phases(form: str, x: Inputs, temperature: float, meter: Meter, backward: Callable[[Tensor], Any]) -> Branch:
     meter.know(x)
     with meter.extra() as of_gather, torch.no_grad():
         gather(form, x, temperature)

@@ -18,6 +18,7 @@ import triton
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from triton.backends.compiler import GPUTarget
+from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction
 
 from bench.meter import CUDA_BLOCK, Meter, span
@@ -94,13 +95,14 @@ def recording(capability: int) -> Iterator[Recording]:
     """Inside, tensors on "cuda" are fake, those of a GPU of this capability (86: sm_86); kernels are taken down."""
     record = Recording([], Meter(block=CUDA_BLOCK))
 
-    def take_down(kernel: JITFunction, *args: Any, grid: tuple[int, ...], warmup: bool, **options: Any) -> None:
+    def take_down(kernel: Any, *args: Any, grid: tuple[int, ...], warmup: bool, **options: Any) -> None:
         values = tuple(_described(x) for x in args)
         named = {name: _described(x) for name, x in options.items()}
         record.launches.append(Launch(kernel.fn.__module__, kernel.fn.__name__, values, named, tuple(grid)))
 
     with (
         mock.patch.object(JITFunction, "run", take_down),
+        mock.patch.object(InterpretedFunction, "run", take_down),  # what kernels are where tests set TRITON_INTERPRET
         mock.patch("torch.cuda.device_of", return_value=nullcontext()),
         mock.patch("torch.cuda.get_device_capability", return_value=divmod(capability, 10)),
         FakeTensorMode(allow_non_fake_inputs=True),

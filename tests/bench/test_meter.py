@@ -1,0 +1,99 @@
+"""The meter against PyTorch's own allocator, and our counted launches against a real run in the interpreter."""
+
+import gc
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import _disable_current_modes
+
+import dida_kernels
+from bench.meter import Meter
+from tests import cases
+from tests.cases import MAIN, resized
+
+SMALL = resized(MAIN, D=32, K=64, hw=(8, 8), HW=(32, 32))
+TINY = resized(MAIN, C=5, D=16, K=20, hw=(3, 3), HW=(12, 12))  # for the interpreter
+
+
+def paper_form() -> tuple[int, int]:
+    """Peak bytes of the equation on real tensors on top of its inputs: by the meter, and by the CPU's allocator."""
+    made = cases.call("instance_loss", SMALL)
+    made.args[0].requires_grad_()
+
+    def step() -> None:
+        dida_kernels.instance_loss.reference(*made.args, **made.options).backward()
+        made.args[0].grad = None
+
+    with Meter() as meter:
+        meter.know(made.args)
+        with meter.extra() as peak:
+            step()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        step()
+    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
+    live = highest = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        live += event.nbytes()
+        highest = max(highest, live)
+    return peak(), highest
+
+
+def test_counted_peak_is_the_allocators():
+    counted, real = paper_form()
+    assert real > 4 * 4 * MAIN.B * 32 * 32 * SMALL.K  # several [N, K]: something was measured
+    assert counted == pytest.approx(real, rel=0.02)
+
+
+def test_bytes_of_in_place_and_out_operations():
+    a, b = torch.ones(1000), torch.ones(1000)
+    with Meter() as meter:
+        a.add_(b)
+        torch.add(a, b, out=b)
+        b.copy_(a)
+        a[:10].view(2, 5).t()
+    assert [(step.name, step.bytes) for step in meter.steps] == [("add_", 12000), ("add", 12000), ("copy_", 8000)]
+
+
+def test_matrix_flops_and_temporaries_that_died():
+    with Meter() as meter:
+        a = torch.ones(20, 30)
+        for _ in range(3):
+            (a @ a.T).sum()
+    assert sum(step.flops for step in meter.steps) == 3 * 2 * 20 * 30 * 20
+    assert meter.peak == 4 * (600 + 400 + 1)
+    assert meter.live == 4 * 600
+
+
+def test_bodies_of_opaque_ops_are_opened():
+    made = cases.call("instance_loss", SMALL)
+    with Meter() as meter, torch.no_grad(), dida_kernels.backend("torch"):
+        dida_kernels.instance_loss(*made.args, **made.options)
+    assert {"bmm", "logsumexp"} <= {step.name for step in meter.steps}
+
+
+def test_launches_taken_down_allocate_what_the_interpreter_allocates(monkeypatch):
+    """Forward and backward, on a fake GPU and on a CPU with numbers: the same peaks."""
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
+    from bench import bank_memory, launches
+    from dida_kernels.fused.launch import INTERPRETED
+
+    if not INTERPRETED:
+        pytest.skip("kernels were bound to the GPU when they were imported")
+    with launches.recording(86) as taken:
+        taken.meter.block = 1
+        x = bank_memory.make_inputs(TINY, torch.float32, "cuda")
+        counted = bank_memory.count_phases("ours", x, TINY.temperature, taken.meter, launches.backward)
+
+    grid = interpreter.GridExecutor.__call__
+
+    def unmetered(*args, **kwargs):
+        with _disable_current_modes():  # the interpreter copies what a kernel is given; a GPU does not
+            grid(*args, **kwargs)
+        gc.collect()  # and it keeps it in reference cycles
+
+    monkeypatch.setattr(interpreter.GridExecutor, "__call__", unmetered)
+    x = bank_memory.make_inputs(TINY, torch.float32, "cpu")
+    with dida_kernels.backend("triton"), Meter() as meter:
+        real = bank_memory.count_phases("ours", x, TINY.temperature, meter, launches.backward)
+    assert counted == real
