@@ -58,7 +58,8 @@ BENCHMARKS = {
         warm_steps=600,
         branch_steps=400,
         own_val="toy-gta5-val",
-        stages=NO_STAGE_OPTIONS,
+        # A branch starts from a trained student: a lower rate, and a bank that can be filled at once.
+        stages={"branch": {"lr": 1e-3, "warmup": 20, "bank_start": 50, "bank_fill": 50}},
     ),
     "gta5": Benchmark("GTA5 → Cityscapes", "gta5", "cityscapes", 19, 0, 40_000, stages=NO_STAGE_OPTIONS),
     "synthia": Benchmark("SYNTHIA → Cityscapes", "synthia", "cityscapes", 16, 0, 40_000, stages=NO_STAGE_OPTIONS),

@@ -73,6 +73,7 @@ def toy(config: Config) -> Config:
         ignore_bottom=64,
         feature_weight=0.0,
         bank_size=190,
+        instance_weight=0.1,
         bank_momentum=0.9,
         bank_every=10,
         bank_start=300,

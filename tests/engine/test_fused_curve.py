@@ -27,24 +27,24 @@ def forced(backend: str, function):
     return run
 
 
-def curve(backend: str, **options) -> torch.Tensor:
+def curve(backend: str) -> torch.Tensor:
     """Losses of every step, [STEPS, terms]."""
-    state, method = build(tiny(steps=STEPS, crop=32, bank_size=24, **options))
+    # One crop of 32 pixels and one slot per class: the interpreter pays for every slot of every block of pixels.
+    state, method = build(tiny(steps=STEPS, crop=32, bank_size=19))
     method = dataclasses.replace(
         method,
         regenerate=forced(backend, method.regenerate),
         instance_loss=forced(backend, method.instance_loss),
     )
-    traces = [train_step(state, batch(i, size=32), method) for i in range(STEPS)]
+    traces = [train_step(state, batch(i, size=32, images=1), method) for i in range(STEPS)]
     assert state.bank.features.abs().sum() > 0
     return torch.stack([torch.stack(list(trace.losses.values())) for trace in traces])
 
 
-@pytest.mark.parametrize("resolution", ["image", "stride4"])
-def test_training_with_the_kernels_is_the_same_training(resolution):
+def test_training_with_the_kernels_is_the_same_training():
     if "triton" not in dida_kernels.instance_loss.backends:
         pytest.skip(dida_kernels.report()["instance_loss"]["triton"])
-    equation = curve("torch", instance_loss=resolution)
-    fused = curve("triton", instance_loss=resolution)
+    equation = curve("torch")
+    fused = curve("triton")
     assert equation[:, 3].sum() > 0
     assert ((fused - equation).abs() <= BAND * equation.abs() + 1e-6).all(), (fused - equation).abs().max(0)

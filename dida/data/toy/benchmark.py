@@ -33,14 +33,13 @@ from .canvas import Canvas, Look
 from .dice import Dice
 from .scene import hood, street
 
-# The dial, frozen. At 0.8 a small network (pvt_v2_b0 from scratch, 1100 steps of 4 crops, two seeds) reaches
-# 84 toy mIoU on its own source; on the target 55, and 78 when trained there: room to adapt, and no class that
-# cannot be learnt.
-SHIFT = 0.65
+# The dial, frozen. Higher, source-only training (which has no colour augmentation) falls more than 30 points of mIoU
+# behind training on the target's own labels, and the gap no longer tells methods apart; what it costs is in the README.
+SHIFT = 0.6
 SEED = 2023  # frozen too
 
 # Whoever changes one pixel makes another benchmark, and every toy number measured before is void.
-DIGEST = "d5306c7def20e9b5a31c5b0fc9f00a86777f6936095bff22172b6e57c78764e6"
+DIGEST = "4c89005a1faf6742d2174c8c506b2dba0b69fe20687bafda2a2892b9969796a5"
 
 
 class Counts(NamedTuple):
