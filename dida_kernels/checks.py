@@ -1,4 +1,6 @@
-"""Argument checks shared by the equations and the kernels: one TypeError or ValueError that names argument and value.
+"""What the ops refuse at their door, whatever backend runs: one TypeError or ValueError that names argument and value.
+
+One function per op, with the op's own arguments, over a few checks of one kind of tensor each.
 
 Checks look at shapes, dtypes and devices, which cost nothing. Values are looked at where that costs no synchronisation
 (tensors on the CPU) and, for tensors on a GPU, only under DIDA_DEBUG=1.
@@ -10,7 +12,72 @@ import os
 import torch
 from torch import Tensor
 
+IGNORE = 255  # the label of a pixel that belongs to no class
 LABEL_DTYPES = (torch.uint8, torch.int32, torch.int64)
+
+
+def bank_similarity(embed_ND: Tensor, bank_KD: Tensor, *, temperature: float) -> None:
+    check_bank(bank_KD, None, embed_ND)
+    check_temperature(temperature)
+
+
+def instance_loss(
+    student_BDhw: Tensor,
+    teacher_BDhw: Tensor,
+    prior_BCHW: Tensor,
+    valid_BHW: Tensor,
+    bank_KD: Tensor,
+    label_K: Tensor,
+    *,
+    temperature: float,
+) -> None:
+    check_embed(student_BDhw, teacher_BDhw)
+    check_pixels(prior_BCHW, valid_BHW, student_BDhw)
+    check_bank(bank_KD, label_K, student_BDhw, classes=prior_BCHW.shape[1])
+    check_temperature(temperature)
+    check_no_gradient(teacher=teacher_BDhw, prior=prior_BCHW)
+
+
+def scatter(semantic_NC: Tensor, label_K: Tensor) -> None:
+    check_labels(label_K, semantic_NC, classes=semantic_NC.shape[1])
+
+
+def gather(q_NK: Tensor, label_K: Tensor, *, classes: int) -> None:
+    check_labels(label_K, q_NK, classes=classes, slots=q_NK.shape[1])
+
+
+def class_similarity(
+    embed_BDhw: Tensor, bank_KD: Tensor, label_K: Tensor, *, classes: int, temperature: float, size: tuple[int, int]
+) -> None:
+    check_embed(embed_BDhw)
+    check_bank(bank_KD, label_K, embed_BDhw, classes=classes)
+    check_temperature(temperature)
+    check_no_gradient(embed=embed_BDhw)
+
+
+def boundary_mask(label_BHW: Tensor, *, classes: int, threshold: int = 2) -> None:
+    check_labels(label_BHW, label_BHW, classes=classes, ignore=IGNORE, dims=3)
+    if threshold < 1:
+        raise ValueError(f"threshold: expected at least 1 distinct class, got {threshold}")
+
+
+def bank_update(
+    bank_KD: Tensor,
+    label_K: Tensor,
+    embed_BDhw: Tensor,
+    label_BHW: Tensor,
+    boundary_BHW: Tensor,
+    *,
+    classes: int,
+    momentum: float,
+) -> None:
+    check_embed(embed_BDhw)
+    check_bank(bank_KD, label_K, embed_BDhw, classes=classes)
+    check_labels(label_BHW, embed_BDhw, classes=classes, ignore=IGNORE, dims=3)
+    check_mask("boundary", boundary_BHW, label_BHW)
+    check_no_gradient(embed=embed_BDhw)
+    if not 0 <= momentum <= 1:
+        raise ValueError(f"momentum: expected a number in [0, 1], got {momentum}")
 
 
 def check_temperature(temperature: float) -> None:
@@ -42,13 +109,17 @@ def check_pixels(prior_BCHW: Tensor, valid_BHW: Tensor, embed_BDhw: Tensor) -> N
         raise ValueError(f"prior: expected [B={B}, C, H, W], got {list(prior_BCHW.shape)}")
     if prior_BCHW.shape[2] < h or prior_BCHW.shape[3] < w:
         raise ValueError(f"prior: expected a grid of at least {h}x{w} (the embedding's), got {list(prior_BCHW.shape)}")
-    if valid_BHW.dtype != torch.bool:
-        raise TypeError(f"valid: expected bool, got {valid_BHW.dtype}")
-    expected = (B, *prior_BCHW.shape[2:])
-    if tuple(valid_BHW.shape) != expected:
-        raise ValueError(f"valid: expected [B, H, W] = {list(expected)}, got {list(valid_BHW.shape)}")
     _same_device("prior", prior_BCHW, embed_BDhw)
-    _same_device("valid", valid_BHW, embed_BDhw)
+    check_mask("valid", valid_BHW, prior_BCHW[:, 0])
+
+
+def check_mask(name: str, mask_BHW: Tensor, like_BHW: Tensor) -> None:
+    """A mask is bool, of the shape and on the device of `like_BHW`."""
+    if mask_BHW.dtype != torch.bool:
+        raise TypeError(f"{name}: expected bool, got {mask_BHW.dtype}")
+    if mask_BHW.shape != like_BHW.shape:
+        raise ValueError(f"{name}: expected [B, H, W] = {list(like_BHW.shape)}, got {list(mask_BHW.shape)}")
+    _same_device(name, mask_BHW, like_BHW)
 
 
 def check_bank(bank_KD: Tensor, label_K: Tensor | None, embed: Tensor, *, classes: int = 0) -> None:

@@ -32,14 +32,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dida_kernels.checks import (
-    check_bank,
-    check_embed,
-    check_labels,
-    check_no_gradient,
-    check_pixels,
-    check_temperature,
-)
 from dida_kernels.equations import (
     IGNORE,
     bank_update,
@@ -181,11 +173,6 @@ def _instance_loss(
     *,
     temperature: float,
 ) -> Tensor:
-    check_embed(student_BDhw, teacher_BDhw)
-    check_pixels(prior_BCHW, valid_BHW, student_BDhw)
-    check_bank(bank_KD, label_K, student_BDhw, classes=prior_BCHW.shape[1])
-    check_temperature(temperature)
-    check_no_gradient(teacher=teacher_BDhw, prior=prior_BCHW)
     need_gradient = torch.is_grad_enabled() and student_BDhw.requires_grad
     tensors = (student_BDhw, teacher_BDhw, prior_BCHW, valid_BHW, bank_KD, label_K)
     return instance_loss_chunked(*tensors, float(temperature), need_gradient)[0]
@@ -325,10 +312,6 @@ instance_loss_chunked.register_autograd(_scale_gradient, setup_context=_keep_gra
 def _class_similarity(
     embed_BDhw: Tensor, bank_KD: Tensor, label_K: Tensor, *, classes: int, temperature: float, size: tuple[int, int]
 ) -> Tensor:
-    check_embed(embed_BDhw)
-    check_bank(bank_KD, label_K, embed_BDhw, classes=classes)
-    check_temperature(temperature)
-    check_no_gradient(embed=embed_BDhw)
     return class_similarity_chunked(embed_BDhw, bank_KD, label_K, classes, float(temperature), list(size))
 
 
@@ -377,12 +360,6 @@ def _bank_update(
     classes: int,
     momentum: float,
 ) -> Tensor:
-    check_embed(embed_BDhw)
-    check_bank(bank_KD, label_K, embed_BDhw, classes=classes)
-    check_labels(label_BHW, embed_BDhw, classes=classes, ignore=IGNORE, dims=3)
-    check_no_gradient(embed=embed_BDhw)
-    if not 0 <= momentum <= 1:
-        raise ValueError(f"momentum: expected a number in [0, 1], got {momentum}")
     sum_SD, count_S = set_sums_chunked(embed_BDhw, label_BHW, boundary_BHW, classes)
     return blend(bank_KD, label_K, sum_SD, count_S, momentum=momentum)
 
@@ -424,9 +401,6 @@ def _more_classes_than_bits(label_BHW: Tensor, *, classes: int, threshold: int =
 @boundary_mask.implement("torch", refuses=_more_classes_than_bits)
 def _boundary_mask(label_BHW: Tensor, *, classes: int, threshold: int = 2) -> Tensor:
     """The classes of a window as the bits of one integer: 8 bytes a pixel where the equation pools C maps."""
-    check_labels(label_BHW, label_BHW, classes=classes, ignore=IGNORE, dims=3)
-    if threshold < 1:
-        raise ValueError(f"threshold: expected at least 1 distinct class, got {threshold}")
     valid_BHW = label_BHW != IGNORE
     bits_BHW = torch.where(valid_BHW, torch.bitwise_left_shift(1, label_BHW.long().clamp(0, _WORD - 1)), 0)
     bits_BHW = F.pad(bits_BHW, (1, 1, 1, 1))

@@ -25,12 +25,16 @@ class Implementation(NamedTuple):
 
 
 class Op:
-    """A function of tensors with a plain-PyTorch truth (`reference`) and zero or more faster backends."""
+    """A function of tensors with a plain-PyTorch truth (`reference`) and zero or more faster backends.
 
-    def __init__(self, equation: Callable[..., Any]):
+    `check` is the one door of all backends: it raises TypeError or ValueError for arguments that no backend could mean.
+    """
+
+    def __init__(self, equation: Callable[..., Any], check: Callable[..., None]):
         functools.update_wrapper(self, equation)
         self.name = equation.__name__
         self.equation = equation
+        self.check = check
         self.backends: dict[str, Implementation] = {"torch": Implementation(equation, _never_refuses)}
         OPS[self.name] = self
 
@@ -48,7 +52,7 @@ class Op:
     def reference(self, *args: Any, **options: Any) -> Any:
         """The equation itself, with every op that it calls also in its equation form."""
         with backend("equation"):
-            return self.equation(*args, **options)
+            return self(*args, **options)
 
     def why_not(self, name: str, *args: Any, **options: Any) -> str | None:
         """The reason why backend `name` would not run on these inputs, or None if it would."""
@@ -57,6 +61,7 @@ class Op:
         return self.backends[name].refuses(*args, **options)
 
     def __call__(self, *args: Any, **options: Any) -> Any:
+        self.check(*args, **options)
         forced = _forced[-1] if _forced else ("torch" if os.environ.get(SWITCH) == "torch" else "auto")
         if forced == "equation":
             return self.equation(*args, **options)
@@ -70,9 +75,9 @@ class Op:
         return self.backends[forced].run(*args, **options)
 
 
-def op(equation: Callable[..., Any]) -> Op:
-    """Decorator: make an equation dispatchable."""
-    return Op(equation)
+def op(check: Callable[..., None]) -> Callable[[Callable[..., Any]], Op]:
+    """Decorator: make an equation dispatchable behind `check`, which takes the same arguments."""
+    return functools.partial(Op, check=check)
 
 
 @contextmanager

@@ -12,17 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dida_kernels.checks import (
-    check_bank,
-    check_embed,
-    check_labels,
-    check_no_gradient,
-    check_pixels,
-    check_temperature,
-)
+from dida_kernels import checks
+from dida_kernels.checks import IGNORE
 from dida_kernels.dispatch import op
-
-IGNORE = 255  # the label of a pixel that belongs to no class
 
 # ---- III-A: self-training ------------------------------------------------------------------------------------------
 
@@ -71,7 +63,7 @@ def similarity_logits(embed_ND: Tensor, bank_KD: Tensor, *, temperature: float) 
     return F.normalize(embed_ND, dim=1, eps=eps) @ F.normalize(bank_KD, dim=1, eps=eps).T / temperature
 
 
-@op
+@op(check=checks.bank_similarity)
 def bank_similarity(embed_ND: Tensor, bank_KD: Tensor, *, temperature: float) -> Tensor:
     """Softmax over the bank of the cosine similarity: the instance-level prediction. Implements Eq. (4) and Eq. (5).
 
@@ -79,12 +71,10 @@ def bank_similarity(embed_ND: Tensor, bank_KD: Tensor, *, temperature: float) ->
     Returns [N, K] float32 (float64 for float64 inputs), rows summing to one; differentiable in `embed_ND`.
     Raises TypeError or ValueError for wrong dtypes, shapes, devices, t <= 0 or NaN, K = 0, a bank wanting a gradient.
     """
-    check_bank(bank_KD, None, embed_ND)
-    check_temperature(temperature)
     return similarity_logits(embed_ND, bank_KD, temperature=temperature).softmax(1, dtype=statistics_dtype(embed_ND))
 
 
-@op
+@op(check=checks.instance_loss)
 def instance_loss(
     student_BDhw: Tensor,
     teacher_BDhw: Tensor,
@@ -111,11 +101,6 @@ def instance_loss(
     Raises TypeError or ValueError that names argument, expectation and value; also if a gradient is asked for anything
     but the student.
     """
-    check_embed(student_BDhw, teacher_BDhw)
-    check_pixels(prior_BCHW, valid_BHW, student_BDhw)
-    check_bank(bank_KD, label_K, student_BDhw, classes=prior_BCHW.shape[1])
-    check_temperature(temperature)
-    check_no_gradient(teacher=teacher_BDhw, prior=prior_BCHW)
     student_ND = pixels(enlarge(student_BDhw, prior_BCHW.shape[-2:]))
     teacher_ND = pixels(enlarge(teacher_BDhw, prior_BCHW.shape[-2:]))
 
@@ -131,13 +116,12 @@ def instance_loss(
 # ---- III-D: pseudo-label regeneration ------------------------------------------------------------------------------
 
 
-@op
+@op(check=checks.scatter)
 def scatter(semantic_NC: Tensor, label_K: Tensor) -> Tensor:
     """Unfold class probabilities onto the slots: z_sc[n, k] = z[n, label k]. Implements Eq. (7).
 
     Args: semantic_NC [N, C] floating; label_K [K] int64 in 0 .. C-1. Returns [N, K]; the adjoint of `gather`.
     """
-    check_labels(label_K, semantic_NC, classes=semantic_NC.shape[1])
     return semantic_NC.index_select(1, label_K)
 
 
@@ -154,17 +138,16 @@ def scale(q_NK: Tensor, z_sc_NK: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(defined_N1, product_NK / total_N1.where(defined_N1, 1.0), 0.0), defined_N1.squeeze(1)
 
 
-@op
+@op(check=checks.gather)
 def gather(q_NK: Tensor, label_K: Tensor, *, classes: int) -> Tensor:
     """Sum instance-level mass per class: q_ga[n, c] = sum of q[n, k] over the slots k of class c. Implements Eq. (9).
 
     Args: q_NK [N, K] floating; label_K [K] int64 in 0 .. classes-1. Returns [N, C]; the adjoint of `scatter`.
     """
-    check_labels(label_K, q_NK, classes=classes, slots=q_NK.shape[1])
     return q_NK.new_zeros(len(q_NK), classes).index_add(1, label_K, q_NK)
 
 
-@op
+@op(check=checks.class_similarity)
 def class_similarity(
     embed_BDhw: Tensor,
     bank_KD: Tensor,
@@ -181,10 +164,6 @@ def class_similarity(
     Returns [B, C, H, W] float32 (float64 for float64 inputs), summing to one over C. Not differentiable: it is only
     used as a pseudo-label.
     """
-    check_embed(embed_BDhw)
-    check_bank(bank_KD, label_K, embed_BDhw, classes=classes)
-    check_temperature(temperature)
-    check_no_gradient(embed=embed_BDhw)
     q_NK = bank_similarity(pixels(enlarge(embed_BDhw, size)), bank_KD, temperature=temperature)
     q_ga_NC = gather(q_NK, label_K, classes=classes)
     return q_ga_NC.unflatten(0, (len(embed_BDhw), *size)).permute(0, 3, 1, 2)
@@ -198,7 +177,7 @@ def smooth(semantic_BCHW: Tensor, q_ga_BCHW: Tensor, phi: float) -> Tensor:
 # ---- III-E: the bank -----------------------------------------------------------------------------------------------
 
 
-@op
+@op(check=checks.boundary_mask)
 def boundary_mask(label_BHW: Tensor, *, classes: int, threshold: int = 2) -> Tensor:
     """True on pixels whose 3x3 window holds at least `threshold` distinct valid classes. Implements Algorithm 1.
 
@@ -209,16 +188,13 @@ def boundary_mask(label_BHW: Tensor, *, classes: int, threshold: int = 2) -> Ten
     Args: label_BHW [B, H, W] uint8, int32 or int64 with values in 0 .. classes-1 or 255; threshold >= 1.
     Returns [B, H, W] bool.
     """
-    check_labels(label_BHW, label_BHW, classes=classes, ignore=IGNORE, dims=3)
-    if threshold < 1:
-        raise ValueError(f"threshold: expected at least 1 distinct class, got {threshold}")
     class_C = torch.arange(classes, device=label_BHW.device)
     is_class_BCHW = (label_BHW.unsqueeze(1) == class_C[:, None, None]).float()
     distinct_BHW = F.max_pool2d(is_class_BCHW, 3, stride=1, padding=1).sum(1)
     return (distinct_BHW >= threshold) & (label_BHW != IGNORE)
 
 
-@op
+@op(check=checks.bank_update)
 def bank_update(
     bank_KD: Tensor,
     label_K: Tensor,
@@ -240,12 +216,6 @@ def bank_update(
         momentum omega in [0, 1].
     Returns the new bank [K, D] in the bank's dtype; nothing is differentiable and nothing is changed in place.
     """
-    check_embed(embed_BDhw)
-    check_bank(bank_KD, label_K, embed_BDhw, classes=classes)
-    check_labels(label_BHW, embed_BDhw, classes=classes, ignore=IGNORE, dims=3)
-    check_no_gradient(embed=embed_BDhw)
-    if not 0 <= momentum <= 1:
-        raise ValueError(f"momentum: expected a number in [0, 1], got {momentum}")
     embed_ND = pixels(enlarge(embed_BDhw.to(statistics_dtype(embed_BDhw)), label_BHW.shape[-2:]))
     # Two sets per class, boundary and interior, and a last row that collects ignored pixels and is then dropped.
     label_N = label_BHW.flatten().long()

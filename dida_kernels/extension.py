@@ -1,9 +1,8 @@
 """The C++/CUDA extension and the backends "cpp" and "cuda" that it brings.
 
 `setup.py` compiles csrc/ into `dida_kernels._C`. Importing that registers its operators under `torch.ops.dida`; here
-they get what only Python can give them: the shape function that torch.compile needs, the checks that all backends
-share, and their place among the implementations of an op. Without the extension a forced "cpp" or "cuda" says why it
-is missing.
+they get what only Python can give them: the shape function that torch.compile needs, and their place among the
+implementations of an op. Without the extension a forced "cpp" or "cuda" says why it is missing.
 """
 
 from collections.abc import Callable
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor
 
 from dida_kernels import equations
-from dida_kernels.checks import check_bank, check_embed, check_labels, check_no_gradient
 from dida_kernels.dispatch import absent
 
 HOW_TO_BUILD = "python setup.py build_ext --inplace (needs a C++ compiler; also nvcc for CUDA)"
@@ -68,10 +66,6 @@ def bank_update(
     momentum: float,
 ) -> Tensor:
     """See `equations.bank_update`. Runs on the device of its inputs; what is not checked here is checked in csrc."""
-    check_embed(embed_BDhw)
-    check_bank(bank_KD, label_K, embed_BDhw, classes=classes)
-    check_labels(label_BHW, embed_BDhw, classes=classes, ignore=equations.IGNORE, dims=3)
-    check_no_gradient(embed=embed_BDhw)
     return torch.ops.dida.bank_update(
         bank_KD, label_K, embed_BDhw, label_BHW, boundary_BHW, classes=classes, momentum=momentum
     )

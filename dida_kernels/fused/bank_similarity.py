@@ -37,7 +37,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dida_kernels.checks import check_bank, check_temperature
 from dida_kernels.equations import bank_similarity
 from dida_kernels.fused.launch import INTERPRETED, LAUNCH
 from dida_kernels.fused.rows import (
@@ -273,6 +272,4 @@ def _refuses(embed_ND: Tensor, bank_KD: Tensor, *, temperature: float) -> str | 
 
 @bank_similarity.implement("triton", refuses=_refuses)
 def _run(embed_ND: Tensor, bank_KD: Tensor, *, temperature: float) -> Tensor:
-    check_bank(bank_KD, None, embed_ND)
-    check_temperature(temperature)
     return _similarity(embed_ND, bank_KD, temperature)

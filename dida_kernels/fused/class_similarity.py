@@ -23,7 +23,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dida_kernels import checks
 from dida_kernels.equations import class_similarity
 from dida_kernels.fused import interpolation, tiles
 from dida_kernels.fused.banks import NodeLogits, classes_of, sort_bank
@@ -153,8 +152,4 @@ def _refuses(embed_BDhw, bank_KD, label_K, *, classes, temperature, size) -> str
 
 @class_similarity.implement("triton", refuses=_refuses)
 def _class_similarity(embed_BDhw, bank_KD, label_K, *, classes, temperature, size) -> Tensor:
-    checks.check_embed(embed_BDhw)
-    checks.check_bank(bank_KD, label_K, embed_BDhw, classes=classes)
-    checks.check_temperature(temperature)
-    checks.check_no_gradient(embed=embed_BDhw)
     return _similarity(embed_BDhw, bank_KD, label_K, classes, temperature, *size)

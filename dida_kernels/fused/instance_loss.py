@@ -38,7 +38,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dida_kernels import checks
 from dida_kernels.equations import instance_loss, pixels
 from dida_kernels.fused import interpolation, tiles
 from dida_kernels.fused.banks import NodeLogits, classes_of, sort_bank
@@ -285,11 +284,6 @@ def _refuses(student_BDhw, teacher_BDhw, prior_BCHW, *_, **__) -> str | None:
 
 @instance_loss.implement("triton", refuses=_refuses)
 def _instance_loss(student_BDhw, teacher_BDhw, prior_BCHW, valid_BHW, bank_KD, label_K, *, temperature):
-    checks.check_embed(student_BDhw, teacher_BDhw)
-    checks.check_pixels(prior_BCHW, valid_BHW, student_BDhw)
-    checks.check_bank(bank_KD, label_K, student_BDhw, classes=prior_BCHW.shape[1])
-    checks.check_temperature(temperature)
-    checks.check_no_gradient(teacher=teacher_BDhw, prior=prior_BCHW)
     if student_BDhw.shape[-2:] == prior_BCHW.shape[-2:]:
         student_ND, teacher_ND, prior_NC = (pixels(x) for x in (student_BDhw, teacher_BDhw, prior_BCHW))
         valid_N = valid_BHW.flatten()

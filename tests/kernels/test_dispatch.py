@@ -12,6 +12,11 @@ from dida_kernels import dispatch
 from dida_kernels.dispatch import ORDER, Op
 
 
+def finite(x: float) -> None:
+    if x != x:
+        raise ValueError(f"x: expected a number, got {x}")
+
+
 @pytest.fixture
 def op(monkeypatch) -> Op:
     """An op with two fast backends: one that takes positive numbers only, and one that refuses everything."""
@@ -19,7 +24,7 @@ def op(monkeypatch) -> Op:
     monkeypatch.setattr(dispatch, "_missing", {})
     monkeypatch.delenv(dispatch.SWITCH, raising=False)
 
-    @dispatch.op
+    @dispatch.op(check=finite)
     def double(x: float) -> str:
         """The equation's docstring."""
         return f"equation {2 * x}"
@@ -49,6 +54,14 @@ def test_a_forced_backend_runs_or_raises_with_the_reason(op):
         op(1)
     with dida_kernels.backend("cuda"), pytest.raises(RuntimeError, match="not implemented for this op"):
         op(1)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch", "cpp", "triton", "cuda", "equation"])
+def test_every_backend_has_the_same_door(op, backend):
+    with dida_kernels.backend(backend), pytest.raises(ValueError, match="x: expected a number, got nan"):
+        op(float("nan"))
+    with pytest.raises(ValueError, match="x: expected a number"):
+        op.reference(float("nan"))
 
 
 def test_a_backend_that_could_not_be_loaded_says_why(op):
@@ -87,7 +100,7 @@ def test_an_unknown_backend_is_an_error_at_once(op):
 def test_the_reference_is_made_of_equations_all_the_way(op):
     op.implement("torch", refuses=lambda x: None)(lambda x: "fast torch")
 
-    @dispatch.op
+    @dispatch.op(check=lambda x: None)
     def around(x: float) -> str:
         return f"around {op(x)}"
 
