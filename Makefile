@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 
-.PHONY: demo test check build toy clean
+.PHONY: demo test check budget build toy clean
 
 ## Train DIDA on the toy benchmark on this machine's CPU, score it, and say where the pictures are.
 demo: toy
@@ -13,14 +13,18 @@ demo: toy
 	$(BIN)/python eval.py $(DEMO) --tgt toy-cityscapes --device cpu --json $(DEMO)/val.json --save-predictions $(DEMO)/predictions
 	@echo "pictures: $(DEMO)/panels (training), $(DEMO)/predictions/colour (validation)"
 
-## The whole test suite, on the CPU.
+## The whole test suite, on the CPU: one thread in each of as many processes as there are cores.
 test: .venv/ready
-	$(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses auto --durations 10
 
 ## Lint and format.
 check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+## Compile every kernel for sm_80, sm_86 and sm_90 and hold it against bench/budgets (no GPU needed).
+budget: .venv/ready
+	$(BIN)/python -m bench.budget
 
 ## Compile the C++/CUDA extension again, in place.
 build: .venv/ready
