@@ -137,7 +137,7 @@ class Jobs:
 
     def _tell(self) -> None:
         for task in self.running:
-            _say(f"       {task.name}: {last_lines(task.log, 1).strip()}")
+            _say(f"run    {task.name}: {last_lines(task.log, 1).strip()}")
 
 
 def last_lines(path: Path, count: int) -> str:

@@ -1,214 +1,140 @@
-"""Records -> Markdown and CSV, and the blocks of the README that show them. No number here comes from anywhere else."""
+"""A comparison as Markdown, as CSV and as a block of the README. No number here comes from anywhere but records."""
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from bench.comparison import Comparison, Line, Quantity
 from bench.record import table as markdown_table
-from bench.rows import Benchmark, Row, Table
-from bench.statistics import GROUPS, Paired, Spread, paired, spread
+from bench.statistics import Paired, Spread, spread
 
-Record = Mapping[str, Any]
-Quantity = Callable[[Record], float | None]  # of a network's scores
+NONE = "–"
 END = "<!-- /results -->"
-
-
-@dataclass(frozen=True)
-class Line:
-    """A row with its records by seed, and the line it is compared with."""
-
-    row: Row
-    records: Mapping[int, Record]
-    against: "Line | None"
-
-    def values(self, quantity: Quantity, network: str = "student") -> dict[int, float]:
-        found = {seed: quantity(record[network]) for seed, record in self.records.items()}
-        return {seed: value for seed, value in found.items() if value is not None}
-
-    def spread(self, quantity: Quantity, network: str = "student") -> Spread | None:
-        values = self.values(quantity, network)
-        return spread(list(values.values())) if values else None
-
-    def difference(self, quantity: Quantity, network: str = "student") -> Paired | None:
-        if self.against is None:
-            return None
-        return paired(self.values(quantity, network), self.against.values(quantity, network))
-
-
-@dataclass(frozen=True)
-class Result:
-    """All that is known of a table."""
-
-    name: str  # of the table
-    table: Table
-    setting: str  # name of the benchmark
-    benchmark: Benchmark
-    split: str
-    lines: tuple[Line, ...]
-    warm: Mapping[int, Record]  # of the shared start, scored on its own source
-    stale: tuple[str, ...]  # records of other options, which are not shown
-
-    @property
-    def records(self) -> list[Record]:
-        return [record for line in self.lines for record in line.records.values()]
-
-    @property
-    def marker(self) -> str:
-        return f"{self.setting}-{self.name}"
-
-    @property
-    def toy(self) -> bool:
-        return self.benchmark.src.startswith("toy")
-
-
-def mean_iou(classes: int) -> Quantity:
-    return lambda scores: scores["mIoU"][str(classes)]
-
-
-def class_iou(name: str) -> Quantity:
-    return lambda scores: scores["IoU"][name]
-
-
-def group_iou(names: tuple[str, ...]) -> Quantity:
-    """Mean IoU of the group; None where one of its classes has none."""
-
-    def quantity(scores: Record) -> float | None:
-        values = [scores["IoU"][name] for name in names]
-        return None if None in values else sum(values) / len(values)
-
-    return quantity
-
-
-def quantities(result: Result) -> dict[str, Quantity]:
-    """Everything that is reported, the headline first."""
-    counts = [result.benchmark.classes, *(n for n in (19, 16, 13) if n != result.benchmark.classes)]
-    classes = result.records[0]["student"]["IoU"]
-    return (
-        {f"mIoU {n}": mean_iou(n) for n in counts}
-        | {name: group_iou(group) for name, group in GROUPS.items()}
-        | {name: class_iou(name) for name in classes}
-    )
+SOURCES = {"gta5": "GTA5", "synthia": "SYNTHIA"}  # of the paper's numbers
 
 
 # ---- Markdown ------------------------------------------------------------------------------------------------------
 
 
-def headline(result: Result) -> str:
+def summary(found: Comparison) -> str:
     """What was measured, the table of means, and where the numbers come from."""
-    return "\n\n".join(
-        part
-        for part in (
-            f"### {result.table.title}: {result.benchmark.title}",
-            _caption(result),
-            _main_table(result),
-            result.table.note,
-            _provenance(result),
-        )
-        if part
-    )
+    title = f"### {found.table.title}: {found.setting.benchmark.title}, {found.setting.split}"
+    parts = (title, _caption(found), _main_table(found), found.table.note, _provenance(found))
+    return "\n\n".join(part for part in parts if part)
 
 
-def page(result: Result) -> str:
-    """The headline, then groups of classes and classes."""
-    every = quantities(result)
-    rows = [[name, *(_cell(line, quantity) for line in result.lines)] for name, quantity in every.items()]
+def page(found: Comparison) -> str:
+    """The summary, then every group of classes and every class."""
+    head = ["", *(line.row.label for line in found.lines)]
+    rows = [[name, *(_cell(line, q) for line in found.lines)] for name, q in found.quantities.items()]
+    if not found.toy:
+        printed = [line.row for line in found.lines if line.row.paper]
+        head += [f"paper: {row.label}" for row in printed]
+        for row in rows:
+            row += [_or_none(found.paper(of_paper, row[0])) for of_paper in printed]
     note = (
-        "IoU by class and by group, mean over seeds, in brackets the difference and half of its 95 % interval; "
+        "By class and by group, mean over seeds, in brackets the paired difference and half of its 95 % interval; "
         f"**bold** where the interval leaves 0 out. Of the {len(rows)} intervals in a column one in twenty does so by "
         "chance."
     )
-    details = markdown_table(["", *(line.row.label for line in result.lines)], rows)
-    return f"{headline(result)}\n\n{note}\n\n{details}\n"
+    picture = f"![the curve]({found.file}.png)\n\n" if found.table.sweeps else ""
+    return f"{summary(found)}\n\n{picture}{note}\n\n{markdown_table(head, rows)}\n"
 
 
-def _caption(result: Result) -> str:
-    records = result.records
+def _caption(found: Comparison) -> str:
+    benchmark, records = found.setting.benchmark, found.records
     seeds = sorted({record["seed"] for record in records})
     images = " or ".join(sorted({str(record["images"]) for record in records}))
-    steps = " or ".join(f"{step:,}".replace(",", " ") for step in sorted({record["step"] for record in records}))
-    warm = f" after {result.benchmark.warm_steps} shared steps on the source alone" if result.warm else ""
-    toy = "**Toy numbers**, not to be compared with published ones. " if result.toy else ""
-    compared = "the row above" if result.table.against == "above" else "DIDA as the recipe has it"
-    text = (
-        f"{toy}mIoU over {result.benchmark.classes} classes in percent, {result.split} split ({images} images), "
-        f"student of the last checkpoint ({steps} steps{warm}), {len(seeds)} seed{'s' * (len(seeds) != 1)} "
-        f"({_ranges(seeds)}): mean ± standard deviation. The difference to {compared} is paired by seed and has its "
-        "95 % t interval; it is not resolved where that holds 0."
+    steps = f"{benchmark.branch_steps:,} steps".replace(",", " ")
+    if benchmark.warm_steps:
+        steps += f", branched off {benchmark.warm_steps} shared ones on the source alone"
+        if any(not line.row.warm for line in found.lines):
+            steps += "; the oracle trains for as many from scratch"
+    compared = "DIDA as the recipe has it" if found.table.against == "dida" else "the row above"
+    return (
+        ("**Toy numbers**, not to be compared with published ones. " if found.toy else "")
+        + f"mIoU over {benchmark.classes} classes in percent on {found.setting.split} ({images} images), student of "
+        f"the last checkpoint ({steps}), mean ± standard deviation over {len(seeds)} seed{'s' * (len(seeds) != 1)} "
+        f"({_ranges(seeds)}). The difference to {compared} is paired by seed and comes with its 95 % t interval; it is "
+        "not resolved where that holds 0." + _warm_start(found)
     )
-    if result.warm:
-        own = spread([mean_iou(19)(record["student"]) for record in result.warm.values()])
-        text += f" The shared start reaches {_mean(own)} on new pictures of its own source."
-    return text
 
 
-def _main_table(result: Result) -> str:
-    headline = mean_iou(result.benchmark.classes)
-    paper = "gta5" if result.toy else result.setting
-    data = {"gta5": "GTA5", "synthia": "SYNTHIA"}[paper]
+def _warm_start(found: Comparison) -> str:
+    if not found.warm:
+        return ""
+    own = spread([record["student"]["mIoU"]["19"] for record in found.warm.values()])
+    return f" The shared start reaches {_mean(own)} on other pictures of its own source."
+
+
+def _main_table(found: Comparison) -> str:
+    quantity = found.quantities[found.headline]
+    head = ["", "mIoU", "difference (95 %)", "seeds above", "resolved", "teacher's mIoU", "seeds"]
     rows = [
         [
             line.row.label,
-            _mean(line.spread(headline)),
-            *_difference_cells(line, line.difference(headline)),
-            _mean(line.spread(headline, "teacher")),
-            str(len(line.records)),
-            line.row.paper.get(paper, "–"),
+            _mean(line.spread(quantity)),
+            *_difference_cells(line, line.difference(quantity)),
+            _mean(line.spread(quantity, "teacher")),
+            len(line.records),
+            _or_none(found.paper(line.row, found.headline)),
         ]
-        for line in result.lines
+        for line in found.lines
     ]
-    head = ["", "mIoU", "difference (95 %)", "seeds above", "resolved", "teacher's mIoU", "seeds"]
-    return markdown_table([*head, f"paper, real data ({data})"], rows)
+    return markdown_table([*head, f"paper, real data ({SOURCES[found.paper_data]})"], rows)
 
 
 def _difference_cells(line: Line, difference: Paired | None) -> list[str]:
     if difference is None:
-        return ["–", "–", "–"]
+        return [NONE, NONE, NONE]
+    signs = f"{difference.above}/{difference.n}"
     if difference.n == 1:
-        return [f"{difference.mean:+.2f}", f"{difference.above}/1", "not resolved (one seed)"]
+        return [f"{difference.mean:+.2f}", signs, "not resolved (one seed)"]
     interval = f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
-    return [interval, f"{difference.above}/{difference.n}", "yes" if difference.resolved else "not resolved"]
+    return [interval, signs, "yes" if difference.resolved else "not resolved"]
 
 
 def _cell(line: Line, quantity: Quantity) -> str:
-    found, difference = line.spread(quantity), line.difference(quantity)
-    if found is None:
-        return "–"
+    mean, difference = line.spread(quantity), line.difference(quantity)
+    if mean is None:
+        return NONE
     if difference is None or difference.n == 1:
-        return f"{found.mean:.1f}"
+        return f"{mean.mean:.1f}"
     bold = "**" if difference.resolved else ""
-    return f"{found.mean:.1f} ({bold}{difference.mean:+.1f} ± {difference.half_width:.1f}{bold})"
+    return f"{mean.mean:.1f} ({bold}{difference.mean:+.1f} ± {difference.half_width:.1f}{bold})"
 
 
 def _mean(found: Spread | None) -> str:
     if found is None:
-        return "–"
+        return NONE
     return f"{found.mean:.2f} ± {found.std:.2f}" if found.n > 1 else f"{found.mean:.2f}"
 
 
-def _provenance(result: Result) -> str:
-    records = [*result.records, *result.warm.values()]
-    made = sorted({record["commit"] + (" with uncommitted changes" * record["dirty"]) for record in records})
-    machines = sorted(
-        {
-            f"{record['scored'].get('gpu') or record['scored']['cpu']}, torch {record['scored']['torch']}"
-            + (f", {record['threads']} thread{'s' * (record['threads'] != 1)} a run" if not _gpu(record) else "")
-            for record in records
-        }
-    )
+def _or_none(value: float | None) -> str:
+    return NONE if value is None else f"{value:.1f}"
+
+
+def _provenance(found: Comparison) -> str:
+    records = [*found.records, *found.warm.values()]
+    commits = sorted({commit for record in records for commit in record["commit"].split("+")})
+    dirty = " with uncommitted changes" if any(record["dirty"] for record in records) else ""
+    machines = sorted({_machine(record) for record in records})
     hours = sum(record["minutes"] for record in records) / 60
-    lines = [f"Commit {'; '.join(made)}. Machine: {'; '.join(machines)}; {hours:.1f} hours of training in all."]
-    if result.stale:
-        lines.append(f"Not shown, because their options are no longer those of the recipes: {', '.join(result.stale)}.")
-    return " ".join(lines)
+    text = f"Commit {', '.join(commits)}{dirty}. {'; '.join(machines)}; {hours:.1f} hours of training in all."
+    if found.stale:
+        text += f" Not shown, because their options are no longer those of the recipes: {', '.join(found.stale)}."
+    return text
 
 
-def _gpu(record: Record) -> bool:
-    return record["scored"]["device"] == "cuda"
+def _machine(record: dict[str, Any]) -> str:
+    scored, threads = record["scored"], record["threads"]
+    if scored["device"] == "cuda":
+        return f"{scored['gpu']}, torch {scored['torch']}"
+    return f"{scored['cpu']}, {threads} thread{'s' * (threads != 1)} a run, torch {scored['torch']}"
 
 
-def _ranges(seeds: list[int]) -> str:
+def _ranges(seeds: Sequence[int]) -> str:
     """[0, 1, 2, 5] -> "0-2, 5"."""
     starts = [seed for seed in seeds if seed - 1 not in seeds]
     ends = [seed for seed in seeds if seed + 1 not in seeds]
@@ -218,42 +144,41 @@ def _ranges(seeds: list[int]) -> str:
 # ---- CSV -----------------------------------------------------------------------------------------------------------
 
 COLUMNS = (
-    "table", "row", "label", "split", "network", "quantity", "mean", "std", "seeds", "against", "difference", "low",
-    "high", "paired_seeds", "seeds_above", "resolved", "paper_real_data",
+    "benchmark", "table", "split", "row", "label", "network", "quantity", "mean", "std", "seeds", "against",
+    "difference", "low", "high", "paired_seeds", "seeds_above", "resolved", "paper_real_data",
 )  # fmt: skip
 
 
-def as_csv(result: Result) -> str:
+def as_csv(found: Comparison) -> str:
     """One line per row, network and quantity, with all digits."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(_csv_lines(result))
+    for line in found.lines:
+        for network in ("student", "teacher"):
+            writer.writerows(_csv_lines(found, line, network))
     return text.getvalue()
 
 
-def _csv_lines(result: Result) -> Iterator[dict[str, Any]]:
-    paper = "gta5" if result.toy else result.setting
-    headline = f"mIoU {result.benchmark.classes}"
-    for line in result.lines:
-        for network in ("student", "teacher"):
-            for name, quantity in quantities(result).items():
-                found = line.spread(quantity, network)
-                if found is None:
-                    continue
-                printed = line.row.paper.get(paper, "") if (network, name) == ("student", headline) else ""
-                yield {
-                    "table": result.marker,
-                    "row": line.row.name,
-                    "label": line.row.label,
-                    "split": result.split,
-                    "network": network,
-                    "quantity": name,
-                    "mean": round(found.mean, 4),
-                    "std": round(found.std, 4) if found.n > 1 else "",
-                    "seeds": found.n,
-                    "paper_real_data": printed,
-                } | _csv_difference(line, line.difference(quantity, network))
+def _csv_lines(found: Comparison, line: Line, network: str) -> Iterator[dict[str, Any]]:
+    for name, quantity in found.quantities.items():
+        mean = line.spread(quantity, network)
+        if mean is None:
+            continue
+        yield {
+            "benchmark": found.setting.name,
+            "table": found.name,
+            "split": found.setting.split,
+            "row": line.row.name,
+            "label": line.row.label,
+            "network": network,
+            "quantity": name,
+            "mean": round(mean.mean, 4),
+            "std": round(mean.std, 4) if mean.n > 1 else None,
+            "seeds": mean.n,
+            "paper_real_data": found.paper(line.row, name) if network == "student" else None,
+            **_csv_difference(line, line.difference(quantity, network)),
+        }
 
 
 def _csv_difference(line: Line, difference: Paired | None) -> dict[str, Any]:
@@ -263,8 +188,8 @@ def _csv_difference(line: Line, difference: Paired | None) -> dict[str, Any]:
     return {
         "against": line.against.row.name,
         "difference": round(difference.mean, 4),
-        "low": round(difference.low, 4) if known else "",
-        "high": round(difference.high, 4) if known else "",
+        "low": round(difference.low, 4) if known else None,
+        "high": round(difference.high, 4) if known else None,
         "paired_seeds": difference.n,
         "seeds_above": difference.above,
         "resolved": "yes" if difference.resolved else "no",
@@ -280,10 +205,10 @@ def replaced(text: str, marker: str, block: str) -> str:
     Raises ValueError if one of the two is missing, or the first is there twice.
     """
     start = f"<!-- results:{marker} -->"
-    before, found, after = text.partition(start)
-    if not found or start in after:
+    if text.count(start) != 1:
         raise ValueError(f"expected one line {start}, found {text.count(start)}")
-    old, found, after = after.partition(END)
-    if not found or "<!-- results:" in old:
+    before, _, after = text.partition(start)
+    old, end, after = after.partition(END)
+    if not end or "<!-- results:" in old:
         raise ValueError(f"expected a line {END} after {start}")
     return f"{before}{start}\n{block.strip()}\n{END}{after}"

@@ -19,11 +19,13 @@ if not __package__:  # started by its path: this folder must not be searched, it
 
 import tyro
 
+from bench.comparison import collect, rows_of
+from bench.curve import draw
 from bench.jobs import Jobs, Signals
 from bench.record import RESULTS, write
-from bench.render import Line, Result, as_csv, headline, page, replaced
-from bench.rows import BENCHMARKS, DIDA, TABLES, WARM, Row
-from bench.trainings import Scoring, Setting, Training, plan
+from bench.render import as_csv, page, replaced, summary
+from bench.rows import BENCHMARKS, Row
+from bench.trainings import Setting, plan
 
 NUMBERS = {"1": "methods", "2": "methods"}  # Tables I and II have the same rows
 
@@ -63,7 +65,8 @@ class Options:
     render: bool = False
     """Run nothing; write the tables of what is there."""
     readme: Path | None = Path("README.md")
-    """File whose blocks <!-- results:toy-methods --> ... <!-- /results --> are replaced; None is no file."""
+    """File whose blocks <!-- results:toy-methods --> ... <!-- /results --> are replaced by what is reported: the test
+    split of the toy, val on real data. None is no file."""
 
 
 def main(options: Options) -> int:
@@ -82,7 +85,10 @@ def main(options: Options) -> int:
     signals = Signals()
     jobs = Jobs(tasks, options.jobs, threads)
     print(f"{jobs.total} things to do for seeds {options.seeds}; runs in {options.work}", flush=True)
-    failed = jobs.run(signals)
+    try:
+        failed = jobs.run(signals)
+    finally:
+        signals.restore()
     if signals.caught:
         print(f"{signals.caught.name}: stopped; the same command goes on from here")
         return 130
@@ -111,19 +117,6 @@ def setting(options: Options, table: str) -> Setting:
     )
 
 
-def rows_of(name: str, where: Setting) -> tuple[Row, ...]:
-    """The rows of a table, with DIDA in front where they are compared with it and none of them is it."""
-    table = TABLES[name]
-    if table.against == "dida" and not any(is_dida(row, where) for row in table.rows):
-        return (DIDA, *table.rows)
-    return table.rows
-
-
-def is_dida(row: Row, where: Setting) -> bool:
-    """Whether a row spells out what DIDA's recipe has anyway."""
-    return Training(where, row, 0).options == Training(where, DIDA, 0).options
-
-
 def chosen(rows: tuple[Row, ...], names: tuple[str, ...]) -> tuple[Row, ...]:
     """The rows of these names. Raises ValueError for one that there is not."""
     if unknown := set(names) - {row.name for row in rows}:
@@ -142,49 +135,23 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(seeds))
 
 
-def collect(name: str, where: Setting, seeds: tuple[int, ...]) -> Result:
-    """The records of a table, each line with the one it is compared with. Raises ValueError if there is none."""
-    table, stale = TABLES[name], []
-
-    def records(row: Row) -> dict[int, dict]:
-        scorings = {seed: Scoring(Training(where, row, seed)) for seed in seeds}
-        found = {seed: scoring.record() for seed, scoring in scorings.items()}
-        stale.extend(s.name for seed, s in scorings.items() if found[seed] is None and s.path.exists())
-        return {seed: record for seed, record in found.items() if record is not None}
-
-    lines: list[Line] = []
-    rows = rows_of(name, where)
-    reference = next((row for row in rows if is_dida(row, where)), DIDA)
-    baseline = Line(reference, records(reference), None) if table.against == "dida" else None
-    for row in rows:
-        if row == reference and baseline is not None:
-            lines.append(baseline)
-            continue
-        against = baseline
-        if table.against == "above" and row.paired:
-            against = next((line for line in reversed(lines) if line.row.paired), None)
-        lines.append(Line(row, records(row), against))
-    warm = records(WARM) if where.benchmark.warm_steps else {}
-    result = Result(name, table, where.name, where.benchmark, where.split, tuple(lines), warm, tuple(stale))
-    if not result.records:
-        raise ValueError(f"no record of table {name} for seeds {seeds} in {where.records} that fits the options")
-    return result
-
-
 def render(name: str, where: Setting, seeds: tuple[int, ...], readme: Path | None) -> None:
-    """Write a table as Markdown and CSV, and into its block of the README."""
-    result = collect(name, where, seeds)
-    folder = where.results / where.name
-    for ending, text in (("md", page(result)), ("csv", as_csv(result))):
-        write(folder / f"{name}.{ending}", text)
-        print(folder / f"{name}.{ending}")
-    if readme is not None:
-        try:
-            text = replaced(readme.read_text(), result.marker, headline(result))
-        except (FileNotFoundError, ValueError) as error:
-            raise ValueError(f"{readme}: {error}; --readme None writes {folder} alone") from error
-        readme.write_text(text)
-        print(f"{readme}: block {result.marker}")
+    """Write a table as Markdown and CSV, and what is reported into its block of the README."""
+    found = collect(name, where, seeds)
+    target = where.results / where.name / found.file
+    write(target.with_name(f"{found.file}.md"), page(found))
+    write(target.with_name(f"{found.file}.csv"), as_csv(found))
+    if found.table.sweeps:
+        draw(found, target.with_name(f"{found.file}.png"))
+    print(f"{target}.*")
+    if readme is None or not found.reported:
+        return
+    try:
+        text = replaced(readme.read_text(), f"{where.name}-{name}", summary(found))
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f"{readme}: {error}; --readme None leaves it alone") from error
+    readme.write_text(text)
+    print(f"{readme}: block {where.name}-{name}")
 
 
 def cli(args: list[str]) -> None:

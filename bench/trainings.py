@@ -19,7 +19,7 @@ from bench.jobs import Task
 from bench.record import ROOT, header
 from bench.rows import WARM, Benchmark, Row
 from dida import recipes
-from dida.config import MAY_CHANGE, flat, from_dict, to_dict
+from dida.config import MAY_CHANGE, Config, flat, from_dict, to_dict
 from dida.state import checkpoints
 
 # Options that no number depends on, and two that a training names by itself: the seed, and where it branches off.
@@ -182,6 +182,8 @@ class Scoring:
         partial = self.path.with_suffix(".partial")
         partial.write_text(json.dumps(content, indent=1) + "\n")
         partial.replace(self.path)  # a killed runner leaves a whole record or none
+        for old in checkpoints(training.folder)[:-1]:  # hundreds of runs fill a disk
+            old.unlink()
 
 
 def plan(wanted: Sequence[tuple[Setting, Row]], seeds: Sequence[int]) -> list[Task]:
@@ -238,15 +240,14 @@ def same_options(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool
 
     An option that the record does not have was added to train.py since; what it does by default is what was done then.
     """
-    for name, value in recorded.items():
-        if name not in wanted:
+    then = json.loads(json.dumps(flat(Config()), default=str)) | recorded
+    if not wanted.keys() <= then.keys() or not recorded.keys() <= wanted.keys():
+        return False
+    if recorded["warm_start"] and wanted["warm_start"]:
+        if not same_options(recorded["warm_start"], wanted["warm_start"]):
             return False
-        if isinstance(value, dict) and isinstance(wanted[name], dict):
-            if not same_options(value, wanted[name]):
-                return False
-        elif value != wanted[name]:
-            return False
-    return True
+        then["warm_start"] = wanted["warm_start"]
+    return all(then[name] == value for name, value in wanted.items())
 
 
 def minutes(run: Path) -> float:

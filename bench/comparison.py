@@ -1,0 +1,157 @@
+"""The records of a table, line by line, and what each line is compared with."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.paper import CLASS_IOU
+from bench.rows import DIDA, TABLES, WARM, Row, Table
+from bench.statistics import GROUPS, Paired, Spread, paired, spread
+from bench.trainings import Scoring, Setting, Training
+
+Record = Mapping[str, Any]
+Quantity = Callable[[Record], float | None]  # of a network's scores
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row with its records by seed, and the line it is compared with."""
+
+    row: Row
+    records: Mapping[int, Record]
+    against: "Line | None" = None
+
+    def values(self, quantity: Quantity, network: str = "student") -> dict[int, float]:
+        found = {seed: quantity(record[network]) for seed, record in self.records.items()}
+        return {seed: value for seed, value in found.items() if value is not None}
+
+    def spread(self, quantity: Quantity, network: str = "student") -> Spread | None:
+        values = self.values(quantity, network)
+        return spread(list(values.values())) if values else None
+
+    def difference(self, quantity: Quantity, network: str = "student") -> Paired | None:
+        if self.against is None:
+            return None
+        return paired(self.values(quantity, network), self.against.values(quantity, network))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that is known of a table."""
+
+    name: str  # of the table
+    table: Table
+    setting: Setting
+    lines: tuple[Line, ...]
+    warm: Mapping[int, Record]  # of the shared start, scored on its own source
+    stale: tuple[str, ...]  # records of other options, which are not shown
+
+    @property
+    def records(self) -> list[Record]:
+        return [record for line in self.lines for record in line.records.values()]
+
+    @property
+    def toy(self) -> bool:
+        return self.setting.benchmark.src.startswith("toy")
+
+    @property
+    def reported(self) -> bool:
+        """Whether this is the split that is reported; on another one choices were made."""
+        return self.setting.split == self.setting.benchmark.reported
+
+    @property
+    def file(self) -> str:
+        """Name of what is rendered, without its ending."""
+        return self.name if self.reported else f"{self.name}_{self.setting.split}"
+
+    @property
+    def headline(self) -> str:
+        """The quantity that a table is about."""
+        return f"mIoU {self.setting.benchmark.classes}"
+
+    @property
+    def quantities(self) -> dict[str, Quantity]:
+        """Everything that is reported, the headline first."""
+        first = self.setting.benchmark.classes
+        return (
+            {f"mIoU {n}": _mean_iou(n) for n in (first, *(n for n in (19, 16, 13) if n != first))}
+            | {name: _group_iou(group) for name, group in GROUPS.items()}
+            | {name: _group_iou((name,)) for name in self.records[0]["student"]["IoU"]}
+        )
+
+    @property
+    def paper_data(self) -> str:
+        """The benchmark whose numbers in the paper are shown beside ours."""
+        return "gta5" if self.toy else self.setting.name
+
+    def paper(self, row: Row, quantity: str) -> float | None:
+        """The number that the paper prints for this row."""
+        if quantity == ("mIoU 16" if self.paper_data == "synthia" else "mIoU 19"):
+            return row.paper.get(self.paper_data)
+        return CLASS_IOU[self.paper_data].get(row.name, {}).get(quantity)
+
+
+def collect(name: str, setting: Setting, seeds: Sequence[int]) -> Comparison:
+    """The records of a table. Raises ValueError if there is none."""
+    found = {row.name: _records(setting, row, seeds) for row in (*rows_of(name, setting), DIDA, WARM)}
+    lines = tuple(_lines(name, setting, found))
+    warm = found[WARM.name] if setting.benchmark.warm_steps else {}
+    stale = tuple(
+        scoring.name
+        for line in lines
+        for seed in seeds
+        if seed not in line.records and (scoring := Scoring(Training(setting, line.row, seed))).path.exists()
+    )
+    comparison = Comparison(name, TABLES[name], setting, lines, warm, stale)
+    if not comparison.records:
+        raise ValueError(
+            f"no record of table {name} for seeds {', '.join(map(str, seeds))} in {setting.records}"
+            + (f"; of other options: {', '.join(stale)}" if stale else "")
+        )
+    return comparison
+
+
+def rows_of(name: str, setting: Setting) -> tuple[Row, ...]:
+    """The rows of a table, with DIDA in front where they are compared with it and none of them is it."""
+    table = TABLES[name]
+    if table.against == "dida" and not any(_is_dida(row, setting) for row in table.rows):
+        return (DIDA, *table.rows)
+    return table.rows
+
+
+def _lines(name: str, setting: Setting, found: Mapping[str, dict[int, Record]]) -> Iterator[Line]:
+    rows, above = rows_of(name, setting), None
+    if TABLES[name].against == "dida":
+        reference = next(row for row in rows if _is_dida(row, setting))
+        above = Line(reference, found[reference.name])
+        for row in rows:
+            yield above if row == reference else Line(row, found[row.name], above)
+        return
+    for row in rows:
+        line = Line(row, found[row.name], above if row.paired else None)
+        above = line if row.paired else above
+        yield line
+
+
+def _is_dida(row: Row, setting: Setting) -> bool:
+    """Whether a row spells out what DIDA's recipe has anyway."""
+    return Training(setting, row, 0).options == Training(setting, DIDA, 0).options
+
+
+def _records(setting: Setting, row: Row, seeds: Sequence[int]) -> dict[int, Record]:
+    found = {seed: Scoring(Training(setting, row, seed)).record() for seed in seeds}
+    return {seed: record for seed, record in found.items() if record is not None}
+
+
+def _mean_iou(classes: int) -> Quantity:
+    return lambda scores: scores["mIoU"][str(classes)]
+
+
+def _group_iou(names: tuple[str, ...]) -> Quantity:
+    """Mean IoU of the group; None where one of its classes has none."""
+
+    def quantity(scores: Record) -> float | None:
+        values = [scores["IoU"][name] for name in names]
+        return None if None in values else sum(values) / len(values)
+
+    return quantity

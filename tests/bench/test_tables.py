@@ -1,0 +1,308 @@
+"""Rows and their options, what counts as finished, and what is rendered."""
+
+import csv
+import dataclasses
+import json
+
+import pytest
+
+from bench import tables
+from bench.comparison import collect, rows_of
+from bench.render import as_csv, page, replaced, summary
+from bench.rows import BENCHMARKS, DACS, DAFORMER, DIDA, ORACLE, SOURCE, TABLES, WARM
+from bench.tables import Options
+from bench.trainings import Scoring, Setting, Training, minutes, plan, resolved, same_options
+from dida.data.classes import NAMES
+
+
+@pytest.fixture
+def setting(tmp_path) -> Setting:
+    return tables.setting(Options(split="test", work=tmp_path / "runs", results=tmp_path / "results"), "methods")
+
+
+def real(name: str, tmp_path) -> Setting:
+    return tables.setting(Options(data="real", work=tmp_path / "runs", results=tmp_path / "results"), name)
+
+
+def put(setting: Setting, row, seed: int, mean: float, **changes) -> Scoring:
+    """A record as a finished run leaves it; every class has the same IoU, unless said otherwise."""
+    scoring = Scoring(Training(setting, row, seed))
+    iou = dict.fromkeys(NAMES, mean) | changes.pop("iou", {})
+    scores = {"mIoU": {"19": mean, "16": mean, "13": mean}, "IoU": iou}
+    content = {
+        "row": row.name, "seed": seed, "images": 100, "minutes": 30.0, "commit": "abc123", "dirty": False, "threads": 1,
+        "scored": {"device": "cpu", "cpu": "Some CPU", "torch": "2.13"}, "options": scoring.training.options,
+        "student": scores, "teacher": scores,
+    }  # fmt: skip
+    scoring.path.parent.mkdir(parents=True, exist_ok=True)
+    scoring.path.write_text(json.dumps(content | changes))
+    return scoring
+
+
+# ---- rows ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("benchmark", list(BENCHMARKS))
+def test_every_row_of_every_table_is_a_command_line_that_train_takes(setting, tmp_path, benchmark):
+    where = setting if benchmark == "toy" else real("2" if benchmark == "synthia" else "1", tmp_path)
+    assert where.name == benchmark
+    for row in (row for name in TABLES for row in rows_of(name, where)):
+        options = Training(where, row, 0).options
+        for name, value in row.options.items():
+            assert options[name] == value, row.name
+
+
+def test_a_name_stands_for_one_set_of_options():
+    rows = [row for table in TABLES.values() for row in table.rows] + [WARM]
+    for row in rows:
+        assert {str(dict(other.options)) for other in rows if other.name == row.name} == {str(dict(row.options))}
+
+
+def test_all_alternatives_of_the_paper_are_there():
+    def values(table: str, option: str) -> set:
+        return {row.options[option] for row in TABLES[table].rows if option in row.options}
+
+    assert values("3", "sampling") == {"nu", "rs", "ils", "cbs"}
+    assert values("3", "selecting") == {"rs", "avg", "km", "bps"}
+    assert values("4", "phi") == {0, 0.8, 0.9, 0.95, 1}
+    assert len(TABLES["5"].rows) == 4
+    assert values("6", "bank_momentum") == {0, 0.9, 0.99, 0.999, 1}
+    assert len(TABLES["7"].rows) == 5
+    assert values("8a", "bank_size") == {50, 100, 200, 300, 500, 1000, 10_000}
+    assert values("8b", "bank_every") == {25, 50, 100, 200, 500}
+    assert [row.options["method"] for row in TABLES["methods"].rows] == ["source", "dacs", "daformer", "dida", "oracle"]
+
+
+def test_real_data_has_the_papers_schedule_and_no_warm_start(tmp_path):
+    training = Training(real("7", tmp_path), DIDA, 0)
+    assert training.warm is None
+    command = training.command()
+    assert command[2].endswith("train.py")
+    given = dict(zip(command[3::2], command[4::2], strict=True))
+    assert (given["--src"], given["--tgt"], given["--steps"], given["--seed"]) == ("gta5", "cityscapes", "40000", "0")
+    assert "--init" not in given
+    assert Training(real("2", tmp_path), DIDA, 0).options["src"] == "synthia"
+    assert Training(real("2", tmp_path), ORACLE, 0).options["src"] == "cityscapes"
+    assert Training(real("2", tmp_path), DIDA, 0).options["src_size"] == "1280x760"
+
+
+def test_on_the_toy_rows_branch_off_one_start_and_the_oracle_takes_as_many_steps(setting):
+    warm = {Training(setting, row, 3).warm.folder for row in (SOURCE, DACS, DAFORMER, DIDA)}
+    assert len(warm) == 1
+    assert Training(setting, SOURCE, 4).warm.folder not in warm
+    assert Training(setting, ORACLE, 3).warm is None
+    steps = {row.name: Training(setting, row, 3).options["steps"] for row in (WARM, SOURCE, DIDA, ORACLE)}
+    assert steps["source"] == steps["dida"]
+    assert steps["oracle"] == steps["warm"] + steps["dida"]
+
+
+def test_rows_of_equal_options_share_a_run(setting):
+    first = next(row for row in TABLES["5"].rows if row.name == "dida_regenerate-smooth-scale")
+    assert Training(setting, first, 0).folder == Training(setting, DIDA, 0).folder
+    assert Training(setting, first, 1).folder != Training(setting, DIDA, 0).folder
+    names = [task.name for task in plan([(setting, first), (setting, DIDA), (setting, first)], [0])]
+    assert len(names) == len(set(names)) == 5  # two trainings, and one scoring for each of warm start and rows
+
+
+def test_dida_stands_in_front_where_no_row_is_it(setting):
+    odd = dataclasses.replace(setting, extra="--bank-size 77")
+    assert rows_of("8b", odd)[0] in (DIDA, *TABLES["8b"].rows)
+    assert rows_of("4", dataclasses.replace(setting, extra="--phi 0.7"))[0] == DIDA
+    assert DIDA not in rows_of("4", setting)
+
+
+# ---- what counts as finished ---------------------------------------------------------------------------------------
+
+
+def test_a_record_counts_while_its_options_are_those_of_the_recipes(setting):
+    scoring = put(setting, DIDA, 0, 50.0)
+    assert scoring.done()
+    options = scoring.training.options
+    for changed in (options | {"lr": 7.0}, options | {"warm_start": options["warm_start"] | {"lr": 7.0}}):
+        put(setting, DIDA, 0, 50.0, options=changed)
+        assert not scoring.done()
+    assert not Scoring(Training(dataclasses.replace(setting, extra="--lr 7"), DIDA, 0)).done()
+
+
+def test_an_option_that_is_newer_than_a_record_had_its_default():
+    wanted = resolved(("--src", "toy-gta5", "--tgt", "toy-cityscapes")) | {"warm_start": None}
+    older = {name: value for name, value in wanted.items() if name != "clusters"}
+    assert same_options(older, wanted)
+    assert not same_options(older, wanted | {"clusters": 5})
+    assert not same_options(wanted | {"gone": 1}, wanted)
+
+
+def test_training_time_is_that_of_steps_however_often_it_was_interrupted(tmp_path):
+    lines = [{"step": 20, "steps_per_second": 2.0}, {"step": 50, "steps_per_second": 1.0}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert minutes(tmp_path) == pytest.approx((20 / 2 + 30 / 1) / 60)
+
+
+# ---- command line --------------------------------------------------------------------------------------------------
+
+
+def test_seeds():
+    assert tables.parse_seeds("0-2,7") == (0, 1, 2, 7)
+    assert tables.parse_seeds("100") == (100,)
+    for wrong in ("", "a", "1-", "3-x"):
+        with pytest.raises(ValueError, match="--seeds"):
+            tables.parse_seeds(wrong)
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["--rows", "ddia"], "the rows are"),
+        (["--data", "real", "--split", "test"], "not public"),
+        (["--render"], "no record of table methods"),
+        (["--seeds", "x"], "--seeds"),
+    ],
+)
+def test_what_a_user_can_put_right_is_one_message(tmp_path, args, message):
+    with pytest.raises(SystemExit, match=message):
+        tables.cli([*args, "--results", str(tmp_path), "--work", str(tmp_path)])
+
+
+# ---- rendering -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def measured(setting) -> Setting:
+    """Three seeds: DACS gains 1 to 1.2 on source-only, DAFormer 1, 2 and 3 on DACS; no DIDA yet."""
+    for seed, base, gain, unsure in ((0, 30.0, 1.0, 1.0), (1, 50.0, 1.2, 2.0), (2, 70.0, 1.1, 3.0)):
+        put(setting, SOURCE, seed, base)
+        put(setting, DACS, seed, base + gain)
+        put(setting, DAFORMER, seed, base + gain + unsure, iou={"truck": 10.0, "bus": 30.0, "train": None})
+        put(setting, WARM, seed, 80.0)
+    return setting
+
+
+def cells(text: str, label: str) -> list[str]:
+    line = next(line for line in text.splitlines() if line.startswith(f"| {label} "))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_table_says_what_is_resolved_and_what_is_not(measured):
+    text = summary(collect("methods", measured, range(8)))
+    assert cells(text, "source only")[1:5] == ["50.00 ± 20.00", "–", "–", "–"]
+    assert cells(text, "DACS")[1:5] == ["51.10 ± 20.05", "+1.10 [+0.85, +1.35]", "3/3", "yes"]
+    assert cells(text, "DAFormer")[2:5] == ["+2.00 [-0.48, +4.48]", "3/3", "not resolved"]
+    assert cells(text, "DIDA")[1:7] == ["–", "–", "–", "–", "–", "0"]
+    assert cells(text, "DIDA")[7] == "71.0"
+
+
+def test_the_table_says_what_it_is_a_table_of(measured):
+    text = summary(collect("methods", measured, range(8)))
+    for part in (
+        "Toy numbers", "not to be compared", "19 classes", "test (100 images)", "student of the last checkpoint",
+        "3 seeds (0-2)", "80.00 ± 0.00 on other pictures of its own source", "Commit abc123.", "Some CPU, 1 thread",
+        "6.0 hours", "paper, real data (GTA5)",
+    ):  # fmt: skip
+        assert part in text
+
+
+def test_classes_and_groups_are_paired_as_well(measured):
+    text = page(collect("methods", measured, range(8)))
+    assert cells(text, "truck/bus")[3] == "20.0 (-31.1 ± 49.8)"
+    assert cells(text, "rare")[2] == "51.1 (**+1.1 ± 0.2**)"
+    assert cells(text, "train")[3] == "–"
+    assert [line for line in text.splitlines() if line.startswith("| bicycle ")]
+
+
+def test_seeds_that_were_not_asked_for_do_not_count(measured):
+    put(measured, SOURCE, 100, 99.0)
+    assert cells(summary(collect("methods", measured, [0])), "DACS")[2:5] == ["+1.00", "1/1", "not resolved (one seed)"]
+    assert "99" not in summary(collect("methods", measured, range(8)))
+
+
+def test_records_of_other_options_are_named_and_not_shown(measured):
+    put(measured, DIDA, 0, 99.0, options=Training(measured, DIDA, 0).options | {"lr": 7.0})
+    text = summary(collect("methods", measured, range(8)))
+    assert "99" not in text
+    assert "no longer those of the recipes: dida_s0_test." in text
+
+
+def test_an_ablation_is_compared_with_dida(setting):
+    for phi, mean in ((0.8, 49.0), (0.9, 50.0), (1, 51.5)):
+        for seed in range(2):
+            put(setting, next(row for row in TABLES["4"].rows if row.options["phi"] == phi), seed, mean + seed)
+    text = summary(collect("4", setting, range(8)))
+    assert cells(text, "φ = 0.9")[1:3] == ["50.50 ± 0.71", "–"]
+    assert cells(text, "φ = 1")[2:5] == ["+1.50 [+1.50, +1.50]", "2/2", "yes"]
+    assert cells(text, "φ = 0.8")[3] == "0/2"
+    assert [cells(text, f"φ = {phi}")[-1] for phi in (0, 0.8, 0.9, 0.95, 1)] == ["–", "70.2", "71.0", "70.3", "69.0"]
+    assert "prints “fail” at φ = 0" in text
+
+
+def test_real_tables_have_the_papers_classes_beside_ours(tmp_path):
+    where = real("2", tmp_path)
+    put(where, DIDA, 0, 60.0)
+    text = page(collect("methods", where, [0]))
+    assert "Toy" not in text
+    assert "mIoU over 16 classes" in text
+    assert cells(text, "road")[-1] == "90.6"
+    assert cells(text, "DIDA")[-1] == "63.3"
+
+
+def test_the_csv_has_every_quantity_of_both_networks(measured):
+    rows = list(csv.DictReader(as_csv(collect("methods", measured, range(8))).splitlines()))
+    dacs = {(row["network"], row["quantity"]): row for row in rows if row["row"] == "dacs"}
+    assert {network for network, _ in dacs} == {"student", "teacher"}
+    assert {quantity for _, quantity in dacs} >= {"mIoU 19", "mIoU 16", "mIoU 13", "rare", "truck/bus", *NAMES}
+    line = dacs["student", "mIoU 19"]
+    assert (line["mean"], line["against"], line["resolved"], line["seeds_above"]) == ("51.1", "source", "yes", "3")
+    assert line["paper_real_data"] == "52.1"
+    assert dacs["teacher", "mIoU 19"]["paper_real_data"] == ""
+
+
+def test_rendering_writes_files_and_the_readmes_block_alone(measured, tmp_path):
+    readme = tmp_path / "README.md"
+    other = "<!-- results:toy-3 -->\nkept\n<!-- /results -->\nafter\n"
+    readme.write_text(f"before\n<!-- results:toy-methods -->\nold\n<!-- /results -->\n{other}")
+    args = ["--render", "--results", str(measured.results), "--readme", str(readme)]
+    for _ in range(2):  # rendering again changes nothing
+        with pytest.raises(SystemExit, match="0"):
+            tables.cli([*args, "--split", "test"])
+        text = readme.read_text()
+        assert text.startswith("before\n<!-- results:toy-methods -->\n### Methods")
+        assert text.endswith(f"<!-- /results -->\n{other}")
+        assert "\nold\n" not in text
+    assert (measured.results / "toy" / "methods.md").read_text().startswith("### Methods")
+    assert (measured.results / "toy" / "methods.csv").exists()
+
+
+def test_a_split_for_choices_stays_out_of_the_readme(measured, tmp_path):
+    choosing = dataclasses.replace(measured, split="val")
+    put(choosing, DIDA, 100, 40.0)
+    args = ["--render", "--results", str(measured.results), "--readme", str(tmp_path / "none.md"), "--seeds", "100"]
+    with pytest.raises(SystemExit, match="0"):
+        tables.cli(args)
+    assert (measured.results / "toy" / "methods_val.md").exists()
+    assert not (measured.results / "toy" / "methods.md").exists()
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("nothing", "expected one line <!-- results:toy-methods -->, found 0"),
+        ("<!-- results:toy-methods -->\n" * 2, "found 2"),
+        ("<!-- results:toy-methods -->\nno end", "expected a line <!-- /results -->"),
+        (
+            "<!-- results:toy-methods -->\n<!-- results:toy-3 -->\n<!-- /results -->",
+            "expected a line <!-- /results -->",
+        ),
+    ],
+)
+def test_a_missing_marker_is_named(text, message):
+    with pytest.raises(ValueError, match=message):
+        replaced(text, "toy-methods", "block")
+
+
+def test_a_sweep_is_drawn(setting, tmp_path):
+    pytest.importorskip("matplotlib")
+    for row in (DIDA, *TABLES["8b"].rows[:3]):
+        for seed in range(2):
+            put(setting, row, seed, 40.0 + row.options.get("bank_every", 0) / 100 + seed)
+    tables.render("8b", setting, (0, 1), None)
+    assert (setting.results / "toy" / "8b.png").stat().st_size > 5000
+    assert "![the curve](8b.png)" in (setting.results / "toy" / "8b.md").read_text()

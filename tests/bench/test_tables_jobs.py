@@ -1,0 +1,163 @@
+"""Commands side by side: their order, what failures and signals do, and that a killed runner spoils nothing."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.jobs import Jobs, Signals, Task
+
+ROOT = Path(__file__).parents[2]
+
+# Every task appends its name as often as it has steps, and goes on where it stopped: a training in miniature.
+WORKER = """
+import sys, time
+from pathlib import Path
+path, steps = Path(sys.argv[1]), int(sys.argv[2])
+done = len(path.read_text().split()) if path.exists() else 0
+for step in range(done, steps):
+    time.sleep(0.03)
+    with path.open("a") as file:
+        file.write(f"{step} ")
+"""
+RUNNER = """
+import sys
+from tests.bench.test_tables_jobs import chain
+from bench.jobs import Jobs, Signals
+from pathlib import Path
+signals = Signals()
+Jobs(chain(Path(sys.argv[1])), 2, {}).run(signals)
+sys.exit(130 if signals.caught else 0)
+"""
+
+
+@pytest.fixture
+def signals():
+    listening = Signals()
+    yield listening
+    listening.restore()
+
+
+def shell(name: str, folder: Path, script: str, after: Task | None = None) -> Task:
+    """A task that is done when its script has made the file of its name."""
+    made = folder / name
+    return Task(name, lambda: ["sh", "-c", script.format(made=made)], made.exists, folder / f"{name}.log", after)
+
+
+def chain(folder: Path, steps: int = 12) -> list[Task]:
+    """Two workers, and a third that needs the first."""
+
+    def worker(name: str, after: Task | None = None) -> Task:
+        path = folder / name
+        command = [sys.executable, "-c", WORKER, str(path), str(steps)]
+        done = lambda: path.exists() and len(path.read_text().split()) >= steps  # noqa: E731
+        return Task(name, lambda: command, done, folder / f"{name}.log", after)
+
+    first = worker("first")
+    return [first, worker("second"), worker("third", first)]
+
+
+def test_what_needs_another_waits_for_it(tmp_path, signals):
+    first = shell("first", tmp_path, "sleep 0.3; touch {made}")
+    second = shell("second", tmp_path, f"test -e {tmp_path}/first && touch {{made}}", after=first)
+    assert Jobs([second, first], 2, {}).run(signals) == []
+    assert (tmp_path / "second").exists()
+
+
+def test_no_more_at_once_than_allowed(tmp_path, signals):
+    count = "touch {made}.on; ls $(dirname {made})/*.on | wc -l; sleep 0.3; rm {made}.on; touch {made}"
+    tasks = [shell(f"t{i}", tmp_path, count) for i in range(4)]
+    Jobs(tasks, 2, {}).run(signals)
+    assert max(int(task.log.read_text()) for task in tasks) == 2
+
+
+def test_what_is_done_is_not_run(tmp_path, signals, capsys):
+    task = shell("task", tmp_path, "echo run >> {made}")
+    Jobs([task], 1, {}).run(signals)
+    jobs = Jobs([task], 1, {})
+    assert jobs.total == 0
+    jobs.run(signals)
+    assert (tmp_path / "task").read_text() == "run\n"
+
+
+def test_a_failure_is_shown_and_the_others_go_on(tmp_path, signals, capsys):
+    bad = shell("bad", tmp_path, "echo the reason >&2; exit 3")
+    needs_it = shell("needs it", tmp_path, "touch {made}", after=bad)
+    good = shell("good", tmp_path, "touch {made}")
+    assert Jobs([bad, needs_it, good], 1, {}).run(signals) == ["bad", "needs it"]
+    assert (tmp_path / "good").exists()
+    assert not (tmp_path / "needs it").exists()
+    said = capsys.readouterr().out
+    assert "exit code 3" in said
+    assert "the reason" in said
+
+
+def test_a_command_that_ends_well_without_its_outcome_has_failed(tmp_path, signals):
+    assert Jobs([shell("idle", tmp_path, "true")], 1, {}).run(signals) == ["idle"]
+
+
+def test_the_environment_reaches_the_command(tmp_path, signals):
+    Jobs([shell("task", tmp_path, "echo $OMP_NUM_THREADS > {made}")], 1, {"OMP_NUM_THREADS": "3"}).run(signals)
+    assert (tmp_path / "task").read_text() == "3\n"
+
+
+def start(folder: Path) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, "-c", RUNNER, str(folder)], cwd=ROOT, env=environment)
+
+
+def wait_for(path: Path) -> None:
+    for _ in range(600):
+        if path.exists():
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{path} was never made")
+
+
+def steps_of(folder: Path) -> dict[str, str]:
+    return {name: (folder / name).read_text() for name in ("first", "second", "third")}
+
+
+def test_a_stopped_runner_stops_its_commands(tmp_path):
+    process = start(tmp_path)
+    wait_for(tmp_path / "first")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 130
+    stopped = (tmp_path / "first").read_text()
+    time.sleep(0.3)
+    assert (tmp_path / "first").read_text() == stopped
+    assert not (tmp_path / "third").exists()
+
+
+def test_a_killed_runner_starts_nothing_twice(tmp_path):
+    """Its orphans live on; the next runner waits for them, or two would write the same file."""
+    expected = dict.fromkeys(("first", "second", "third"), "".join(f"{step} " for step in range(12)))
+    process = start(tmp_path)
+    wait_for(tmp_path / "first")
+    process.kill()
+    process.wait()
+    assert start(tmp_path).wait(30) == 0
+    assert steps_of(tmp_path) == expected
+
+
+def test_two_runners_share_the_work(tmp_path):
+    processes = [start(tmp_path), start(tmp_path)]
+    assert [process.wait(30) for process in processes] == [0, 0]
+    assert steps_of(tmp_path) == dict.fromkeys(("first", "second", "third"), "".join(f"{i} " for i in range(12)))
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGKILL])
+def test_runners_that_end_at_random_moments_leave_what_one_would_have(tmp_path, kind):
+    rng = random.Random(kind)
+    for _ in range(4):
+        process = start(tmp_path)
+        time.sleep(rng.uniform(0, 1.2))
+        process.send_signal(kind)
+        process.wait(20)
+    assert start(tmp_path).wait(30) == 0
+    assert steps_of(tmp_path) == dict.fromkeys(("first", "second", "third"), "".join(f"{i} " for i in range(12)))
