@@ -46,10 +46,10 @@ def build(config: Config, *, imagenet: bool = False) -> tuple[TrainState, Method
 
 
 def batch(step: int = 0, *, size: int = 64, images: int = 2) -> Batch:
-    """Noise whose labels are big blocks of classes with a void column, a function of `step`."""
+    """Noise whose labels are blocks as large as the deepest stage's cells, with a void column, a function of `step`."""
     generator = torch.Generator().manual_seed(step)
-    label = torch.randint(CLASSES, (images, size // 16, size // 16), generator=generator)
-    label = label.repeat_interleave(16, 1).repeat_interleave(16, 2)
+    label = torch.randint(CLASSES, (images, size // 32, size // 32), generator=generator)
+    label = label.repeat_interleave(32, 1).repeat_interleave(32, 2)
     label[:, :, :3] = IGNORE
     noise = torch.randn(2, images, 3, size, size, generator=generator)
     return Batch(Labeled(noise[0] + label[:, None] / 10, label), noise[1])

@@ -1,0 +1,98 @@
+"""III-C and III-D: regeneration at both levels, and which pixels the instance loss looks at."""
+
+import pytest
+import torch
+
+from dida.batch import Belief, InstanceTarget, Mixed, Prediction
+from dida.method import discrimination, regeneration
+from dida.method.bank import InstanceBank
+from dida_kernels.equations import bank_similarity, gather, pixels, scale, scatter
+
+C, D, K, T = 4, 6, 9, 0.2
+
+
+@pytest.fixture
+def scene():
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    bank = InstanceBank(torch.arange(K) % C, D, C).double()
+    bank.labels = bank.labels.sort().values
+    bank.features.copy_(draw(K, D))
+    z = draw(2, C, 3, 5).softmax(1)
+    student = draw(2, D, 3, 5).requires_grad_()
+    return bank, z, draw(2, D, 3, 5), student
+
+
+def mixed(valid: torch.Tensor) -> Mixed:
+    return Mixed(image=valid, label=valid, weight=valid, pasted=~valid, valid=valid)
+
+
+def test_semantic_strategies_by_their_formulas(scene):
+    bank, z, embed, _ = scene
+    q = bank_similarity(pixels(embed), bank.features, temperature=T)
+    q_ga = gather(q, bank.labels, classes=C).view(2, 3, 5, C).permute(0, 3, 1, 2)
+    smoothed = regeneration.smooth_semantic(z, embed, bank, phi=0.9, temperature=T)
+    assert torch.allclose(smoothed, 0.9 * z + 0.1 * q_ga)
+    scaled = regeneration.scale_semantic(z, embed, bank, phi=0.9, temperature=T)
+    assert torch.allclose(scaled, z * q_ga / (z * q_ga).sum(1, keepdim=True))
+    assert regeneration.keep_semantic(z, embed, bank, phi=0.9, temperature=T) is z
+
+
+def test_scaling_falls_back_to_the_teacher_where_the_bank_knows_no_believed_class(scene):
+    bank, z, embed, _ = scene
+    bank.labels.fill_(0)
+    z = torch.zeros_like(z)
+    z[:, 3] = 1.0
+    assert torch.equal(regeneration.scale_semantic(z, embed, bank, phi=0.9, temperature=T), z)
+
+
+def loss_of(target, scene, student, valid=None):
+    bank, z, _, _ = scene
+    valid = torch.ones(2, 3, 5, dtype=torch.bool) if valid is None else valid
+    seen = Prediction(z, student, z)
+    belief = Belief(semantic=z, prior=z, terms=target)
+    return discrimination.at_image(seen, belief, mixed(valid), bank, weight=1.0, temperature=T)
+
+
+@pytest.mark.parametrize("strategy", ["scale", "smooth", "none"])
+def test_instance_targets_are_the_q_hat_they_stand_for(scene, strategy):
+    bank, z, embed, student = scene
+    q = bank_similarity(pixels(embed), bank.features, temperature=T)
+    z_sc = scatter(pixels(z), bank.labels)
+    q_hat = {
+        "scale": scale(q, z_sc)[0],
+        "smooth": 0.7 * q + 0.3 * z_sc / z_sc.sum(1, keepdim=True),
+        "none": q,
+    }[strategy]
+    log_q = bank_similarity(pixels(student), bank.features, temperature=T).log()
+    expected = -(q_hat * log_q).sum(1).mean()
+    found = loss_of(regeneration.INSTANCE[strategy](z, embed, phi=0.7), scene, student)
+    assert torch.allclose(found, expected)
+
+
+def test_pasted_and_unused_pixels_do_not_matter(scene):
+    _, z, embed, student = scene
+    valid = torch.rand(2, 3, 5, generator=torch.Generator().manual_seed(1)) > 0.5
+    target = regeneration.scale_instance(z, embed, phi=1.0)
+    loss = loss_of(target, scene, student, valid)
+    loss.backward()
+    assert student.grad.abs().sum(1)[~valid].eq(0).all()
+    assert student.grad.abs().sum(1)[valid].gt(0).all()
+
+
+def test_stride_four_keeps_only_cells_of_target_pixels(scene):
+    bank, _, embed, student = scene
+    z = torch.randn(2, C, 12, 20, generator=torch.Generator().manual_seed(2), dtype=torch.float64).softmax(1)
+    valid = torch.ones(2, 12, 20, dtype=torch.bool)
+    valid[0, 0, 0] = False  # one pasted pixel takes its whole cell out
+    belief = Belief(semantic=z, prior=z, terms=(InstanceTarget(1.0, embed, z),))
+    seen = Prediction(z, student, z)
+    discrimination.at_stride4(seen, belief, mixed(valid), bank, weight=2.0, temperature=T).backward()
+    touched = student.grad.abs().sum(1) > 0
+    assert not touched[0, 0, 0]
+    assert touched.sum() == touched.numel() - 1
+
+
+def test_off_is_a_loss_of_zero(scene):
+    bank, z, _, student = scene
+    assert discrimination.off(Prediction(z, student, z), None, None, bank, weight=1.0, temperature=T) == 0
