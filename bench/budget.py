@@ -287,6 +287,11 @@ def nvcc_rows(report: str) -> list[tuple[str, int, int]]:
     return [(name, int(registers), int(stores) + int(loads)) for name, stores, loads, registers in found]
 
 
+def readable(name: str) -> str:
+    """A mangled C++ name without its parameters; cu++filt comes with nvcc."""
+    return subprocess.run(["cu++filt", "-p", name], capture_output=True, text=True, check=True).stdout.strip()
+
+
 def check_cuda() -> list[str]:
     """Compile csrc/*.cu, print registers, return the kernels that spill."""
     sources = sorted(SOURCES.glob("*.cu"))
@@ -297,9 +302,9 @@ def check_cuda() -> list[str]:
     for source in sources:
         for capability in ARCHS:
             for kernel, registers, spilled in nvcc_rows(nvcc_report(source, capability)):
-                rows.append([source.name, kernel, f"sm_{capability}", registers, spilled])
+                rows.append([source.name, readable(kernel), f"sm_{capability}", registers, spilled])
                 if spilled:
-                    problems.append(f"{source.name}: {kernel} spills {spilled} bytes on sm_{capability}")
+                    problems.append(f"{source.name}: {readable(kernel)} spills {spilled} bytes on sm_{capability}")
     print(table(["source", "kernel", "arch", "registers", "spilled bytes"], rows))
     return problems
 
