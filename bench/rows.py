@@ -87,7 +87,12 @@ ORACLE = Row("oracle", "oracle (target labels)", {"method": "oracle"}, warm=Fals
 _NO_REGENERATION = {"regenerate_semantic": "none", "regenerate_instance": "none"}
 
 TABLES = {
-    "methods": Table("Methods (Tables I and II)", (SOURCE, DACS, DAFORMER, DIDA, ORACLE), "above"),
+    "methods": Table(
+        "Methods (Tables I and II)",
+        (SOURCE, DACS, DAFORMER, DIDA, ORACLE),
+        "above",
+        "DAFormer is the same trainer with bank, L_ins and regeneration off.",
+    ),
     "3": Table(
         "Which instances fill the bank (Table III)",
         (

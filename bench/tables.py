@@ -80,7 +80,8 @@ def main(options: Options) -> int:
         for name, where in tables:
             render(name, where, seeds, options.readme)
         return 0
-    tasks = plan([(where, row) for name, where in tables for row in chosen(rows_of(name, where), options.rows)], seeds)
+    wanted = [(where, row) for name, where in tables for row in rows_of(name, where)]
+    tasks = plan(chosen(wanted, options.rows), seeds)
     threads = {name: str(options.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     signals = Signals()
     jobs = Jobs(tasks, options.jobs, threads)
@@ -117,11 +118,12 @@ def setting(options: Options, table: str) -> Setting:
     )
 
 
-def chosen(rows: tuple[Row, ...], names: tuple[str, ...]) -> tuple[Row, ...]:
-    """The rows of these names. Raises ValueError for one that there is not."""
-    if unknown := set(names) - {row.name for row in rows}:
-        raise ValueError(f"--rows {' '.join(sorted(unknown))}: the rows are {', '.join(row.name for row in rows)}")
-    return tuple(row for row in rows if not names or row.name in names)
+def chosen(rows: list[tuple[Setting, Row]], names: tuple[str, ...]) -> list[tuple[Setting, Row]]:
+    """The rows of these names, all if there are none. Raises ValueError for a name that no row has."""
+    known = dict.fromkeys(row.name for _, row in rows)
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"--rows {' '.join(unknown)}: the rows are {', '.join(known)}")
+    return [(where, row) for where, row in rows if not names or row.name in names]
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

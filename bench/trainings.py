@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -254,7 +255,7 @@ def minutes(run: Path) -> float:
     """Training time of a run, from its log: it is the same however often the run was interrupted."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [0, *(line["step"] for line in lines)]
-    return sum((b - a) / line["steps_per_second"] for a, b, line in zip(steps, steps[1:], lines, strict=False)) / 60
+    return sum((b - a) / line["steps_per_second"] for (a, b), line in zip(pairwise(steps), lines, strict=True)) / 60
 
 
 def commits(environments: list[dict[str, Any]]) -> dict[str, Any]:
