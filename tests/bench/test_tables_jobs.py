@@ -154,7 +154,7 @@ def test_two_runners_share_the_work(tmp_path):
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGKILL])
 def test_runners_that_end_at_random_moments_leave_what_one_would_have(tmp_path, kind):
     rng = random.Random(kind)
-    for _ in range(4):
+    for _ in range(3):
         process = start(tmp_path)
         time.sleep(rng.uniform(0, 1.2))
         process.send_signal(kind)
