@@ -288,8 +288,10 @@ def nvcc_rows(report: str) -> list[tuple[str, int, int]]:
 
 
 def readable(name: str) -> str:
-    """A mangled C++ name without its parameters; cu++filt comes with nvcc."""
-    return subprocess.run(["cu++filt", "-p", name], capture_output=True, text=True, check=True).stdout.strip()
+    """A mangled C++ name as it is written in the source, if binutils are there."""
+    if shutil.which("c++filt") is None:
+        return name
+    return subprocess.run(["c++filt", "-p", name], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def check_cuda() -> list[str]:

@@ -31,7 +31,7 @@ from bench.meter import Meter
 from tests import cases
 from tests.cases import MAIN, Call, Scene, resized
 
-ROUNDS = 9  # runs behind a median on a CPU, after one that warms up
+ROUNDS = 5  # runs behind a median on a CPU, after one that warms up
 
 OURS = ("cuda", "triton")  # the backends that are kernels of a GPU
 
