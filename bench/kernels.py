@@ -183,7 +183,9 @@ def bench(op: str, dtype: torch.dtype, device: str) -> list[dict[str, Any]]:
 
 
 def count(op: str, dtype: torch.dtype, capability: int) -> dict[str, Any]:
-    """Bytes, FLOPs and the floor of the kernels at training size on a GPU of this capability; {} without kernels."""
+    """Bytes, FLOPs and the floor of the kernels at training size; {} without kernels or for a GPU of unknown rates."""
+    if capability not in roofline.DEVICES:
+        return {}
     taken = launches.record_call(op, MAIN, dtype, capability)
     if not taken.launches:
         return {}
@@ -240,11 +242,11 @@ def main() -> None:
     options = parser.parse_args()
     ops, dtype = options.op or sorted(dida_kernels.OPS), getattr(torch, options.dtype)
     on_gpu = options.device == "cuda"
-    capability = 10 * torch.cuda.get_device_capability()[0] if on_gpu else 86
+    major, minor = torch.cuda.get_device_capability() if on_gpu else (8, 6)
     result = {
         "header": record.header(options.device),
         "rows": [row for op in ops for row in bench(op, dtype, options.device)],
-        "counted": {op: count(op, dtype, capability) for op in ops},
+        "counted": {op: count(op, dtype, 10 * major + minor) for op in ops},
         "same_for_any_threads": {} if on_gpu else {op: same_for_any_threads(op) for op in ops if op == "bank_update"},
     }
     name = "kernels" if options.op is None else "kernels-" + "-".join(ops)
