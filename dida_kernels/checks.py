@@ -74,6 +74,8 @@ def bank_update(
     check_embed(embed_BDhw)
     check_bank(bank_KD, label_K, embed_BDhw, classes=classes)
     check_labels(label_BHW, embed_BDhw, classes=classes, ignore=IGNORE, dims=3)
+    if len(label_BHW) != len(embed_BDhw):
+        raise ValueError(f"label: expected {len(embed_BDhw)} images, as the embedding has, got {len(label_BHW)}")
     check_mask("boundary", boundary_BHW, label_BHW)
     check_no_gradient(embed=embed_BDhw)
     if not 0 <= momentum <= 1:
