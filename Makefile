@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 
-.PHONY: demo test check budget build toy clean
+.PHONY: demo test check budget bench build toy clean
 
 ## Train DIDA on the toy benchmark on this machine's CPU, score it, and say where the pictures are.
 demo: toy
@@ -22,9 +22,14 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-## Compile every kernel for sm_80, sm_86 and sm_90 and hold it against bench/budgets (no GPU needed).
+## Compile every kernel for sm_80, sm_86 and sm_90 and hold it to bench/budgets (no GPU; UPDATE=1 rewrites them).
 budget: .venv/ready
-	$(BIN)/python -m bench.budget
+	$(BIN)/python -m bench.budget $(if $(UPDATE),--update,--check)
+
+## Memory as the bank grows, and every operation against its equation.
+bench: .venv/ready
+	$(BIN)/python bench/bank_memory.py
+	$(BIN)/python bench/kernels.py
 
 ## Compile the C++/CUDA extension again, in place.
 build: .venv/ready
