@@ -48,6 +48,7 @@ def toy(config: Config) -> Config:
 
     The schedule is 40 times shorter than the paper's, so every number that is counted in steps or pixels shrinks with
     it: averages forget faster, the bank is filled and refreshed earlier, classes count as rare with fewer pixels.
+    lambda_ins is 0.1: with the paper's 1, DIDA ended 7 points of toy mIoU below DAFormer on the one tuning seed.
     """
     return changed(
         config,
