@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # imported where they are used, so that --help answers at onc
     import torch
     from torch import nn
 
-    from dida.evaluate import Evaluation, Look
+    from dida.evaluate import Evaluation, Look, Scores
 
 NETWORKS = ("student", "teacher")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -189,9 +189,16 @@ def as_json(
 ) -> dict[str, Any]:
     """All numbers, in percent, and all they depend on. None stands for a class that does not occur."""
     from dida.data.classes import NAMES
+    from dida.evaluate import BAND
 
     def by_class(shares: Iterable[float]) -> dict[str, float | None]:
         return {name: percent(share) for name, share in zip(NAMES, shares, strict=True)}
+
+    def overlap(scores: "Scores") -> dict[str, Any]:
+        return {
+            "mIoU": {str(n): percent(mean) for n, mean in scores.mean_iou.items()},
+            "IoU": by_class(scores.iou),
+        }
 
     config = trained.config
     return {
@@ -212,13 +219,14 @@ def as_json(
         "step": trained.step,
         "checkpoint": str(trained.path),
         "unit": "percent",
+        "band_pixels": BAND,
     } | {
-        name: {
-            "mIoU": {str(n): percent(mean) for n, mean in scores.mean_iou.items()},
+        name: overlap(scores)
+        | {
             "aAcc": percent(scores.all_accuracy),
             "mAcc": percent(scores.mean_accuracy),
-            "IoU": by_class(scores.iou),
             "Acc": by_class(scores.accuracy),
+            "band": overlap(found.band[name]),
         }
         for name, scores in found.scores.items()
     }
@@ -259,6 +267,8 @@ def table(report: dict[str, Any]) -> Iterator[str]:
     for n in means:
         cells = "".join(f"{cell(report[name]['mIoU'][str(n)]):>10}{'':8}" for name in networks)
         yield f"{f'mIoU {n}':14}{cells}".rstrip()
+    band = "".join(f"{cell(report[name]['band']['mIoU'][str(means[0])]):>10}{'':8}" for name in networks)
+    yield f"{f'band mIoU {means[0]}':14}{band}".rstrip() + f"   (within {report['band_pixels']} pixels of a boundary)"
     for mean in ("aAcc", "mAcc"):
         yield f"{mean:14}" + "".join(f"{'':10}{cell(report[name][mean]):>8}" for name in networks)
 

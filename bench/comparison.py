@@ -76,6 +76,7 @@ class Comparison:
         return (
             {f"mIoU {n}": _mean_iou(n) for n in (first, *(n for n in (19, 16, 13) if n != first))}
             | {name: _group_iou(group) for name, group in GROUPS.items()}
+            | {f"boundary band, mIoU {first}": _band_mean_iou(first)}
             | {name: _group_iou((name,)) for name in self.records[0]["student"]["IoU"]}
         )
 
@@ -145,6 +146,11 @@ def _records(setting: Setting, row: Row, seeds: Sequence[int]) -> dict[int, Reco
 
 def _mean_iou(classes: int) -> Quantity:
     return lambda scores: scores["mIoU"][str(classes)]
+
+
+def _band_mean_iou(classes: int) -> Quantity:
+    """Of the pixels near class boundaries; None of a record that was scored before eval.py looked at them."""
+    return lambda scores: scores["band"]["mIoU"][str(classes)] if "band" in scores else None
 
 
 def _group_iou(names: tuple[str, ...]) -> Quantity:

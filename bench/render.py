@@ -8,6 +8,7 @@ from typing import Any
 from bench.comparison import Comparison, Line, Quantity
 from bench.record import table as markdown_table
 from bench.statistics import Paired, Spread, spread
+from dida.evaluate import BAND
 
 NONE = "–"
 END = "<!-- /results -->"
@@ -36,7 +37,7 @@ def page(found: Comparison) -> str:
     note = (
         "By class and by group, mean over seeds, in brackets the paired difference and half of its 95 % interval; "
         f"**bold** where the interval leaves 0 out. Of the {len(rows)} intervals in a column one in twenty does so by "
-        "chance."
+        f"chance. The boundary band is every pixel within {BAND} pixels of another class."
     )
     picture = f"![the curve]({found.file}.png)\n\n" if found.table.sweeps else ""
     return f"{summary(found)}\n\n{picture}{note}\n\n{markdown_table(head, rows)}\n"

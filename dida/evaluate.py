@@ -2,7 +2,7 @@
 
 The protocol is that of the DAFormer family: the image is scaled to the evaluation size, the network's scores are
 enlarged bilinearly to the size of the label, and one confusion matrix is summed over all images. Pixels labelled 255
-are left out; pixels of classes outside a subset are not.
+are left out; pixels of classes outside a subset are not. A second matrix counts the pixels near class boundaries alone.
 """
 
 from collections import Counter
@@ -19,9 +19,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from dida.batch import IGNORE
 from dida.data.classes import CLASSES, SUBSETS
 from dida.data.labelled_images import LabelledImage
 from dida.data.transforms import Normalise
+
+BAND = 3  # pixels that the boundary band reaches to either side of a class boundary
 
 _LABELS = 256  # values that a label of bytes can take
 
@@ -59,6 +62,7 @@ class Evaluation(NamedTuple):
     """What `evaluate` found."""
 
     scores: dict[str, Scores]  # by network
+    band: dict[str, Scores]  # the same of the pixels in the boundary band alone
     images: int
     sizes: dict[tuple[int, int], int]  # images by the (width, height) that they were scored at
 
@@ -70,6 +74,19 @@ def confusion(label: Tensor, predicted: Tensor, classes: int) -> Tensor:
     """
     pair = label.long() * classes + predicted.long()
     return torch.bincount(pair.flatten(), minlength=_LABELS * classes).view(_LABELS, classes)[:classes]
+
+
+def boundary_band(label: np.ndarray, width: int = BAND) -> np.ndarray:
+    """[H, W] bool: pixels of a class that have a pixel of another class within `width` rows and columns of them.
+
+    That is a Chebyshev distance of at most `width` pixels, in a window of 2 width + 1 pixels a side. 255 is no class:
+    such a pixel is never in the band, and its edge is no boundary. `label` is [H, W] uint8, train ids or 255.
+    """
+    window = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
+    valid = label != IGNORE
+    # Around a pixel of a class, 255 can be neither the smallest label nor, once it is a 0, the largest.
+    largest, smallest = cv2.dilate(np.where(valid, label, 0), window), cv2.erode(label, window)
+    return valid & (largest != smallest)
 
 
 def score(confusion_CC: Tensor) -> Scores:
@@ -145,7 +162,9 @@ def evaluate(
     """
     device = next(next(iter(networks.values())).parameters()).device
     normalise = Normalise().to(device)
-    total = {name: torch.zeros(CLASSES, CLASSES, dtype=torch.int64, device=device) for name in networks}
+    total, in_band = (
+        {name: torch.zeros(CLASSES, CLASSES, dtype=torch.int64, device=device) for name in networks} for _ in range(2)
+    )
     sizes: Counter[tuple[int, int]] = Counter()
     loader = DataLoader(
         images,
@@ -158,10 +177,12 @@ def evaluate(
         for sample in tqdm(loader, desc="scoring", unit="image", disable=None):  # the bar shows on a terminal only
             image = normalise(sample.image.to(device, non_blocking=True))[None]
             label = sample.label.to(device, non_blocking=True)
+            band = torch.from_numpy(boundary_band(sample.label.numpy())).to(device, non_blocking=True)
             sizes[label.shape[1], label.shape[0]] += 1
             for name, network in networks.items():
                 predicted = predict(network, image, tuple(label.shape), look)[0]
                 total[name] += confusion(label, predicted, CLASSES)
+                in_band[name] += confusion(label.where(band, IGNORE), predicted, CLASSES)
                 if on_prediction is not None:
                     on_prediction(name, sample.path, predicted.cpu().numpy())
     if not any(matrix.any() for matrix in total.values()):
@@ -169,7 +190,8 @@ def evaluate(
             f"none of the {sum(sizes.values())} labels holds a pixel of a class, so there is nothing to score: "
             "benchmarks publish their test split without labels"
         )
-    return Evaluation({name: score(matrix) for name, matrix in total.items()}, sum(sizes.values()), dict(sizes))
+    scores, band = ({name: score(matrix) for name, matrix in counted.items()} for counted in (total, in_band))
+    return Evaluation(scores, band, sum(sizes.values()), dict(sizes))
 
 
 def _seen(model: nn.Module, image: Tensor, look: Look) -> Tensor:

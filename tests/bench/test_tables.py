@@ -28,7 +28,7 @@ def put(setting: Setting, row, seed: int, mean: float, **changes) -> Scoring:
     """A record as a finished run leaves it; every class has the same IoU, unless said otherwise."""
     scoring = Scoring(Training(setting, row, seed))
     iou = dict.fromkeys(NAMES, mean) | changes.pop("iou", {})
-    scores = {"mIoU": {"19": mean, "16": mean, "13": mean}, "IoU": iou}
+    scores = {"mIoU": {"19": mean, "16": mean, "13": mean}, "IoU": iou} | changes.pop("scores", {})
     content = {
         "row": row.name, "seed": seed, "images": 100, "minutes": 30.0, "commit": "abc123", "dirty": False, "threads": 1,
         "scored": {"device": "cpu", "cpu": "Some CPU", "torch": "2.13"}, "options": scoring.training.options,
@@ -213,6 +213,18 @@ def test_seeds_that_were_not_asked_for_do_not_count(measured):
     put(measured, SOURCE, 100, 99.0)
     assert cells(summary(collect("methods", measured, [0])), "DACS")[2:5] == ["+1.00", "1/1", "not resolved (one seed)"]
     assert "99" not in summary(collect("methods", measured, range(8)))
+
+
+def test_the_boundary_band_stands_beside_the_groups_where_a_record_has_it(measured):
+    for seed, mean in ((0, 20.0), (1, 21.0)):
+        put(measured, DIDA, seed, 40.0, scores={"band": {"mIoU": {"19": mean, "16": 1.0, "13": 1.0}}})
+    found = collect("methods", measured, range(8))
+    line = cells(page(found), "boundary band, mIoU 19")
+    assert line[1:] == ["–", "–", "–", "20.5", "–"]  # the other rows were scored before there was a band
+    assert "within 3 pixels of another class" in page(found)
+    assert list(found.quantities).index("boundary band, mIoU 19") == list(found.quantities).index("road") - 1
+    rows = [row for row in csv.DictReader(as_csv(found).splitlines()) if row["quantity"] == "boundary band, mIoU 19"]
+    assert {(row["row"], row["mean"], row["seeds"]) for row in rows} == {("dida", "20.5", "2")}
 
 
 def test_records_of_other_options_are_named_and_not_shown(measured):

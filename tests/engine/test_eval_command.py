@@ -16,6 +16,7 @@ from dida.config import Config, changed, to_dict
 from dida.data import domains
 from dida.data.classes import CLASSES, NAMES, PALETTE, TRAIN_TO_CITYSCAPES
 from dida.data.image_file import read_label
+from dida.evaluate import boundary_band
 from dida.models.segmentor import Segmentor
 from tests.data.factories import make_cityscapes, make_folder
 
@@ -120,7 +121,14 @@ def test_a_run_is_scored_into_table_json_and_label_maps(run, data, tmp_path, cap
     known = [iou for iou in student["IoU"].values() if iou is not None]
     assert student["mIoU"]["19"] == pytest.approx(np.mean(known), abs=1e-3)
     assert student["aAcc"] == pytest.approx(100 * (truth == guess)[valid].mean(), abs=1e-4)
-    assert set(report["teacher"]) == {"mIoU", "aAcc", "mAcc", "IoU", "Acc"}
+    assert set(report["teacher"]) == {"mIoU", "aAcc", "mAcc", "IoU", "Acc", "band"}
+    assert report["band_pixels"] == 3
+    near = np.stack([boundary_band(label) for label in truth])
+    assert 0 < near.sum() < valid.sum()
+    road = NAMES.index("road")
+    both, either = (near & (truth == road) & (guess == road)).sum(), (near & ((truth == road) | (guess == road))).sum()
+    assert student["band"]["IoU"]["road"] == pytest.approx(100 * both / either, abs=1e-4)
+    assert f"{student['band']['mIoU']['19']:.2f}" in next(x for x in text.splitlines() if x.startswith("band mIoU 19"))
     assert report["teacher"]["IoU"] != student["IoU"]
 
 

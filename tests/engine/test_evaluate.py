@@ -10,7 +10,17 @@ from torch import nn
 from dida.batch import IGNORE, Prediction
 from dida.data.classes import CLASSES, NAMES
 from dida.data.labelled_images import LabelledImage
-from dida.evaluate import Look, class_scores, confusion, evaluate, evaluating, mean_of_known, predict, score
+from dida.evaluate import (
+    Look,
+    boundary_band,
+    class_scores,
+    confusion,
+    evaluate,
+    evaluating,
+    mean_of_known,
+    predict,
+    score,
+)
 
 
 class PixelNet(nn.Module):
@@ -103,6 +113,38 @@ def test_confusion_agrees_with_counting():
     np.testing.assert_array_equal(matrix.numpy(), expected)
 
 
+def test_the_band_reaches_three_pixels_to_either_side_of_a_boundary():
+    label = np.zeros((5, 12), dtype=np.uint8)
+    label[:, 6:] = 7
+    assert boundary_band(label).tolist() == [[False] * 3 + [True] * 6 + [False] * 3] * 5
+    corner = np.zeros((9, 9), dtype=np.uint8)
+    corner[0, 0] = 7  # a diagonal counts as far as its longer side
+    assert np.argwhere(boundary_band(corner)).max() == 3
+    assert boundary_band(corner).sum() == 16
+
+
+def test_the_edge_of_void_and_of_the_image_is_no_boundary():
+    label = np.full((6, 6), 18, dtype=np.uint8)
+    label[:, 3:] = IGNORE
+    assert not boundary_band(label).any()
+    assert not boundary_band(np.full((6, 6), IGNORE, dtype=np.uint8)).any()
+    label[:, 5] = 0  # three columns from the 18s: across the void, and still within reach
+    assert np.argwhere(boundary_band(label).any(0)).ravel().tolist() == [2, 5]
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_the_band_agrees_with_looking_at_every_window(width):
+    rng = np.random.default_rng(width)
+    label = np.kron(rng.choice([0, 5, 18, IGNORE], (5, 6)), np.ones((5, 7))).astype(np.uint8)
+    padded = np.pad(label, width, constant_values=IGNORE)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (2 * width + 1, 2 * width + 1))
+    other = ((windows != label[:, :, None, None]) & (windows != IGNORE)).any((2, 3))
+    expected = other & (label != IGNORE)
+    assert expected.any()
+    assert not expected.all()
+    np.testing.assert_array_equal(boundary_band(label, width), expected)
+
+
 @pytest.mark.parametrize("look", [Look(8, 5), Look(8, 8), Look(8, 3), Look(64, 20), Look(13, 13)])
 def test_windows_of_a_pixelwise_network_agree_with_the_whole(look):
     net = PixelNet().eval()
@@ -143,6 +185,7 @@ def test_scores_are_enlarged_before_the_argmax():
 
 def test_every_label_is_scored_at_its_own_size():
     samples = [sample((6, 8), (12, 16), 1), sample((6, 8), (12, 16), 2), sample((5, 9), (10, 18), 3)]
+    samples[0].label[:, :10] = 3  # the others are noise, all of it near a boundary
     student, teacher = PixelNet(), WideNet()
     seen = {}
     found = evaluate(
@@ -156,6 +199,15 @@ def test_every_label_is_scored_at_its_own_size():
     for name in ("student", "teacher"):
         total = sum(confusion(s.label, torch.from_numpy(seen[name, s.path]), CLASSES) for s in samples)
         np.testing.assert_array_equal(found.scores[name].iou, score(total).iou)
+        near = sum(
+            confusion(
+                torch.from_numpy(np.where(boundary_band(s.label.numpy()), s.label.numpy(), IGNORE)),
+                torch.from_numpy(seen[name, s.path]),
+                CLASSES,
+            )
+            for s in samples
+        )
+        np.testing.assert_array_equal(found.band[name].iou, score(near).iou)
         assert total.sum() == sum(int((s.label != IGNORE).sum()) for s in samples)
 
 
