@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,8 @@ def power_cut(process: subprocess.Popen) -> None:
     process.kill()
     process.wait()
     for child in children:
-        os.kill(child, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has just ended by itself
+            os.kill(child, signal.SIGKILL)
 
 
 @pytest.mark.slow
