@@ -1,0 +1,37 @@
+"""Draw the figures of the paper from runs of one's own.
+
+python -m bench.figures strips OUT.png RUN RUN ...         Fig. 6, 7, 10: image, truth, and what every run says of it
+python -m bench.figures similarity OUT.png RUN             Fig. 5: what the bank says of some pixels
+python -m bench.figures distribution OUT.png RUN RUN ...   Fig. 9: how frequent classes are, from source to bank
+
+A run is its folder or a checkpoint in it. Beside every picture OUT.png stands OUT.json: commit, machine, checkpoints
+and the numbers that were drawn. Fig. 8 is drawn by `python bench/tables.py --table 8a 8b --render`.
+"""
+
+import sys
+from typing import Annotated
+
+import tyro
+
+from bench.figures import distribution, similarity, strips
+
+Options = (
+    Annotated[strips.Options, tyro.conf.subcommand("strips")]
+    | Annotated[similarity.Options, tyro.conf.subcommand("similarity")]
+    | Annotated[distribution.Options, tyro.conf.subcommand("distribution")]
+)
+DRAW = {strips.Options: strips.main, similarity.Options: similarity.main, distribution.Options: distribution.main}
+
+
+def cli(args: list[str]) -> None:
+    """Draw what a command line asks for. What a user can put right ends in one message and exit code 1."""
+    options = tyro.cli(Options, prog="bench.figures", description=__doc__.splitlines()[0], args=args)
+    try:
+        DRAW[type(options)](options)
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f"bench.figures: {error}")
+    print(options.out)
+
+
+if __name__ == "__main__":
+    cli(sys.argv[1:])

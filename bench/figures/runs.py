@@ -1,0 +1,108 @@
+"""What all figures share: runs and what they say of images, and the file that says where a picture comes from."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench import record
+from bench.trainings import commits
+from dida.config import parse_size
+from dida.data import domains
+from dida.data.domains import Labelled
+from dida.data.labelled_images import LabelledImage, LabelledImages
+from dida.data.transforms import Normalise
+from dida.evaluate import Look, evaluating, predict
+from dida.method.bank import InstanceBank
+from dida.state import load_checkpoint
+from eval import Trained, load
+
+
+def load_runs(paths: Sequence[Path], device: str) -> list[Trained]:
+    """Networks of the newest checkpoint of every run. Raises FileNotFoundError, or ValueError if there is no run."""
+    if not paths:
+        raise ValueError("no run was named: give one or more run folders after the picture")
+    return [load(path, device) for path in paths]
+
+
+def names_of(runs: Sequence[Trained], given: Sequence[str]) -> Sequence[str]:
+    """What the runs are called in a picture, by default their methods. Raises ValueError unless each has its own."""
+    names = given or [trained.config.method for trained in runs]
+    if len(names) != len(runs):
+        raise ValueError(f"--names: {len(names)} for {len(runs)} runs")
+    if twice := sorted({name for name in names if list(names).count(name) > 1}):
+        raise ValueError(f"several runs would be called {', '.join(twice)}: give each a name of its own with --names")
+    return names
+
+
+def load_bank(trained: Trained) -> InstanceBank:
+    """The bank in a run's checkpoint, on the device of its networks.
+
+    Raises ValueError if the run has none: its method keeps none, or the checkpoint is older than the bank.
+    """
+    config = trained.config
+    if config.bank.selecting == "off":
+        raise ValueError(f"{trained.path}: --method {config.method} keeps no bank; take a run of --method dida")
+    state = load_checkpoint(trained.path)["bank"]
+    if not state["written"].any():
+        first = config.bank.bank_start - config.bank.bank_fill
+        raise ValueError(
+            f"{trained.path}: the bank is still empty; it is filled from step {first} on, this is step {trained.step}"
+        )
+    bank = InstanceBank(state["labels"], state["features"].shape[1], len(state["written"]))
+    bank.load_state_dict(state)
+    return bank.to(device_of(trained))
+
+
+def device_of(trained: Trained) -> torch.device:
+    return next(trained.networks["student"].parameters()).device
+
+
+def domain_of(trained: Trained, name: str | None, root: Path | None, split: str) -> Labelled:
+    """The images of a domain with their labels, by default of the run's target. Raises as `domains.labelled`."""
+    data = trained.config.data
+    return domains.labelled(name or data.tgt, root or data.data_root, split)
+
+
+def images_of(trained: Trained, domain: Labelled) -> LabelledImages:
+    """The domain as the run's networks see it."""
+    return LabelledImages(domain, parse_size(trained.config.data.tgt_size, option="--tgt-size"))
+
+
+def predictions(trained: Trained, network: str, images: Iterable[LabelledImage]) -> Iterator[np.ndarray]:
+    """Train ids [H, W] uint8 of every image, at the size of its label."""
+    device = device_of(trained)
+    normalise = Normalise().to(device)
+    for image in images:
+        with evaluating(trained.networks[network]):
+            seen = normalise(image.image.to(device))[None]
+            train_ids = predict(trained.networks[network], seen, tuple(image.label.shape), Look())
+        yield train_ids[0].cpu().numpy()
+
+
+def save_facts(picture: Path, runs: Sequence[Trained], facts: Mapping[str, Any]) -> None:
+    """Write beside a picture what it was drawn from: commit and machine of the drawing, every run, and the numbers."""
+    content = {
+        "drawn": record.header(device_of(runs[0]).type),
+        "runs": [_facts_of(trained) for trained in runs],
+        **facts,
+    }
+    record.write(picture.with_suffix(".json"), content)
+
+
+def _facts_of(trained: Trained) -> dict[str, Any]:
+    folder, config = trained.path.parent.parent, trained.config
+    environments = [json.loads(path.read_text()) for path in sorted(folder.glob("environment*.json"))]
+    return {
+        "checkpoint": str(trained.path),
+        "step": trained.step,
+        "method": config.method,
+        "src": config.data.src,
+        "tgt": config.data.tgt,
+        "backbone": config.model.backbone,
+        "seed": config.run.seed,
+        **commits(environments),
+    }
