@@ -117,7 +117,7 @@ def draw(path: Path, shares: Mapping[str, np.ndarray], slots: Mapping[str, np.nd
     above.set_yscale("log")
     above.set_ylim(100 * floor, 100)
     above.yaxis.set_major_formatter("{x:g}")
-    above.set_ylabel(f"pixels, %  (on the axis: below {100 * floor:.2g})")
+    above.set_ylabel(f"pixels, %  (marks on the axis: less than {100 * floor:.2g})")
     handles = dict(zip(*reversed(above.get_legend_handles_labels()), strict=True))
     above.legend([handles[name] for name in shares], list(shares), fontsize=8)
     width = 0.8 / len(slots)

@@ -197,8 +197,10 @@ def draw(
     from matplotlib.figure import Figure  # here, so that the other figures need no dev packages
 
     height, width = image.label.shape
-    figure = Figure(figsize=(14, 0.9 + len(pixels) * (0.5 + 3.4 * height / width)), layout="constrained")
-    rows = figure.subplots(len(pixels), 4, squeeze=False, width_ratios=(1, 1, 1, 1.25))
+    figure = Figure(figsize=(14, 0.8 + len(pixels) * (0.4 + 3.2 * height / width)), layout="constrained")
+    *rows, below = figure.subplots(
+        len(pixels) + 1, 4, width_ratios=(1, 1, 1, 1.25), height_ratios=[1] * len(pixels) + [0.05]
+    )
     whole = (-0.5, width - 0.5, height - 0.5, -0.5)  # every map in pixels of the image's own size
     truth = [int(image.label[y, x]) for x, y in pixels]
     # Of a pixel without a class, the class that the bank finds most of.
@@ -217,29 +219,29 @@ def draw(
             axis.plot(x, y, "o", markersize=9, markerfacecolor="none", markeredgecolor="black", markeredgewidth=1.2)
             axis.set_xticks([])
             axis.set_yticks([])
-        _slots(axes[3], label_K, found.slots_PK[i].numpy(), found.classes_PC[i], shown[i], last=i == len(pixels) - 1)
-    figure.colorbar(cosine, ax=rows[:, 1], location="bottom", shrink=0.6, aspect=40, pad=0.02)
-    figure.colorbar(mass, ax=rows[:, 2], location="bottom", shrink=0.6, aspect=40, pad=0.02)
+        _slots(axes[3], label_K, found.slots_PK[i].numpy(), found.classes_PC[i], shown[i])
+    for scale, axis in ((cosine, below[1]), (mass, below[2])):
+        figure.colorbar(scale, cax=axis, orientation="horizontal").ax.tick_params(labelsize=7)
+    for axis in (below[0], below[3]):
+        axis.axis("off")
     figure.suptitle(title, fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
-def _slots(axes, label_K: np.ndarray, q_K: np.ndarray, q_ga_C: Tensor, marked: int, *, last: bool) -> None:
+def _slots(axes, label_K: np.ndarray, q_K: np.ndarray, q_ga_C: Tensor, marked: int) -> None:
     """The similarity to every slot, a bar each in the colour of its class; the marked class stands on grey."""
-    order = np.argsort(label_K, kind="stable")
-    sorted_K = label_K[order]
-    axes.bar(np.arange(len(order)), q_K[order], width=1.0, color=PALETTE[sorted_K] / 255)
-    held = [(c, np.flatnonzero(sorted_K == c)) for c in range(CLASSES) if (sorted_K == c).any()]
-    for c, slots in held:
+    axes.bar(np.arange(len(label_K)), q_K, width=1.0, color=PALETTE[label_K] / 255)
+    top = 1.6 * float(q_K.max())  # leaves room for names above the bars
+    for c in np.unique(label_K):
+        slots = np.flatnonzero(label_K == c)  # side by side
         if c == marked:
-            axes.axvspan(slots[0] - 0.5, slots[-1] + 0.5, color="0.85", zorder=0)
+            axes.axvspan(slots[0] - 0.5, slots[-1] + 0.5, color="0.88", zorder=0)
+        axes.text(slots.mean(), 0.98 * top, NAMES[c], rotation=90, ha="center", va="top", fontsize=6.5)
     best = q_ga_C.topk(_NAMED)
-    axes.set_title(
-        "q by slot: " + ", ".join(f"{NAMES[c]} {mass:.2f}" for mass, c in zip(*map(Tensor.tolist, best), strict=True)),
-        fontsize=9,
-    )
-    axes.set_xlim(-0.5, len(order) - 0.5)
-    axes.set_xticks([slots.mean() for _, slots in held], [NAMES[c] if last else "" for c, _ in held], fontsize=7)
-    axes.tick_params(axis="x", rotation=90, length=2)
+    named = (f"{NAMES[c]} {mass:.2f}" for mass, c in zip(best.values.tolist(), best.indices.tolist(), strict=True))
+    axes.set_title(f"q by slot: {', '.join(named)}", fontsize=9)
+    axes.set_xlim(-0.5, len(label_K) - 0.5)
+    axes.set_ylim(0, top)
+    axes.set_xticks([])
     axes.tick_params(axis="y", labelsize=7)
