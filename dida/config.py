@@ -121,6 +121,8 @@ class InstanceConfig:
     """L_ins at image resolution, at the features' resolution, or not at all."""
     instance_weight: float = 1.0
     """lambda_ins."""
+    instance_pixels: Literal["all", "balanced"] = "all"
+    """Target pixels that L_ins is a mean over: all, or a random part of them in which the classes are balanced."""
     temperature: float = 0.1
     """t of the softmax over the bank."""
     regenerate_semantic: Literal["smooth", "scale", "none"] = "smooth"

@@ -46,7 +46,13 @@ def build_method(config: Config, *, classes: int, imagenet: nn.Module | None, th
         weak_view=partial(views.WEAK_VIEWS[teach.weak_view], photometric=photometric),
         regenerate=_build_regenerate(config),
         label_target=teacher.build_label_target(teach),
-        mixed_view=partial(views.mixed_view, classes=classes, mix_classes=teach.mix_classes, photometric=photometric),
+        mixed_view=partial(
+            views.mixed_view,
+            classes=classes,
+            mix_classes=teach.mix_classes,
+            photometric=photometric,
+            choose=partial(views.INSTANCE_PIXELS[inst.instance_pixels], classes=classes),
+        ),
         feature_distance=distance,
         instance_loss=partial(
             discrimination.INSTANCE_LOSS[inst.instance_loss],

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from dida.batch import IGNORE, MEAN, STD, Labeled, Mixed, PseudoLabel
 
+# The rarest classes of a batch have a handful of pixels; cutting all others down to those would waste most of the batch.
+BALANCE = 0.3
+
 
 class StepRandom(NamedTuple):
     """The randomness of one step, derived from (seed, step)."""
@@ -54,17 +57,47 @@ def mixed_view(
     classes: int,
     mix_classes: str,
     photometric: Photometric,
+    choose,
 ) -> Mixed:
-    """Paste half of the source classes onto the target, with their labels and weight 1, then recolour."""
+    """Paste half of the source classes onto the target, with their labels and weight 1, then recolour.
+
+    `choose` is one of INSTANCE_PIXELS. It draws last, so that methods with and without an instance loss see the same.
+    """
     pasted_BHW = class_mix_mask(source.label, rng, classes=classes, per_image=mix_classes == "image")
     image_B3HW = torch.where(pasted_BHW[:, None], source.image, target_B3HW)
+    image_B3HW = recolour(image_B3HW, rng, photometric)
     return Mixed(
-        image=recolour(image_B3HW, rng, photometric),
+        image=image_B3HW,
         label=torch.where(pasted_BHW, source.label, pseudo.label),
         weight=torch.where(pasted_BHW, 1.0, pseudo.weight),
         pasted=pasted_BHW,
-        valid=~pasted_BHW & pseudo.used,
+        valid=choose(~pasted_BHW & pseudo.used, pseudo.label, rng),
     )
+
+
+def all_pixels(valid_BHW: Tensor, label_BHW: Tensor, rng: StepRandom, *, classes: int) -> Tensor:
+    """Every valid pixel, as Eq. (6) sums: each class counts as much as it covers."""
+    return valid_BHW
+
+
+def balanced_pixels(valid_BHW: Tensor, label_BHW: Tensor, rng: StepRandom, *, classes: int) -> Tensor:
+    """A random part of the valid pixels in which no class has more than the one at the BALANCE quantile of those found.
+
+    The bank has as many slots for a pole as for the road, and the softmax over it knows no class frequency. Averaged
+    over all pixels its cross-entropy therefore moves whatever could be a pole towards the road, features and all;
+    balancing the pixels removes that pull (docs/instance_loss_on_the_toy.md).
+    """
+    index_BHW = torch.where(valid_BHW, label_BHW, classes)
+    count_C = torch.zeros(classes + 1, device=label_BHW.device).index_add(
+        0, index_BHW.flatten(), torch.ones(index_BHW.numel(), device=label_BHW.device)
+    )[:classes]
+    most = count_C.where(count_C > 0, torch.nan).nanquantile(BALANCE)
+    keep_C = (most / count_C.clamp(min=1)).clamp(max=1)
+    draw_BHW = torch.rand(label_BHW.shape, generator=rng.device, device=label_BHW.device)
+    return valid_BHW & (draw_BHW < keep_C[label_BHW])
+
+
+INSTANCE_PIXELS = {"all": all_pixels, "balanced": balanced_pixels}
 
 
 def class_mix_mask(label_BHW: Tensor, rng: StepRandom, *, classes: int, per_image: bool) -> Tensor:

@@ -23,8 +23,8 @@ backbone weights init embed_dim drop_path
 steps lr head_lr_factor weight_decay warmup
 self_training teacher_momentum teacher_norm threshold pseudo_weight confidence ignore_top ignore_bottom mix_classes
 jitter_chance jitter_strength blur_chance weak_view feature_weight
-instance_loss instance_weight temperature regenerate_semantic regenerate_instance phi instance_phi bank_size sampling
-selecting clusters boundary_classes bank_momentum bank_every bank_init bank_start bank_fill
+instance_loss instance_weight instance_pixels temperature regenerate_semantic regenerate_instance phi instance_phi bank_size
+sampling selecting clusters boundary_classes bank_momentum bank_every bank_init bank_start bank_fill
 seed device out log_every panel_every save_every
 """
 
@@ -55,6 +55,7 @@ def test_a_config_of_another_version_is_refused():
         (InstanceConfig, "regenerate_instance", regeneration.INSTANCE),
         (InstanceConfig, "sampling", sampling.SLOTS),
         (InstanceConfig, "selecting", sampling.SELECTING | {"off": None}),
+        (InstanceConfig, "instance_pixels", views.INSTANCE_PIXELS),
         (SelfTrainingConfig, "pseudo_weight", teacher.PSEUDO_WEIGHTS),
         (SelfTrainingConfig, "weak_view", views.WEAK_VIEWS),
         (Config, "method", recipes.METHODS),
