@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dida.batch import IGNORE, MEAN, STD, Labeled, Mixed, PseudoLabel
 
-# The rarest classes of a batch have a handful of pixels; cutting all others down to those would waste most of the batch.
+# The rarest classes of a batch have a handful of pixels; cutting all others down to those would waste most of it.
 BALANCE = 0.3
 
 

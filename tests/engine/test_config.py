@@ -23,8 +23,8 @@ backbone weights init embed_dim drop_path
 steps lr head_lr_factor weight_decay warmup
 self_training teacher_momentum teacher_norm threshold pseudo_weight confidence ignore_top ignore_bottom mix_classes
 jitter_chance jitter_strength blur_chance weak_view feature_weight
-instance_loss instance_weight instance_pixels temperature regenerate_semantic regenerate_instance phi instance_phi bank_size
-sampling selecting clusters boundary_classes bank_momentum bank_every bank_init bank_start bank_fill
+instance_loss instance_weight instance_pixels temperature regenerate_semantic regenerate_instance phi instance_phi
+bank_size sampling selecting clusters boundary_classes bank_momentum bank_every bank_init bank_start bank_fill
 seed device out log_every panel_every save_every
 """
 
