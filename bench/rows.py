@@ -61,8 +61,8 @@ BENCHMARKS = {
         branch_steps=400,
         reported="test",
         own_val="toy-gta5-val",
-        # A branch starts from a trained student: a lower rate, and a bank that can be filled at once. Half the images in
-        # a batch, as many as in the paper's, make it twice as fast, and there are hundreds of branches.
+        # A branch starts from a trained student: a lower rate, and a bank that can be filled at once. Batches of two,
+        # as in the paper, make it twice as fast, and there are hundreds of branches.
         stages={"branch": {"batch_size": 2, "lr": 1e-3, "warmup": 20, "bank_start": 50, "bank_fill": 50}},
     ),
     "gta5": Benchmark("GTA5 → Cityscapes", "gta5", "cityscapes", 19, 0, 40_000, "val", stages=NO_STAGE_OPTIONS),

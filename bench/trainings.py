@@ -10,7 +10,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache, cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -20,11 +20,14 @@ from bench.jobs import Task
 from bench.record import ROOT, header
 from bench.rows import WARM, Benchmark, Row
 from dida import recipes
-from dida.config import MAY_CHANGE, Config, flat, from_dict, to_dict
+from dida.config import MAY_CHANGE, Config, InstanceConfig, flat, from_dict, to_dict
 from dida.state import checkpoints
 
 # Options that no number depends on, and two that a training names by itself: the seed, and where it branches off.
 NOT_OPTIONS = MAY_CHANGE | {"resume", "check_data", "out", "init", "seed"}
+
+# Options that nothing depends on where there is no bank: a method without one is not run again when they change.
+OF_THE_BANK = {f.name for f in fields(InstanceConfig)} - {"selecting", "instance_loss", "regenerate_semantic"}
 
 
 @dataclass(frozen=True)
@@ -232,7 +235,8 @@ def as_arguments(options: Mapping[str, Any]) -> list[str]:
 def resolved(arguments: tuple[str, ...]) -> dict[str, Any]:
     """Every option of a command line that its numbers depend on, recipes and defaults included."""
     config = from_dict(to_dict(recipes.from_command_line(list(arguments))))
-    options = {name: value for name, value in flat(config).items() if name not in NOT_OPTIONS}
+    idle = OF_THE_BANK if config.bank.selecting == "off" else set()
+    options = {name: value for name, value in flat(config).items() if name not in NOT_OPTIONS | idle}
     return json.loads(json.dumps(options, default=str))
 
 

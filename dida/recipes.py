@@ -48,7 +48,7 @@ def toy(config: Config) -> Config:
 
     The schedule is 40 times shorter than the paper's, so every number that is counted in steps or pixels shrinks with
     it: averages forget faster, the bank is filled and refreshed earlier, classes count as rare with fewer pixels.
-    The instance loss is weaker than the paper's, over balanced pixels: docs/instance_loss_on_the_toy.md has the reasons.
+    The instance loss is weaker than the paper's, over balanced pixels: docs/instance_loss_on_the_toy.md says why.
     """
     return changed(
         config,

@@ -124,6 +124,12 @@ def test_a_record_counts_while_its_options_are_those_of_the_recipes(setting):
     assert not Scoring(Training(dataclasses.replace(setting, extra="--lr 7"), DIDA, 0)).done()
 
 
+def test_options_of_the_bank_mean_nothing_where_there_is_none(setting):
+    changed = dataclasses.replace(setting, extra="--bank-size 50 --phi 0.5")
+    assert Training(changed, DAFORMER, 0).folder == Training(setting, DAFORMER, 0).folder
+    assert Training(changed, DIDA, 0).folder != Training(setting, DIDA, 0).folder
+
+
 def test_an_option_that_is_newer_than_a_record_had_its_default():
     wanted = resolved(("--src", "toy-gta5", "--tgt", "toy-cityscapes")) | {"warm_start": None}
     older = {name: value for name, value in wanted.items() if name != "clusters"}
