@@ -122,7 +122,7 @@ class InstanceConfig:
     instance_weight: float = 1.0
     """lambda_ins."""
     instance_pixels: Literal["all", "balanced"] = "all"
-    """Target pixels that L_ins is a mean over: all, or a random part of them in which the classes are balanced."""
+    """Target pixels that L_ins is a mean over: all, or a random part with as many of every class as of the rarest."""
     temperature: float = 0.1
     """t of the softmax over the bank."""
     regenerate_semantic: Literal["smooth", "scale", "none"] = "smooth"

@@ -15,9 +15,6 @@ from torch import Tensor
 
 from dida.batch import IGNORE, MEAN, STD, Labeled, Mixed, PseudoLabel
 
-# The rarest classes of a batch have a handful of pixels; cutting all others down to those would waste most of it.
-BALANCE = 0.3
-
 
 class StepRandom(NamedTuple):
     """The randomness of one step, derived from (seed, step)."""
@@ -81,18 +78,19 @@ def all_pixels(valid_BHW: Tensor, label_BHW: Tensor, rng: StepRandom, *, classes
 
 
 def balanced_pixels(valid_BHW: Tensor, label_BHW: Tensor, rng: StepRandom, *, classes: int) -> Tensor:
-    """A random part of the valid pixels in which no class has more than the one at the BALANCE quantile of those found.
+    """A random part of the valid pixels with about as many of every class found as the rarest of them has.
 
-    The bank has as many slots for a pole as for the road, and the softmax over it knows no class frequency. Averaged
-    over all pixels its cross-entropy therefore moves whatever could be a pole towards the road, features and all;
-    balancing the pixels removes that pull (docs/instance_loss_on_the_toy.md).
+    The bank has as many slots for poles as for roads, and a softmax over cosines has no bias that could learn how rare
+    poles are. Averaged over all pixels its cross-entropy therefore moves whatever could be a pole towards the road, and
+    the features, which the classifier reads too, go along. The mean over this part is, in expectation, the mean over
+    classes of each class's mean: docs/instance_loss_on_the_toy.md has what it changes.
     """
     index_BHW = torch.where(valid_BHW, label_BHW, classes)
     count_C = torch.zeros(classes + 1, device=label_BHW.device).index_add(
         0, index_BHW.flatten(), torch.ones(index_BHW.numel(), device=label_BHW.device)
     )[:classes]
-    most = count_C.where(count_C > 0, torch.nan).nanquantile(BALANCE)
-    keep_C = (most / count_C.clamp(min=1)).clamp(max=1)
+    rarest = count_C.where(count_C > 0, torch.inf).amin()
+    keep_C = rarest / count_C.clamp(min=1)
     draw_BHW = torch.rand(label_BHW.shape, generator=rng.device, device=label_BHW.device)
     return valid_BHW & (draw_BHW < keep_C[label_BHW])
 

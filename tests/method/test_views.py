@@ -60,17 +60,16 @@ def test_mixed_view_pairs_image_label_and_weight():
     assert torch.equal(mixed.valid, ~mixed.pasted & used)
 
 
-def test_balanced_pixels_hold_no_class_above_the_quantile():
-    label = torch.cat([torch.full((count,), c) for c, count in enumerate((10, 400, 1000, 50_000))])[None, None]
+def test_balanced_pixels_are_about_as_many_of_each_class_as_of_the_rarest():
+    label = torch.cat([torch.full((count,), c) for c, count in enumerate((200, 600, 1000, 50_000))])[None, None]
     valid = torch.ones_like(label, dtype=torch.bool)
-    valid[0, 0, 11:210] = False  # half of class 1
+    valid[0, 0, 200:500] = False  # half of class 1
     chosen = views.balanced_pixels(valid, label, rng(), classes=6)  # classes 4 and 5 do not occur
     assert not (chosen & ~valid).any()
     kept = torch.bincount(label[chosen], minlength=6)
-    assert kept[0] == 10  # below the quantile: all of it
-    # Sorted counts 10, 201, 1000, 50000: the 0.3 quantile lies at 0.9 between the first two.
-    expected = 10 + 0.9 * (201 - 10)
-    assert kept[1:4].tolist() == pytest.approx([expected] * 3, rel=0.25)
+    assert kept[0] == 200  # the rarest keeps all it has
+    assert kept[1:4].tolist() == pytest.approx([200] * 3, abs=50)  # 3.5 standard deviations of a binomial draw
+    assert kept[4:].sum() == 0
     assert not views.balanced_pixels(torch.zeros_like(valid), label, rng(), classes=6).any()
 
 
