@@ -157,3 +157,88 @@ def test_a_command_that_takes_too_long_is_ended():
     done = gpu_check.command([sys.executable, "-c", "import time; print('begun', flush=True); time.sleep(60)"], 1)
     assert done.status is None
     assert done.seconds < 30
+
+
+def test_agreement_runs_tests_on_fresh_numbers(monkeypatch, tmp_path):
+    (tmp_path / "test_it.py").write_text(
+        "import os, pytest\n"
+        "def test_seed(): assert len(os.environ['DIDA_SEED']) == 8\n"
+        "def test_gpu(): pytest.skip('needs a CUDA device')\n"
+    )
+    monkeypatch.setattr(gpu_check, "TESTS", {str(tmp_path / "test_it.py"): ()})
+    found = gpu_check.agreement(tmp_path / "r.xml", 300, present=without("xdist"))
+    assert (found["green"], found["passed"], found["failed"]) == (True, 1, [])
+    assert found["skipped"] == {"needs a CUDA device": 1}
+    assert "one after the other" in found["left_out"][0]
+    (tmp_path / "test_it.py").write_text("def test_red(): assert False\n")
+    found = gpu_check.agreement(tmp_path / "r.xml", 300, present=without("xdist"))
+    assert not found["green"]
+    assert len(found["failed"]) == 1
+
+
+@pytest.fixture
+def stages(monkeypatch, tmp_path):
+    """The command with every stage replaced by what it may find; what it is given, and what it returns."""
+    agreement = {"green": True, "passed": 5, "failed": [], "skipped": {"it refuses": 2}, "left_out": [], "why": None}
+    found = {
+        "build": {"passed": True, "why": None},
+        "agreement": agreement,
+        "sanitizer": {"why": None, "found": {"memcheck gather": "clean"}},
+        "benches": {"header": {"gpu": "Some GPU"}, "rows": [], "counted": [], "not_measured": {}},
+    }
+    monkeypatch.setattr(gpu_check, "obstacles", lambda: [])
+    monkeypatch.setattr(record, "header", lambda device: {"gpu": "Some GPU", "device": device})
+    monkeypatch.setattr(record, "machine", lambda device: "some-gpu")
+    for name in ("build", "sanitizer", "benches"):
+        monkeypatch.setattr(gpu_check, name, lambda *args, name=name: found[name])
+
+    def tested(path, seconds):
+        if found["agreement"]["passed"]:
+            report(path, a="")
+        return found["agreement"]
+
+    monkeypatch.setattr(gpu_check, "agreement", tested)
+
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr("sys.argv", ["gpu_check", "--results", str(tmp_path), *arguments])
+        return gpu_check.main()
+
+    return found, run, tmp_path / "some-gpu"
+
+
+def test_the_whole_command(stages, capsys):
+    _, run, folder = stages
+    assert run() == 0
+    assert json.loads((folder / "check.json").read_text())["agreement"]["skipped_for_want_of_a_gpu"] == {}
+    assert (folder / "kernels.json").exists()
+    said = capsys.readouterr().out
+    assert "5 passed, 0 failed" in said
+    assert "skipped 2: it refuses" in said
+    assert "not measured" in said
+
+
+@pytest.mark.parametrize(
+    "stage, change",
+    [
+        ("build", {"passed": False, "why": "no compiler"}),
+        ("agreement", {"green": False, "failed": ["test_x"], "why": "1 failed"}),
+        ("agreement", {"skipped": {"no CUDA device": 1}}),
+        ("sanitizer", {"why": "compute-sanitizer is not there", "found": {}}),
+        ("sanitizer", {"found": {"memcheck gather": "Invalid write"}}),
+    ],
+)
+def test_a_stage_that_fails_or_cannot_run_fails_the_command(stages, capsys, stage, change):
+    found, run, _ = stages
+    found[stage] |= change
+    assert run() == 1
+    said = capsys.readouterr().out
+    for value in change.values():
+        if isinstance(value, str):
+            assert value in said
+
+
+def test_what_is_skipped_by_hand_is_not_passed(stages):
+    _, run, folder = stages
+    assert run("--skip", "agreement", "sanitizer") == 1
+    assert not (folder / "kernels.json").exists()  # no speed without agreement
+    assert json.loads((folder / "check.json").read_text())["agreement"]["green"] is None
