@@ -72,6 +72,25 @@ def test_what_does_not_fit_is_a_row_without_numbers(monkeypatch):
     assert "does not fit" in kernels.render(result)
 
 
+def test_torch_compile_comes_last_and_may_fail_or_come_too_late(monkeypatch):
+    calls = []
+
+    def bench_cuda(op, dtype, slots, wrong, compiled=False):
+        calls.append((slots, compiled))
+        if compiled and slots == 300:
+            raise SyntaxError("generated code")
+        way = "torch.compile" if compiled else "triton"
+        return [kernels.row_of(op, dtype, kernels.scene_of(op, slots, "cuda"), way, "launched")]
+
+    monkeypatch.setattr(kernels, "bench_cuda", bench_cuda)
+    rows = kernels.survey(["gather"], [torch.float32], [300, 3000, 30_000], "cuda", agrees, 60)
+    assert calls == [(300, False), (3000, False), (30_000, False), (300, True), (3000, True)]
+    whys = {row["K"]: row["why"] for row in rows if row["way"] == "torch.compile"}
+    assert whys == {300: "torch.compile failed: SyntaxError", 3000: None}
+    rows = kernels.survey(["gather"], [torch.float32], [300], "cuda", agrees, 0)
+    assert rows[-1]["why"] == "not tried, the time was up"
+
+
 def test_the_report_takes_its_numbers_from_the_result():
     row = kernels.row_of("gather", torch.float32, MAIN, "triton", "replayed")
     row |= {"median": 0.5, "low": 0.4, "high": 0.6, "peak_bytes": 7_000_000, "speedup": 3.25}
