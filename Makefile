@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 
-.PHONY: demo test check budget bench build toy clean
+.PHONY: demo test check budget bench gpu-check build toy clean
 
 ## Train DIDA on the toy benchmark on this machine's CPU, score it, and say where the pictures are.
 demo: toy
@@ -30,6 +30,14 @@ budget: .venv/ready
 bench: .venv/ready
 	$(BIN)/python bench/bank_memory.py
 	$(BIN)/python bench/kernels.py
+
+## On a machine with a GPU, at most 10 minutes: build, agreement tests, compute-sanitizer, benches, and each number against
+## its target. It needs no .venv (PYTHON=python3), and where git does not travel DIDA_COMMIT=<hash>. After it, in turn:
+##     python bench/step.py                                           the whole training step by stage, 5 minutes
+##     python bench/tables.py --device cuda --jobs 8 --seeds 0-7 --split test --work runs/gpu --results bench/results/gpu
+##     python -m bench.gpu_report bench/results/<gpu> --readme README.md
+gpu-check:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.gpu_check
 
 ## Compile the C++/CUDA extension again, in place.
 build: .venv/ready

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -18,9 +19,8 @@ RESULTS = Path(__file__).parent / "results"
 
 def header(device: str) -> dict[str, Any]:
     """Where, when and from what a result was made. `device`: cpu, cuda, or counted (nothing ran)."""
-    changed = "+changes" if _git("status", "--porcelain", "-uno") else ""
     found = {
-        "commit": _git("rev-parse", "--short=12", "HEAD") + changed,
+        "commit": commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "device": device,
         "python": platform.python_version(),
@@ -33,6 +33,13 @@ def header(device: str) -> dict[str, Any]:
     if device == "cuda":
         found |= {"gpu": torch.cuda.get_device_name(), "clocks": _clocks(), "cuda": torch.version.cuda}
     return found
+
+
+def commit() -> str:
+    """What git says of this tree, else what DIDA_COMMIT says of a copy that travels without git; else "unknown"."""
+    if head := _answer("git", "rev-parse", "--short=12", "HEAD"):
+        return head + ("+changes" if _answer("git", "status", "--porcelain", "-uno") else "")
+    return os.environ.get("DIDA_COMMIT", "unknown")
 
 
 def machine(device: str) -> str:
@@ -58,9 +65,12 @@ def write(path: Path, content: Any) -> None:
     path.write_text(content if isinstance(content, str) else json.dumps(content, indent=1) + "\n")
 
 
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
+def _answer(program: str, *arguments: str) -> str:
+    """What a program prints; nothing where it fails or is not there."""
+    if shutil.which(program) is None:
+        return ""
+    done = subprocess.run([program, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def _version(package: str) -> str:
@@ -79,6 +89,5 @@ def _processor() -> str:
 
 
 def _clocks() -> str:
-    command = ["nvidia-smi", "--query-gpu=clocks.sm,clocks.mem,clocks.max.sm", "--format=csv,noheader"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip().splitlines()[0] if done.returncode == 0 else "unknown"
+    found = _answer("nvidia-smi", "--query-gpu=clocks.sm,clocks.mem,clocks.max.sm", "--format=csv,noheader")
+    return found.splitlines()[0] if found else "unknown"

@@ -37,11 +37,27 @@ class Device(NamedTuple):
         return 0.8 * 2 * self.sms * self.fp32_lanes * self.clock if dtype == torch.float32 else self.tensor
 
 
-DEVICES = {
+DEVICES = {  # by compute capability: what kernels are compiled and budgeted for
     80: Device("A100", 108, 1.41e9, 1555e9 * 0.88, 312e12 * 0.75, 64),
     86: Device("RTX 3090", 82, 1.695e9, 936e9 * 0.88, 71e12 * 0.80, 128),
     90: Device("H200", 132, 1.83e9, 4.3e12, 790e12 * 0.75, 128),
 }
+# Nominal, unlike the H200's: its data sheet's bandwidth times what memory copies usually reach of it, and its boost
+# clock. The matrix units are the H200's.
+H100 = Device("H100 SXM", 132, 1.98e9, 3.35e12 * 0.9, 790e12 * 0.75, 128)
+
+# What is in the name that the driver gives a card of these rates; its sisters with other memory have other names.
+BY_NAME = {
+    "A100-SXM4-40GB": DEVICES[80],
+    "RTX 3090": DEVICES[86],
+    "H100 80GB HBM3": H100,
+    "H200": DEVICES[90],
+}
+
+
+def device_of(name: str) -> Device | None:
+    """The rates of the GPU that torch.cuda.get_device_name() calls so; None where they are not known."""
+    return next((device for part, device in BY_NAME.items() if part in name), None)
 
 
 class Work(NamedTuple):

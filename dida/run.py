@@ -233,10 +233,14 @@ def triton_version() -> str | None:
 
 
 def source_commit(tree: Path) -> dict[str, Any] | None:
-    """{"commit": sha, "dirty": tracked files differ from it}; None where `tree` is no git checkout."""
+    """{"commit": sha, "dirty": tracked files differ from it}; None where `tree` is no git checkout.
+
+    A copy that travelled without git is of the commit that DIDA_COMMIT names, if it names one.
+    """
     git = shutil.which("git")
     if git is None or not (tree / ".git").exists():
-        return None
+        named = os.environ.get("DIDA_COMMIT")
+        return {"commit": named, "dirty": False} if named else None
     answers = [
         subprocess.run([git, "-C", str(tree), *command], capture_output=True, text=True, check=False)
         for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])

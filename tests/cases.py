@@ -1,11 +1,13 @@
 """Inputs for every op, small enough for the Triton interpreter, plus the one size at which benches run.
 
 A `Scene` is the sizes and the one unpleasant trait of an input; `call(op, scene)` turns it into the op's arguments. The
-numbers depend on the scene's name only, so a failing case can be repeated alone. Tests, opcheck and benches share them.
+numbers depend on the scene's name only, so a failing case can be repeated alone; DIDA_SEED, any text, makes others of
+the same kind. Tests, opcheck and benches share them.
 
 Letters in names say the layout: B images, C classes, D channels, K bank slots, N pixels, HW image, hw feature grid.
 """
 
+import os
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 IGNORE = 255
+SEED = os.environ.get("DIDA_SEED", "")
 GRADIENT = {"bank_similarity": 0, "instance_loss": 0, "scatter": 0, "gather": 0}  # op -> its differentiable argument
 
 
@@ -119,7 +122,7 @@ class _Maker:
 
     def __init__(self, scene: Scene, dtype: torch.dtype):
         self.scene, self.dtype = scene, dtype
-        self.rng = torch.Generator().manual_seed(zlib.crc32(scene.name.encode()))
+        self.rng = torch.Generator().manual_seed(zlib.crc32((scene.name + SEED).encode()))
         self.centre_CD = self.normal(scene.C, scene.D)
         self.node_class_Bhw = self.integers(scene.C, scene.B, *scene.hw)
 

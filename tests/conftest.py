@@ -11,6 +11,11 @@ if not torch.cuda.is_available():
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by deterministic algorithms on CUDA
 
 
+def pytest_report_header() -> str | None:
+    """What it takes to see a failure again."""
+    return f"DIDA_SEED={os.environ['DIDA_SEED']}" if "DIDA_SEED" in os.environ else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():
         return

@@ -26,18 +26,21 @@ def tiny(method: str = "dida", **options) -> Config:
     return changed(recipes.METHODS[method](changed(recipes.toy(Config()), **small)), **options)
 
 
-def build(config: Config, *, imagenet: bool = False) -> tuple[TrainState, Method]:
+def build(config: Config, *, imagenet: bool = False, device: str = "cpu") -> tuple[TrainState, Method]:
     """State and method of a run, from the config alone."""
     torch.manual_seed(config.run.seed)
     student = Segmentor(config.model.backbone, CLASSES, config.model.embed_dim, config.model.drop_path).train()
-    encoder = Segmentor(config.model.backbone, CLASSES, config.model.embed_dim).backbone if imagenet else None
+    encoder = (
+        Segmentor(config.model.backbone, CLASSES, config.model.embed_dim).backbone.to(device) if imagenet else None
+    )
+    student.to(device)  # before anything refers to its parameters
     optimizer = build_optimizer(student, lr=config.optim.lr, head_lr_factor=2.0, weight_decay=0.01)
     state = TrainState(
         student=student,
         teacher=as_teacher(student, config.teach.teacher_norm),
         bank=InstanceBank(
             slot_labels("cbs", config.bank.bank_size, torch.ones(CLASSES)), config.model.embed_dim, CLASSES
-        ),
+        ).to(device),
         optimizer=optimizer,
         schedule=build_schedule(optimizer, steps=config.optim.steps, warmup=config.optim.warmup),
         seed=config.run.seed,

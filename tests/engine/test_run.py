@@ -178,13 +178,21 @@ def test_the_first_signal_is_remembered_and_the_second_acts():
             signal.signal(kind, handler)
 
 
-def test_the_commit_is_that_of_the_checkout_or_unknown(tmp_path):
+def test_the_commit_is_that_of_the_checkout_or_unknown(tmp_path, monkeypatch):
+    monkeypatch.delenv("DIDA_COMMIT", raising=False)
     assert source_commit(tmp_path) is None
     (tmp_path / ".git").mkdir()  # not a repository that git can read
     assert source_commit(tmp_path) is None
     checkout = Path(__file__).parents[2]
     if (checkout / ".git").exists():
         assert len(source_commit(checkout)["commit"]) == 40
+        monkeypatch.setenv("DIDA_COMMIT", "0123")  # of copies only
+        assert source_commit(checkout)["commit"] != "0123"
+
+
+def test_a_copy_without_git_is_of_the_commit_that_it_was_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIDA_COMMIT", "0123")
+    assert source_commit(tmp_path) == {"commit": "0123", "dirty": False}
 
 
 def test_the_environment_is_json():

@@ -3,7 +3,6 @@
 Agreement with the equation on every scene is in test_agreement.py.
 """
 
-import numpy as np
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -13,9 +12,13 @@ import dida_kernels
 pytest.importorskip("triton", reason="Triton is published for Linux")
 
 from dida_kernels.fused import bank_similarity as fused
+from dida_kernels.fused.launch import INTERPRETED
 from dida_kernels.fused.rows import Tile, Tiles
 from tests.cases import SCENES, Scene, call
+from tests.kernels.test_agreement import device_of
 from tests.kernels.test_agreement import test_agrees_with_the_equation as assert_agrees
+
+DEVICE = device_of("triton")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -27,8 +30,9 @@ def test_agrees_on_more_than_one_tile(name, dtype):
 
 
 def test_one_hundred_thousand_slots(monkeypatch):
-    for tiles in ("FORWARD_TILES", "BACKWARD_TILES"):  # long blocks: the interpreter counts blocks, not elements
-        monkeypatch.setattr(fused, tiles, Tiles(*[Tile(16, 4096)] * 3))
+    if INTERPRETED:
+        for tiles in ("FORWARD_TILES", "BACKWARD_TILES"):  # long blocks: the interpreter counts blocks, not elements
+            monkeypatch.setattr(fused, tiles, Tiles(*[Tile(16, 4096)] * 3))
     scene = Scene("many", B=1, K=100_003, D=16, hw=(1, 2), HW=(1, 2))
     assert_agrees("bank_similarity", "triton", scene, torch.float32)
 
@@ -36,7 +40,7 @@ def test_one_hundred_thousand_slots(monkeypatch):
 @pytest.mark.parametrize("temperature", [0.01, 0.03])
 def test_every_cosine_at_the_lower_end(temperature):
     """All cosines are -1: the shift by 1/t is as far off as it can be."""
-    embed_ND = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    embed_ND = torch.randn(3, 8, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     bank_KD = -embed_ND[:1].expand(5, 8)
     with dida_kernels.backend("triton"):
         q_NK = dida_kernels.bank_similarity(embed_ND, bank_KD, temperature=temperature)
@@ -45,23 +49,25 @@ def test_every_cosine_at_the_lower_end(temperature):
 
 def test_a_tiny_gradient_survives_float16():
     """The mean over a crop divides by 524 288: a float16 product of such numbers would be 0."""
-    made = call("bank_similarity", SCENES["many_slots"], dtype=torch.float16)
+    made = call("bank_similarity", SCENES["many_slots"], dtype=torch.float16, device=DEVICE)
     embed_ND = made.args[0].requires_grad_()
     gradients = []
     for weight in (2.0**-10, 2.0**-30):
         with dida_kernels.backend("triton"):
             q_NK = dida_kernels.bank_similarity(*made.args, **made.options)
-        ones = torch.zeros_like(q_NK).index_fill(1, torch.tensor(0), weight)
+        ones = torch.zeros_like(q_NK).index_fill(1, torch.tensor(0, device=DEVICE), weight)
         bank_KD = made.args[1]
         g_ND = fused._similarity_backward(ones, q_NK.detach(), embed_ND.detach().float(), bank_KD, 0.1)
         gradients.append(g_ND / weight)
     torch.testing.assert_close(*gradients, rtol=1e-5, atol=0)
 
 
-def test_offsets_beyond_two_to_the_31():
+def test_offsets_beyond_two_to_the_31(monkeypatch):
     """Rows of a view 2^30 elements apart, in memory that is never touched in between."""
-    stride, made = 2**30, call("bank_similarity", Scene("far", B=1, hw=(1, 3), HW=(1, 3)), dtype=torch.float16)
-    memory = torch.from_numpy(np.empty(2 * stride + 64, np.float16))
+    scene = Scene("far", B=1, hw=(1, 3), HW=(1, 3))
+    stride, made = 2**30, call("bank_similarity", scene, dtype=torch.float16, device=DEVICE)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
+    memory = torch.empty(2 * stride + 64, dtype=torch.float16, device=DEVICE)
     far_ND = memory.as_strided(made.args[0].shape, (stride, 1))
     far_ND.copy_(made.args[0])
     with dida_kernels.backend("triton"):
@@ -70,13 +76,13 @@ def test_offsets_beyond_two_to_the_31():
 
 
 def test_opcheck():
-    made = call("bank_similarity", SCENES["strided"])
+    made = call("bank_similarity", SCENES["strided"], device=DEVICE)
     made.args[0].requires_grad_()
     torch.library.opcheck(fused._similarity, (*made.args, 0.1))
 
 
 def test_compiles_without_a_graph_break():
-    made = call("bank_similarity", SCENES["ordinary"])
+    made = call("bank_similarity", SCENES["ordinary"], device=DEVICE)
     embed_ND = made.args[0].requires_grad_()
 
     def loss(embed_ND):
@@ -89,7 +95,7 @@ def test_compiles_without_a_graph_break():
 
 
 def test_autocast_checkpoint_and_a_second_run_change_no_bit():
-    made = call("bank_similarity", SCENES["ordinary"])
+    made = call("bank_similarity", SCENES["ordinary"], device=DEVICE)
     embed_ND = made.args[0].requires_grad_()
 
     def similarity(embed_ND):
@@ -98,7 +104,7 @@ def test_autocast_checkpoint_and_a_second_run_change_no_bit():
 
     first = similarity(embed_ND)
     (gradient,) = torch.autograd.grad(first.square().sum(), embed_ND)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(DEVICE, torch.bfloat16):
         assert torch.equal(similarity(embed_ND), first)
     second = checkpoint(similarity, embed_ND, use_reentrant=False)
     assert torch.equal(second, first)
@@ -108,7 +114,7 @@ def test_autocast_checkpoint_and_a_second_run_change_no_bit():
 
 
 def test_a_second_derivative_is_refused():
-    made = call("bank_similarity", SCENES["ordinary"])
+    made = call("bank_similarity", SCENES["ordinary"], device=DEVICE)
     embed_ND = made.args[0].requires_grad_()
     with dida_kernels.backend("triton"):
         q_NK = dida_kernels.bank_similarity(*made.args, **made.options)

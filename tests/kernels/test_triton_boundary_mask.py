@@ -1,6 +1,5 @@
 """The boundary mask as a Triton kernel: equal to Algorithm 1 for every dtype, class count, threshold and layout."""
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -11,7 +10,9 @@ pytest.importorskip("triton", reason="Triton is published for Linux")
 
 from dida_kernels.fused import boundary_mask as fused
 from tests.cases import IGNORE
+from tests.kernels.test_agreement import device_of
 
+DEVICE = device_of("triton")
 DTYPES = (torch.uint8, torch.int32, torch.int64)
 
 
@@ -21,7 +22,7 @@ def labels(B: int, H: int, W: int, classes: int, dtype: torch.dtype) -> Tensor:
     label_BHW = torch.randint(classes, (B, -(-H // 3), -(-W // 4)), generator=rng)
     label_BHW = label_BHW.repeat_interleave(3, 1).repeat_interleave(4, 2)[:, :H, :W].contiguous()
     label_BHW[torch.rand(B, H, W, generator=rng) < 0.1] = IGNORE
-    return label_BHW.to(dtype)
+    return label_BHW.to(DEVICE, dtype)
 
 
 def assert_equal_to_the_equation(label_BHW: Tensor, **options: int) -> None:
@@ -41,19 +42,19 @@ def test_sizes_and_dtypes(size, dtype):
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64], ids=str)
 def test_every_bit_of_the_word(classes, dtype):
     label_BHW = labels(1, 8, 9, classes, dtype)
-    label_BHW[0, :2, :2] = torch.tensor([[classes - 1, 0], [max(classes - 2, 0), classes - 1]])
+    label_BHW[0, :2, :2] = torch.tensor([[classes - 1, 0], [max(classes - 2, 0), classes - 1]], device=DEVICE)
     assert_equal_to_the_equation(label_BHW, classes=classes)
 
 
 @pytest.mark.parametrize("threshold", [1, 2, 3, 4, 9, 10, 1000])
 def test_thresholds(threshold):
     label_BHW = labels(1, 12, 13, 19, torch.uint8)
-    label_BHW[0, 3:6, 3:6] = torch.arange(9).view(3, 3)  # a window with nine classes
+    label_BHW[0, 3:6, 3:6] = torch.arange(9, device=DEVICE).view(3, 3)  # a window with nine classes
     assert_equal_to_the_equation(label_BHW, classes=19, threshold=threshold)
 
 
 def test_nothing_valid():
-    assert_equal_to_the_equation(torch.full((2, 5, 6), IGNORE, dtype=torch.uint8), classes=19)
+    assert_equal_to_the_equation(torch.full((2, 5, 6), IGNORE, dtype=torch.uint8, device=DEVICE), classes=19)
 
 
 def test_strides():
@@ -62,9 +63,10 @@ def test_strides():
         assert_equal_to_the_equation(view, classes=19)
 
 
-def test_offsets_beyond_two_to_the_31():
+def test_offsets_beyond_two_to_the_31(monkeypatch):
     """Images of a view 2^31 bytes apart, in memory that is never touched in between."""
-    memory = torch.from_numpy(np.empty(2**31 + 4096, np.uint8))
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
+    memory = torch.empty(2**31 + 4096, dtype=torch.uint8, device=DEVICE)
     far_BHW = memory.as_strided((2, 6, 7), (2**31 + 128, 7, 1))
     far_BHW.copy_(labels(2, 6, 7, 19, torch.uint8))
     assert_equal_to_the_equation(far_BHW, classes=19)

@@ -14,11 +14,21 @@ pytest.importorskip("triton", reason="Triton is published for Linux")
 
 from dida_kernels.fused import flat_instance_loss as fused
 from dida_kernels.fused import packed_bank
+from dida_kernels.fused.launch import INTERPRETED
 from dida_kernels.fused.rows import Tile, Tiles
 from tests.cases import SCENES, Call, Scene, call, cast, resized
-from tests.kernels.test_agreement import FLOAT32_GRADIENT, FLOAT32_OUTPUT, check, gradient_error, output_error, run
+from tests.kernels.test_agreement import (
+    FLOAT32_GRADIENT,
+    FLOAT32_OUTPUT,
+    check,
+    device_of,
+    gradient_error,
+    output_error,
+    run,
+)
 
 reference = dida_kernels.instance_loss.reference
+DEVICE = device_of("triton")
 
 
 def flat(student_BDhw: Tensor, teacher_BDhw: Tensor, prior_BCHW: Tensor, valid_BHW: Tensor, *bank, **options) -> Tensor:
@@ -31,8 +41,13 @@ def on_same_grid(scene: Scene) -> Scene:
     return resized(scene, HW=scene.hw)
 
 
+def on_device(made: Call) -> Call:
+    return Call(tuple(x.to(DEVICE) for x in made.args), made.options)
+
+
 def assert_agrees(made: Call, scene: Scene, dtype: torch.dtype) -> None:
     truth, true_gradient = run(reference, cast(made, torch.float64), 0, None)
+    made = on_device(made)
     equation, equation_gradient = run(reference, made, 0, None)
     loss, gradient = run(flat, made, 0, None)
     assert (loss.dtype, gradient.dtype) == (equation.dtype, dtype)
@@ -67,10 +82,10 @@ def test_more_than_one_tile_of_everything(dtype):
 
 
 def test_one_hundred_thousand_slots(monkeypatch):
-    # Long blocks and segments: the interpreter counts blocks, not elements.
-    monkeypatch.setattr(fused, "TILES", Tiles(*[Tile(16, 4096, 4096)] * 3))
-    for module in (fused, packed_bank):
-        monkeypatch.setattr(module, "SEGMENT", 1024)
+    if INTERPRETED:  # long blocks and segments: it counts blocks, not elements
+        monkeypatch.setattr(fused, "TILES", Tiles(*[Tile(16, 4096, 4096)] * 3))
+        for module in (fused, packed_bank):
+            monkeypatch.setattr(module, "SEGMENT", 1024)
     scene = Scene("many", B=1, C=19, K=100_003, D=16, hw=(1, 2), HW=(1, 2))
     assert_agrees(call("instance_loss", scene), scene, torch.float32)
 
@@ -86,7 +101,7 @@ def test_a_prior_on_the_farthest_slots_only(temperature):
     bank_KD = torch.stack([near_D, near_D, -near_D, -near_D + 0.01])
     label_K = torch.tensor([0, 0, 1, 1])
     made = Call((student_BDhw, teacher_BDhw, prior_BCHW, valid_BHW, bank_KD, label_K), {"temperature": temperature})
-    loss, gradient = run(flat, made, 0, None)
+    loss, gradient = run(flat, on_device(made), 0, None)
     truth, true_gradient = run(reference, cast(made, torch.float64), 0, None)
     torch.testing.assert_close(loss.double(), truth, rtol=1e-6, atol=0)
     torch.testing.assert_close(gradient.double(), true_gradient, rtol=1e-4, atol=1e-5)
@@ -96,7 +111,7 @@ def test_two_dtypes_meet_in_the_one_that_holds_both():
     made = call("instance_loss", on_same_grid(SCENES["ordinary"]))
     student, *rest = made.args
     mixed = Call((student.bfloat16(), *rest), made.options)
-    loss, gradient = run(flat, mixed, 0, None)
+    loss, gradient = run(flat, on_device(mixed), 0, None)
     truth, true_gradient = run(reference, cast(mixed, torch.float64), 0, None)
     assert gradient.dtype == torch.bfloat16
     assert output_error(loss, truth) <= FLOAT32_OUTPUT
@@ -105,8 +120,9 @@ def test_two_dtypes_meet_in_the_one_that_holds_both():
 
 def test_packing_keeps_classes_apart():
     SEGMENT = packed_bank.SEGMENT
-    label_K = torch.tensor([4] * 17 + [0] * 16 + [2, 9, -1])  # classes 1 and 3 empty; two labels that are no class
-    bank_KD = torch.randn(len(label_K), 5, generator=torch.Generator().manual_seed(0))
+    # Classes 1 and 3 are empty; 9 and -1 are no class.
+    label_K = torch.tensor([4] * 17 + [0] * 16 + [2, 9, -1], device=DEVICE)
+    bank_KD = torch.randn(len(label_K), 5, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     packed = packed_bank.pack_bank(bank_KD, label_K, 5, torch.float32, multiple=32)
     assert len(packed.rows_PD) % 32 == 0
     assert packed.used.item() == 4 * SEGMENT
@@ -122,7 +138,7 @@ def test_packing_keeps_classes_apart():
 
 @pytest.fixture
 def made() -> Call:
-    return call("instance_loss", on_same_grid(SCENES["ordinary"]))
+    return call("instance_loss", on_same_grid(SCENES["ordinary"]), device=DEVICE)
 
 
 def loss_of(made: Call) -> Callable[[Tensor], Tensor]:
@@ -147,7 +163,7 @@ def test_autocast_checkpoint_and_a_second_run_change_no_bit(made):
     student = made.args[0].requires_grad_()
     first = loss_of(made)(student)
     (gradient,) = torch.autograd.grad(first, student)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(DEVICE, torch.bfloat16):
         assert torch.equal(loss_of(made)(student), first)
     second = checkpoint(loss_of(made), student, use_reentrant=False)
     assert torch.equal(second, first)
@@ -166,7 +182,7 @@ def test_no_gradient_is_computed_where_none_is_wanted(made):
 
 def test_a_second_derivative_is_refused(made):
     student = made.args[0].requires_grad_()
-    weight = torch.tensor(2.0, requires_grad=True)
+    weight = torch.tensor(2.0, device=DEVICE, requires_grad=True)
     (gradient,) = torch.autograd.grad(weight * loss_of(made)(student), student, create_graph=True)
     with pytest.raises(RuntimeError, match="no autograd formula was registered"):
         gradient.sum().backward()

@@ -3,7 +3,6 @@
 Agreement with the equations on every scene is in test_agreement.py.
 """
 
-import numpy as np
 import pytest
 import torch
 
@@ -12,14 +11,18 @@ import dida_kernels
 pytest.importorskip("triton", reason="Triton is published for Linux")
 
 from dida_kernels.fused import scatter_gather as fused
+from dida_kernels.fused.launch import INTERPRETED
 from tests.cases import SCENES, Scene, call
+from tests.kernels.test_agreement import device_of
 from tests.kernels.test_agreement import test_agrees_with_the_equation as assert_agrees
 
-LABEL_K = torch.tensor([3, 0, 3, 1, 1, 3, 4])  # unsorted; class 2 has no slot
+DEVICE = device_of("triton")
+LABEL_K = torch.tensor([3, 0, 3, 1, 1, 3, 4], device=DEVICE)  # unsorted; class 2 has no slot
 
 
 def double(*shape: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return x.to(DEVICE).requires_grad_()
 
 
 @pytest.fixture
@@ -38,8 +41,9 @@ def on_triton():
     ids=lambda scene: scene.name,
 )
 def test_agrees_on_many_slots(op, scene, monkeypatch):
-    monkeypatch.setattr(fused, "GATHER_BLOCK_K", 1024)  # the interpreter counts blocks, not elements
-    monkeypatch.setattr(fused, "SCATTER_BLOCK_K", 4096 if scene.K > 4096 else 128)
+    if INTERPRETED:  # it counts blocks, not elements
+        monkeypatch.setattr(fused, "GATHER_BLOCK_K", 1024)
+        monkeypatch.setattr(fused, "SCATTER_BLOCK_K", 4096 if scene.K > 4096 else 128)
     assert_agrees(op, "triton", scene, torch.float32)
 
 
@@ -64,14 +68,15 @@ def test_first_and_second_derivatives(on_triton):
 
 def test_half_precision_sums_are_rounded_once(on_triton):
     """1000 slots of 1/1000 in one class: added up in bfloat16 they would stop growing at 1/4."""
-    q_NK = torch.full((2, 1000), 1 / 1000, dtype=torch.bfloat16)
-    q_ga_NC = dida_kernels.gather(q_NK, torch.zeros(1000, dtype=torch.int64), classes=1)
+    q_NK = torch.full((2, 1000), 1 / 1000, dtype=torch.bfloat16, device=DEVICE)
+    q_ga_NC = dida_kernels.gather(q_NK, torch.zeros(1000, dtype=torch.int64, device=DEVICE), classes=1)
     torch.testing.assert_close(q_ga_NC, q_NK.float().sum(1, keepdim=True).bfloat16(), rtol=2**-7, atol=0)
 
 
-def test_offsets_beyond_two_to_the_31(on_triton):
+def test_offsets_beyond_two_to_the_31(on_triton, monkeypatch):
     """Rows of a view 2^30 elements apart, in memory that is never touched in between."""
-    memory = torch.from_numpy(np.empty(2**31 + 64, np.float16))
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
+    memory = torch.empty(2**31 + 64, dtype=torch.float16, device=DEVICE)
     near_NK = double(3, 7).detach().half()
     far_NK = memory.as_strided((3, 7), (2**30, 1)).copy_(near_NK)
     assert torch.equal(*(dida_kernels.gather(x, LABEL_K, classes=5) for x in (far_NK, near_NK)))
@@ -79,7 +84,7 @@ def test_offsets_beyond_two_to_the_31(on_triton):
 
 
 def test_opcheck():
-    scatter, gather = (call(op, SCENES["strided"]) for op in ("scatter", "gather"))
+    scatter, gather = (call(op, SCENES["strided"], device=DEVICE) for op in ("scatter", "gather"))
     torch.library.opcheck(fused._scatter_op, (scatter.args[0].requires_grad_(), scatter.args[1]))
     torch.library.opcheck(fused._gather_op, (gather.args[0].requires_grad_(), gather.args[1], 5))
 
@@ -98,17 +103,17 @@ def test_compiles_without_a_graph_break(on_triton):
 def test_autocast_and_no_grad(on_triton):
     q_NK = double(3, 7).detach().float().requires_grad_()
     expected = dida_kernels.gather(q_NK, LABEL_K, classes=5)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(DEVICE, torch.bfloat16):
         assert torch.equal(dida_kernels.gather(q_NK, LABEL_K, classes=5), expected)
     with torch.no_grad():
         assert not dida_kernels.gather(q_NK, LABEL_K, classes=5).requires_grad
 
 
 def test_nothing_in_nothing_out(on_triton):
-    none_K = torch.empty(0, dtype=torch.int64)
-    assert dida_kernels.scatter(torch.ones(3, 5), none_K).shape == (3, 0)
-    assert torch.equal(dida_kernels.gather(torch.ones(3, 0), none_K, classes=5), torch.zeros(3, 5))
-    assert dida_kernels.gather(torch.ones(0, 7), LABEL_K, classes=5).shape == (0, 5)
+    none_K = torch.empty(0, dtype=torch.int64, device=DEVICE)
+    assert dida_kernels.scatter(torch.ones(3, 5, device=DEVICE), none_K).shape == (3, 0)
+    assert not dida_kernels.gather(torch.ones(3, 0, device=DEVICE), none_K, classes=5).any()
+    assert dida_kernels.gather(torch.ones(0, 7, device=DEVICE), LABEL_K, classes=5).shape == (0, 5)
 
 
 @pytest.mark.parametrize("label_K", [torch.tensor([0, 5]), torch.tensor([-1, 0]), torch.tensor([[0, 1]])])

@@ -1,0 +1,339 @@
+"""Time the whole training step, stage by stage: DAFormer, and DIDA with banks of several sizes.
+
+    python bench/step.py                                              MiT-B5, 2 + 2 crops of 512 x 512, on a GPU
+    python bench/step.py --device cpu --backbone mit_b0 --crop 64 --steps 10 --slots 20
+
+Pictures of the toy, enlarged to the paper's scale, come through the loader that training uses. Methods take turns on
+one student, teacher and optimizer, a block of steps each, so that whatever the clocks of the GPU do meets all of them
+alike; each has its bank and its count of steps. The networks have random weights, which cost what trained ones cost;
+the feature distance, which a run without ImageNet weights does without, is part of the step, as in the paper's.
+
+    data           waiting for the batch, copying and normalising it
+    source         forward and backward on the source, feature distance included
+    teacher        weak view and forward of the teacher
+    regeneration   z-hat and q-hat, the bank's word included (Sec. III-D), and the pseudo-labels
+    mixed          ClassMix and strong view; forward and backward of the student, the loss's backward included
+    instance loss  its forward, in which the kernels also make its gradient
+    optimizer, EMA, bank
+
+Nothing is added to the step itself: a stage ends where the next one's callable is called, and on a GPU an end is an
+event in the stream, for which nobody waits. The engine has no mixed precision; "bfloat16" is its float32 step inside
+torch.autocast, put around it here. Milliseconds are means over whole intervals between updates of the bank.
+"""
+
+import argparse
+import copy
+import dataclasses
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+if not __package__:  # started by its path: this folder must not be searched, its statistics.py would hide Python's own
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import statistics
+
+import torch
+
+from bench import record
+from bench.meter import Meter
+from dida import recipes
+from dida.batch import Batch
+from dida.config import Config, changed
+from dida.data import domains
+from dida.data.classes import CLASSES, THINGS
+from dida.data.pairs import Pairs, View, batches
+from dida.data.toy import Counts, generate
+from dida.method import Method, build_method
+from dida.method.bank import InstanceBank
+from dida.method.sampling import slot_labels
+from dida.method.teacher import as_teacher
+from dida.models.segmentor import Segmentor
+from dida.optim import build_optimizer, build_schedule
+from dida.state import TrainState
+from dida.step import train_step
+
+STAGES = ("data", "source", "teacher", "regeneration", "mixed", "instance loss", "optimizer", "EMA", "bank")
+SCALE = (1024, 512)  # of both domains' pictures, as the paper's target
+PICTURES = Counts(source=32, source_val=1, target=32, val=1, test=1)
+WARMUP = 5  # steps of every method before the first that counts
+ROUNDS = 5  # in which the methods take turns
+
+
+class Clock:
+    """Milliseconds between marks. `mark(stage)` ends what runs and begins `stage`; `mark(None)` ends a step."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._marks: list[tuple[str | None, Any]] = []
+
+    def mark(self, stage: str | None) -> None:
+        if self._on_gpu:
+            now = torch.cuda.Event(enable_timing=True)
+            now.record()
+        else:
+            now = time.perf_counter()
+        self._marks.append((stage, now))
+
+    def read(self) -> list[dict[str, float]]:
+        """Milliseconds by stage of every step since the last reading. The GPU must have finished them."""
+        marks, self._marks = self._marks, []
+        steps = [dict.fromkeys(STAGES, 0.0)]
+        for (stage, begin), (_, end) in pairwise(marks):
+            if stage is None:
+                steps.append(dict.fromkeys(STAGES, 0.0))
+            else:
+                steps[-1][stage] += begin.elapsed_time(end) if self._on_gpu else 1e3 * (end - begin)
+        return steps
+
+
+def watched(method: Method, clock: Clock) -> Method:
+    """The same method, whose callables tell the clock when they are called."""
+
+    def begins(stage: str, function: Callable[..., Any], after: str | None = None) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            clock.mark(stage)
+            result = function(*args, **options)
+            if after is not None:
+                clock.mark(after)
+            return result
+
+        return call
+
+    return dataclasses.replace(
+        method,
+        weak_view=begins("teacher", method.weak_view),
+        regenerate=begins("regeneration", method.regenerate),
+        mixed_view=begins("mixed", method.mixed_view),
+        instance_loss=begins("instance loss", method.instance_loss, after="mixed"),
+        update_teacher=begins("EMA", method.update_teacher),
+        update_bank=begins("bank", method.update_bank),
+    )
+
+
+class Contender(NamedTuple):
+    """One method in the comparison."""
+
+    name: str
+    slots: int  # K; 0: it has no bank
+    state: TrainState
+    method: Method
+
+
+def bank_every(steps: int) -> int:
+    """Steps between updates of the bank: the paper's, or fewer, so that `steps` hold a whole number of them."""
+    return math.gcd(steps, Config().bank.bank_every)
+
+
+def config_of(method: str, backbone: str, crop: int, steps: int) -> Config:
+    """The paper's options for pictures of the toy."""
+    base = changed(Config(), src="toy-gta5", tgt="toy-cityscapes", backbone=backbone, crop=crop, weights="none")
+    return changed(recipes.METHODS[method](base), bank_every=bank_every(steps))
+
+
+def build_contenders(
+    backbone: str, crop: int, slots: Sequence[int], steps: int, device: torch.device
+) -> list[Contender]:
+    """DAFormer, then DIDA for every K, past the start of their banks; networks and optimizer are shared."""
+    torch.manual_seed(0)
+    config = config_of("dida", backbone, crop, steps)
+    student = Segmentor(backbone, CLASSES, config.model.embed_dim, config.model.drop_path).to(device).train()
+    teacher = as_teacher(student, config.teach.teacher_norm)
+    imagenet = copy.deepcopy(student.backbone)
+    options = config.optim
+    optimizer = build_optimizer(
+        student, lr=options.lr, head_lr_factor=options.head_lr_factor, weight_decay=options.weight_decay
+    )
+    schedule = build_schedule(optimizer, steps=options.steps, warmup=options.warmup)
+    contenders = []
+    for name, size in (("daformer", 0), *(("dida", k) for k in slots)):
+        config = config_of(name, backbone, crop, steps)
+        bank = InstanceBank(slot_labels("cbs", size or CLASSES, torch.ones(CLASSES)), config.model.embed_dim, CLASSES)
+        bank.fill_random(torch.Generator().manual_seed(0))
+        state = TrainState(student, teacher, bank.to(device), optimizer, schedule, seed=0, step=config.bank.bank_start)
+        method = build_method(config, classes=CLASSES, imagenet=imagenet, things=THINGS)
+        contenders.append(Contender(name, size, state, method))
+    return contenders
+
+
+def build_pairs(data_root: Path, crop: int) -> Pairs:
+    return Pairs(
+        domains.labelled("toy-gta5", data_root, "train"),
+        domains.unlabelled("toy-cityscapes", data_root, "train"),
+        seed=0,
+        source_view=View(SCALE, (crop, crop), Config().data.max_class_share),
+        target_view=View(SCALE, (crop, crop)),
+    )
+
+
+class Block(NamedTuple):
+    """Some steps of one method in a row."""
+
+    steps: list[dict[str, float]]  # milliseconds by stage
+    seconds: float  # of all of them, by a clock that knows no stages
+
+
+def take_steps(
+    contender: Contender, stream: Iterator[tuple[Batch, Any]], steps: int, dtype: torch.dtype, device: torch.device
+) -> Block:
+    clock, state = Clock(device), contender.state
+    method = watched(contender.method, clock)
+    hook = state.optimizer.register_step_pre_hook(lambda *_: clock.mark("optimizer"))
+    _wait(device)
+    start = time.perf_counter()
+    for _ in range(steps):
+        clock.mark("data")
+        batch, _ = next(stream)
+        clock.mark("source")
+        with _autocast(dtype, device):
+            train_step(state, batch, method)
+        clock.mark(None)
+    _wait(device)
+    seconds = time.perf_counter() - start
+    hook.remove()
+    return Block(clock.read(), seconds)
+
+
+def peak_memory(contender: Contender, batch: Batch, dtype: torch.dtype, device: torch.device) -> int:
+    """Bytes of a step at its peak, all that stays included: of PyTorch's allocator on a GPU, counted on a CPU."""
+    state = contender.state
+    with _autocast(dtype, device):
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            train_step(state, batch, contender.method)
+            return torch.cuda.max_memory_allocated()
+        with Meter() as meter:
+            meter.know([list(module.state_dict().values()) for module in (state.student, state.teacher, state.bank)])
+            meter.know(list(contender.method.feature_distance.encoder.state_dict().values()))
+            meter.know([list(moments.values()) for moments in state.optimizer.state.values()])
+            meter.know(batch)
+            train_step(state, batch, contender.method)
+    return meter.peak
+
+
+def _autocast(dtype: torch.dtype, device: torch.device) -> AbstractContextManager:
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+# ---- the comparison ------------------------------------------------------------------------------------------------
+
+
+def survey(
+    contenders: list[Contender], pairs: Pairs, dtypes: Sequence[torch.dtype], steps: int, workers: int,
+    device: torch.device,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """One row per dtype and method. The first contender is what the others are compared with."""
+    batch_size = Config().data.batch_size
+    block = -(-steps // ROUNDS)
+    sizes = [min(block, steps - done) for done in range(0, steps, block)]
+    needed = len(dtypes) * len(contenders) * (WARMUP + steps + 1)
+    stream = batches(pairs, batch_size=batch_size, start=0, stop=needed, workers=workers, device=device)
+    rows = []
+    for dtype in dtypes:
+        for contender in contenders:
+            take_steps(contender, stream, WARMUP, dtype, device)
+        blocks: list[list[Block]] = [[] for _ in contenders]
+        for size in sizes:
+            for contender, mine in zip(contenders, blocks, strict=True):
+                mine.append(take_steps(contender, stream, size, dtype, device))
+        for contender, mine in zip(contenders, blocks, strict=True):
+            peak = peak_memory(contender, next(stream)[0], dtype, device)
+            rows.append(row_of(contender, dtype, mine, 2 * batch_size, peak))
+        compare(rows[-len(contenders) :])
+    return rows
+
+
+def row_of(contender: Contender, dtype: torch.dtype, blocks: list[Block], images: int, peak: int) -> dict[str, Any]:
+    """`images`: crops in a step, of both domains."""
+    steps = [step for block in blocks for step in block.steps]
+    whole = [sum(step.values()) for step in steps]
+    low, *_, high = statistics.quantiles(whole, n=5)
+    seconds = sum(block.seconds for block in blocks) / len(steps)
+    return {
+        "method": contender.name,
+        "K": contender.slots,
+        "dtype": str(dtype).removeprefix("torch."),
+        "steps": len(steps),
+        "images": images,
+        "images_per_second": images / seconds,
+        "step_ms": 1e3 * seconds,
+        "low": low,  # the 20th and 80th percentile of single steps
+        "high": high,
+        "stages": {stage: statistics.fmean(step[stage] for step in steps) for stage in STAGES},
+        "peak_bytes": peak,
+    }
+
+
+def compare(rows: list[dict[str, Any]]) -> None:
+    """What each row costs more than the first one: per cent of the time, and bytes."""
+    base = rows[0]
+    for row in rows:
+        row["more_time_percent"] = 100 * (row["step_ms"] / base["step_ms"] - 1)
+        row["more_bytes"] = row["peak_bytes"] - base["peak_bytes"]
+
+
+def render(result: dict[str, Any]) -> str:
+    """The report in markdown; every number in it comes from `result`."""
+    head = ["dtype", "method", "K", "images/s", "ms", "20 - 80 %", *STAGES, "peak MB", "more time", "more MB"]
+    body = []
+    for row in result["rows"]:
+        cells = [row["dtype"], row["method"], row["K"] or "-", f"{row['images_per_second']:.2f}"]
+        cells += [f"{row['step_ms']:.1f}", f"{row['low']:.1f} - {row['high']:.1f}"]
+        cells += [f"{row['stages'][stage]:.1f}" for stage in STAGES]
+        cells += [f"{row['peak_bytes'] / 1e6:,.0f}", f"{row['more_time_percent']:+.1f} %"]
+        body.append([*cells, f"{row['more_bytes'] / 1e6:+,.0f}"])
+    setting = ", ".join(f"{name} {value}" for name, value in result["setting"].items())
+    parts = ["# The training step", f"{setting}. Milliseconds of a step by stage: see bench/step.py."]
+    return "\n\n".join([*parts, record.render_header(result["header"]), record.table(head, body)]) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--backbone", default="mit_b5")
+    parser.add_argument("--crop", type=int, default=512)
+    parser.add_argument("--slots", type=int, nargs="+", default=[300, 3000], help="sizes K of DIDA's bank")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--steps", type=int, default=Config().bank.bank_every, help="steps of every method that count")
+    parser.add_argument("--workers", type=int, default=Config().data.workers)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    with tempfile.TemporaryDirectory() as data_root:
+        generate(Path(data_root), counts=PICTURES)
+        contenders = build_contenders(options.backbone, options.crop, options.slots, options.steps, device)
+        dtypes = [getattr(torch, name) for name in options.dtype]
+        pairs = build_pairs(Path(data_root), options.crop)
+        rows = survey(contenders, pairs, dtypes, options.steps, options.workers, device)
+    result = {
+        "header": record.header(options.device),
+        "setting": {
+            "backbone": options.backbone,
+            "crop": options.crop,
+            "batch": Config().data.batch_size,
+            "bank updated every": bank_every(options.steps),
+            "float32 products": torch.backends.cuda.matmul.fp32_precision,
+            "float32 convolutions": torch.backends.cudnn.conv.fp32_precision,
+        },
+        "rows": rows,
+    }
+    path = options.json or record.RESULTS / record.machine(options.device) / "step.json"
+    record.write(path, result)
+    record.write(path.with_suffix(".md"), render(result))
+    print(render(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""The step bench on a tiny network: the stages are all of the step, each is what it says, and no step is changed."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from bench import step
+from dida.data.toy import Counts, generate
+from dida.step import train_step
+
+CPU = torch.device("cpu")
+SLOTS, STEPS = 20, 4
+
+
+def contenders() -> list[step.Contender]:
+    return step.build_contenders("mit_b0", 64, [SLOTS], STEPS, CPU)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    generate(root, counts=Counts(source=2, source_val=1, target=2, val=1, test=1))
+    return step.build_pairs(root, 64)
+
+
+@pytest.fixture(scope="module")
+def rows(pairs) -> list[dict]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step, "WARMUP", 1)
+        return step.survey(contenders(), pairs, [torch.float32, torch.bfloat16], STEPS, 0, CPU)
+
+
+def test_every_row_has_every_field(rows):
+    assert [(row["method"], row["K"], row["dtype"]) for row in rows] == [
+        ("daformer", 0, "float32"),
+        ("dida", SLOTS, "float32"),
+        ("daformer", 0, "bfloat16"),
+        ("dida", SLOTS, "bfloat16"),
+    ]
+    for row in rows:
+        assert set(row["stages"]) == set(step.STAGES)
+        assert row["steps"] == STEPS
+        assert row["images"] == 4
+        assert row["images_per_second"] == pytest.approx(4e3 / row["step_ms"])
+        assert row["low"] <= row["high"]
+        assert row["peak_bytes"] > 0
+    assert json.loads(json.dumps(rows)) == rows
+
+
+def test_the_stages_are_the_whole_step(rows):
+    """The whole is taken by a clock of its own, so a stretch that no stage covers would be missing."""
+    for row in rows:
+        assert sum(row["stages"].values()) == pytest.approx(row["step_ms"], rel=0.03)
+
+
+def test_what_only_dida_does_costs_only_dida(rows):
+    daformer, dida = rows[:2]
+    assert (daformer["more_time_percent"], daformer["more_bytes"]) == (0, 0)
+    assert dida["more_bytes"] > 0
+    assert dida["more_time_percent"] == pytest.approx(100 * (dida["step_ms"] / daformer["step_ms"] - 1))
+
+
+def test_the_report_takes_every_number_from_the_rows(rows):
+    text = step.render({"header": {"commit": "abc"}, "setting": {"backbone": "mit_b0"}, "rows": rows})
+    for row in rows:
+        assert f"{row['images_per_second']:.2f}" in text
+        assert f"{row['more_time_percent']:+.1f} %" in text
+
+
+@pytest.mark.parametrize(
+    "field, stage",
+    [
+        ("weak_view", "teacher"),
+        ("regenerate", "regeneration"),
+        ("label_target", "regeneration"),
+        ("mixed_view", "mixed"),
+        ("feature_distance", "source"),
+        ("instance_loss", "instance loss"),
+        ("update_teacher", "EMA"),
+        ("update_bank", "bank"),
+    ],
+)
+def test_a_slow_part_shows_in_its_stage(pairs, monkeypatch, field, stage):
+    """By a clock that only this part moves."""
+    now = [0.0]
+    monkeypatch.setattr(step.time, "perf_counter", lambda: now[0])
+    _, dida = contenders()
+    function = getattr(dida.method, field)
+
+    def slow(*args, **options):
+        now[0] += 0.5
+        return function(*args, **options)
+
+    slowed = dida._replace(method=dataclasses.replace(dida.method, **{field: slow}))
+    stream = step.batches(pairs, batch_size=2, start=0, stop=1, workers=0, device=CPU)
+    block = step.take_steps(slowed, stream, 1, torch.float32, CPU)
+    assert block == step.Block([dict.fromkeys(step.STAGES, 0.0) | {stage: 500.0}], 0.5)
+
+
+def test_watching_changes_no_bit(pairs):
+    batch, _ = next(step.batches(pairs, batch_size=2, start=0, stop=1, workers=0, device=CPU))
+    losses = []
+    for watch in (False, True):
+        _, dida = contenders()
+        method = step.watched(dida.method, step.Clock(CPU)) if watch else dida.method
+        losses.append([train_step(dida.state, batch, method).losses for _ in range(2)])
+    assert losses[0] == losses[1]
+
+
+def test_a_measured_interval_holds_whole_numbers_of_bank_updates():
+    assert [step.bank_every(steps) for steps in (50, 100, 4, 30)] == [50, 50, 2, 10]

@@ -1,0 +1,148 @@
+"""The kernels at the size of training, held against the equation in a corner of it that the equation can afford.
+
+Two crops of 512 x 512 are thousands of programs, and with 100 000 slots more elements than 32 bits count; the small
+scenes of test_agreement.py have neither. The op runs on all of the input. The truth is the equation in float64 on the
+last rows, or on the last nodes and the pixels between them: offsets are largest there, and the image ends.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+import dida_kernels
+from tests.cases import GRADIENT, MAIN, Call, Scene, call, cast, resized
+from tests.kernels.test_agreement import (
+    FLOAT32_GRADIENT,
+    FLOAT32_OUTPUT,
+    check,
+    device_of,
+    direction,
+    gradient_error,
+    output_error,
+    run,
+)
+
+ROWS = 40
+NODES = 4  # to a side of the corner
+BY_ROWS = ("bank_similarity", "scatter", "gather")  # every row is computed alone
+SMALL = resized(MAIN, C=5, D=16, K=20, hw=(6, 7), HW=(24, 28))  # for machines without a GPU
+LARGE = [
+    (op, slots, dtype)
+    for op in dida_kernels.OPS
+    for slots in (300, 100_000)
+    for dtype in (torch.float32, torch.bfloat16)
+    if (slots == 300 or op in ("instance_loss", "class_similarity", "bank_update"))
+    and (op != "boundary_mask" or dtype == torch.float32)  # it sees integers only
+] + [("bank_similarity", 100_000, torch.float32)]  # 13 GB of output
+
+
+class Corner(NamedTuple):
+    """A call, the part of it that is checked, and where that part lies in outputs and gradients."""
+
+    whole: Call
+    part: Call
+    of_output: Callable[[Tensor], Tensor]  # of the whole's
+    of_part: Callable[[Tensor], Tensor]  # of the part's
+    of_gradient: Callable[[Tensor], Tensor]  # of the whole's; the part's is all of it
+
+
+def corner(op: str, made: Call) -> Corner:
+    args, options = made
+
+    def keep(x: Tensor) -> Tensor:
+        return x
+
+    def rows(x: Tensor) -> Tensor:
+        return x[-ROWS:]
+
+    if op in BY_ROWS:
+        return Corner(made, Call((rows(args[0]), *args[1:]), options), rows, keep, rows)
+    if op == "boundary_mask":
+        side = NODES * 4
+
+        def inside(x: Tensor) -> Tensor:
+            return x[:, 1 - side :, 1 - side :]  # without the first row and column: their windows were cut
+
+        return Corner(made, Call((args[0][:, -side:, -side:],), options), inside, inside, keep)
+    if op == "bank_update":
+        return Corner(made, made, keep, keep, keep)
+
+    def nodes(x: Tensor) -> Tensor:
+        return x[..., -NODES:, -NODES:]
+
+    h, H = args[0].shape[-2], options["size"][0] if op == "class_similarity" else args[2].shape[-2]
+    side = NODES * (H // h)
+
+    def between(x: Tensor) -> Tensor:
+        """The pixels whose four nodes all lie in the corner."""
+        inner = side - H // h
+        return x[..., -inner:, -inner:]
+
+    if op == "class_similarity":
+        part = Call((nodes(args[0]), *args[1:]), options | {"size": (side, side)})
+        return Corner(made, part, between, between, keep)
+    valid = torch.zeros_like(args[3])
+    between(valid).copy_(between(args[3]))
+    whole = Call((*args[:3], valid, *args[4:]), options)
+    prior, mask = (x[..., -side:, -side:] for x in (args[2], valid))
+    return Corner(whole, Call((*map(nodes, args[:2]), prior, mask, *args[4:]), options), keep, keep, nodes)
+
+
+def agrees_in_the_corner(op: str, name: str, scene: Scene, dtype: torch.dtype) -> None:
+    device, gradient = device_of(name), GRADIENT.get(op)
+    found = corner(op, call(op, scene, dtype=dtype, device=device))
+    operation = dida_kernels.OPS[op]
+    with dida_kernels.backend(name):
+        if gradient is None:
+            output, got_gradient = operation(*found.whole.args, **found.whole.options), None
+        else:
+            leaf = found.whole.args[gradient].requires_grad_()
+            output = operation(*found.whole.args, **found.whole.options)
+            towards = torch.zeros_like(output)
+            part = found.of_output(towards)
+            part.copy_(direction(part.shape))
+            (got_gradient,) = torch.autograd.grad(output, leaf, towards)
+    output = found.of_output(output.detach()).cpu()
+
+    part: Any = Call(tuple(x.detach() if isinstance(x, Tensor) else x for x in found.part.args), found.part.options)
+    truth, true_gradient = run(operation.reference, cast(part, torch.float64), gradient, None)
+    equation, equation_gradient = run(operation.reference, part, gradient, None)
+    truth, equation = found.of_part(truth), found.of_part(equation)
+    check("output", output_error(output, truth), output_error(equation, truth), FLOAT32_OUTPUT, scene, dtype)
+    if gradient is not None:
+        propagated = float(direction(truth.shape).norm())
+        corner_gradient = found.of_gradient(got_gradient)
+        errors = (gradient_error(g.cpu(), true_gradient, propagated) for g in (corner_gradient, equation_gradient))
+        check("gradient", *errors, FLOAT32_GRADIENT, scene, dtype)
+        # Nothing else was asked for, so nothing else has a gradient.
+        assert got_gradient.count_nonzero() == corner_gradient.count_nonzero()
+
+
+@pytest.mark.parametrize("op", dida_kernels.OPS)
+def test_the_corner_of_a_small_scene(op):
+    """The checker itself, on the torch backend."""
+    agrees_in_the_corner(op, "torch", SMALL, torch.float32)
+
+
+@pytest.mark.parametrize("op", dida_kernels.OPS)
+def test_a_wrong_corner_is_seen(op, monkeypatch):
+    operation = dida_kernels.OPS[op]
+    right = operation.backends["torch"].run
+
+    def wrong(*args, **options):
+        out = right(*args, **options)
+        return ~out if out.dtype == torch.bool else out * 1.001
+
+    monkeypatch.setitem(operation.backends, "torch", operation.backends["torch"]._replace(run=wrong))
+    with pytest.raises(AssertionError, match="off by"):
+        agrees_in_the_corner(op, "torch", SMALL, torch.float32)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("op, slots, dtype", LARGE, ids=str)
+def test_the_corner_at_the_size_of_training(op, slots, dtype):
+    name = "cuda" if op == "bank_update" else "triton"
+    agrees_in_the_corner(op, name, resized(MAIN, K=slots), dtype)
