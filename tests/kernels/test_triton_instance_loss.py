@@ -93,7 +93,7 @@ def test_agrees_at_every_temperature(t):
 @pytest.mark.parametrize("t", [0.1, 0.01])
 def test_a_bank_in_chunks_gives_the_same(monkeypatch, t):
     monkeypatch.setattr(banks, "LOGIT_SLOTS", 4)
-    monkeypatch.setattr(instance_gradient, "GRADIENT_SLOTS", {torch.float32: 3, torch.float16: 3})
+    monkeypatch.setattr(instance_gradient, "SEAM_SLOTS", {torch.float32: 3, torch.float16: 3})
     assert_agrees(scene(K=10), t)
 
 
