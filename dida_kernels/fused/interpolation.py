@@ -76,19 +76,21 @@ def _rows_and_norms(
     # Squares are summed of the enlarged vector: sums of node products lose all digits where neighbours nearly cancel.
     # Where they cancel to 2^-12 of the nodes, the enlarged *logits* have no digits left either; the norm is then held
     # there, so that a cosine made of rounding errors stays small instead of overflowing the exponential.
-    b_floor = tl.maximum(tl.sum(b_nodes, 0) * 2.0**-26, 1e-24)
+    b_floor = tl.sum(b_nodes, 0) * 2.0**-26
     stride = tl.cast(n_cell, tl.int64)
     for n in tl.static_range(S * S):
-        b_r = 1.0 / tl.sqrt(tl.maximum(tl.sum(b_square[n], 0), b_floor))
+        b_total = tl.sum(b_square[n], 0)
+        # no direction: see `equations.unit`
+        b_r = tl.where(b_total <= 1e-24, 0.0, 1.0 / tl.sqrt(tl.maximum(b_total, b_floor)))
         tl.store(p_r + n * stride + o_cell, b_r, mask=m_cell)
 
 
 def rows_and_norms(*embeds_BDhw: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
     """[B, D, h, w] of any strides, one or two of them -> rows [M, streams, D], M = B h w, and r [streams, S*S, cells].
 
-    r is 1 / max(|e(x)|, 1e-12) of every pixel. Two streams are interleaved because then one GEMM gives logits whose
-    corner is a single 8-byte load. Embeddings of two dtypes meet in the one that holds both. One pass does both: it has
-    to look at all channels of all nodes anyhow.
+    r is 1 / |e(x)| of every pixel, 0 where there is no direction. Two streams are interleaved because then one GEMM
+    gives logits whose corner is a single 8-byte load. Embeddings of two dtypes meet in the one that holds both. One
+    pass does both: it has to look at all channels of all nodes anyhow.
     """
     D, streams = embeds_BDhw[0].shape[1], len(embeds_BDhw)
     dtype = functools.reduce(torch.promote_types, (x.dtype for x in embeds_BDhw))
