@@ -6,6 +6,10 @@ Inputs are those of the tests at the size of training; on a CPU smaller ones whe
 backend that does not agree with the equation is not timed: the run stops. On a GPU kernels are timed as launched from
 Python and as replayed from a CUDA graph, beside a calculated floor (bench/roofline.py). Memory is what the call needs
 on top of its inputs: the allocator's peak on a GPU, counted by bench/meter.py on a CPU.
+
+On a CPU `bank_update` is also held against every honest baseline there is, on one thread and on two: a bare index_add
+of rows that are already laid out, the equation at image resolution, the equation from the feature grid, and one read
+of the embedding, which nothing can beat.
 """
 
 import argparse
@@ -28,6 +32,7 @@ from torch import Tensor
 import dida_kernels
 from bench import launches, record, roofline
 from bench.meter import Meter
+from dida_kernels.equations import IGNORE, pixels
 from tests import cases
 from tests.cases import MAIN, Call, Scene, resized
 
@@ -45,6 +50,9 @@ CPU_SCENES = {
     "gather": resized(MAIN, HW=(128, 128)),
     "boundary_mask": MAIN,
 }
+FROM_GRID = resized(MAIN, hw=(64, 64), HW=(256, 256))  # bank_update: the same pixels from a grid of stride 4
+THREADS = (1, 2)
+OURS_ON_CPU = "ours"  # the name of our backend among the baselines
 
 
 class Timing(NamedTuple):
@@ -198,12 +206,54 @@ def count(op: str, dtype: torch.dtype, capability: int) -> dict[str, Any]:
 def same_for_any_threads(op: str) -> bool:
     """Whether the CPU's fastest backend gives the same bits on one thread and on two."""
     made, argument = prepared(op, CPU_SCENES[op], torch.float32, "cpu")
-    before, results = torch.get_num_threads(), []
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        results.append([x.clone() for x in run(getattr(dida_kernels, op), made, argument)])
-    torch.set_num_threads(before)
+    results = [
+        [x.clone() for x in on_threads(n, partial(run, getattr(dida_kernels, op), made, argument))] for n in THREADS
+    ]
     return all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def on_threads(threads: int, call: Callable[[], Any]) -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return call()
+    finally:
+        torch.set_num_threads(before)
+
+
+def bank_update_baselines() -> list[dict[str, Any]]:
+    """bank_update of 131 072 pixels, D = 256, float32, against each baseline, on one thread and on two."""
+    rows = []
+    for threads in THREADS:
+        for scene, what in ((CPU_SCENES["bank_update"], "full resolution"), (FROM_GRID, "from stride 4")):
+            timings = on_threads(threads, partial(time_cpu, baseline_calls(scene)))
+            ours = timings[OURS_ON_CPU].median
+            rows += [
+                {"from": what, "threads": threads, "way": way, **timing._asdict(), "of_ours": timing.median / ours}
+                for way, timing in timings.items()
+            ]
+    return rows
+
+
+def baseline_calls(scene: Scene) -> dict[str, Callable[[], Any]]:
+    """Ours, and what else would do the work. At image resolution rows are laid out beforehand, for all ways alike."""
+    (bank_KD, label_K, embed_BDhw, label_BHW, boundary_BHW), options = cases.call("bank_update", scene)
+    on_image = scene.hw == scene.HW
+    if on_image:
+        embed_BDhw = embed_BDhw.contiguous(memory_format=torch.channels_last)
+    made = Call((bank_KD, label_K, embed_BDhw, label_BHW, boundary_BHW), options)
+    calls = {
+        OURS_ON_CPU: partial(run, forced("bank_update", "cpp"), made, None),
+        "equation": partial(run, dida_kernels.bank_update.reference, made, None),
+        "one read of the embedding": embed_BDhw.sum,
+    }
+    if on_image:
+        embed_ND, classes = pixels(embed_BDhw), options["classes"]
+        label_N = label_BHW.flatten()
+        set_N = torch.where(label_N == IGNORE, 2 * classes, label_N + classes * boundary_BHW.flatten())
+        zeros_SD = embed_ND.new_zeros(2 * classes + 1, scene.D)
+        calls["index_add alone"] = partial(zeros_SD.index_add, 0, set_N, embed_ND)
+    return calls
 
 
 def render(result: dict[str, Any]) -> str:
@@ -231,7 +281,38 @@ def render(result: dict[str, Any]) -> str:
     parts += ["Counted at training size:", record.table(["op", "GPU", "MB moved", "GFLOP", "floor ms"], counted)]
     if threads:
         parts += ["The same bits on one thread and on two:", record.table(["op", "same"], threads)]
+    if result["bank_update"]:
+        parts += ["bank_update of 131 072 pixels, D = 256, float32, and what else would do its work:"]
+        parts.append(render_baselines(result["bank_update"]))
     return "\n\n".join(parts) + "\n"
+
+
+def render_baselines(rows: list[dict[str, Any]]) -> str:
+    head = ["embedding", "threads", "way", "median ms", "20 - 80 %", "x ours"]
+    body = []
+    for row in rows:
+        between, of_ours = f"{row['low']:.2f} - {row['high']:.2f}", f"{row['of_ours']:.2f}"
+        body.append([row["from"], row["threads"], row["way"], f"{row['median']:.2f}", between, of_ours])
+    return record.table(head, body)
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """How many times faster than its equation each op is, a bar for each way to run it."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = [row for row in result["rows"] if row["way"] != "equation"]
+    names = [" ".join([row["op"], row["way"], *([row["how"]] if row["how"] != "launched" else [])]) for row in rows]
+    figure, axes = plt.subplots(figsize=(8, 1 + 0.28 * len(rows)), layout="constrained")
+    bars = axes.barh(names, [row["speedup"] for row in rows], color="tab:blue")
+    axes.bar_label(bars, [f"{row['speedup']:.1f}" for row in rows], padding=3)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.invert_yaxis()
+    axes.set(xscale="log", xlabel=f"times as fast as the equation ({rows[0]['dtype']}, {result['header']['device']})")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
 
 
 def main() -> None:
@@ -242,17 +323,20 @@ def main() -> None:
     options = parser.parse_args()
     ops, dtype = options.op or sorted(dida_kernels.OPS), getattr(torch, options.dtype)
     on_gpu = options.device == "cuda"
+    with_baselines = not on_gpu and "bank_update" in ops and dida_kernels.report()["bank_update"]["cpp"] == "yes"
     major, minor = torch.cuda.get_device_capability() if on_gpu else (8, 6)
     result = {
         "header": record.header(options.device),
         "rows": [row for op in ops for row in bench(op, dtype, options.device)],
         "counted": {op: count(op, dtype, 10 * major + minor) for op in ops},
         "same_for_any_threads": {} if on_gpu else {op: same_for_any_threads(op) for op in ops if op == "bank_update"},
+        "bank_update": bank_update_baselines() if with_baselines else [],
     }
     name = "kernels" if options.op is None else "kernels-" + "-".join(ops)
     folder = record.RESULTS / record.machine(options.device)
     record.write(folder / f"{name}.json", result)
     record.write(folder / f"{name}.md", render(result))
+    plot(result, folder / f"{name}.png")
     print(render(result))
 
 
