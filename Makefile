@@ -30,6 +30,7 @@ budget: .venv/ready
 bench: .venv/ready
 	$(BIN)/python bench/bank_memory.py
 	$(BIN)/python bench/kernels.py
+	$(BIN)/python bench/bank_update.py
 
 ## On a machine with a GPU, at most 10 minutes: build, agreement tests, compute-sanitizer, benches, and each number against
 ## its target. It needs no .venv (PYTHON=python3), and where git does not travel DIDA_COMMIT=<hash>. After it, in turn:

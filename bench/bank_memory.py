@@ -279,19 +279,28 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
     return result
 
 
-def count_traffic(scene: Scene = MAIN, dtype: torch.dtype = torch.float32) -> dict[str, int]:
-    """Bytes moved by instance_loss forward and backward: the equations', and ours for each dtype of the embeddings."""
+def count_loss(scene: Scene = MAIN) -> dict[str, dict[str, int]]:
+    """instance_loss forward and backward: bytes moved at the benches' size, and peaks there and with the largest bank.
+
+    The equations in float32, and ours for each dtype of the embeddings.
+    """
     with launches.recording(CAPABILITY):
-        shapes = make_inputs(scene, dtype, "cuda")
+        shapes = make_inputs(scene, torch.float32, "cuda")
     x = Inputs(*(torch.empty(t.shape, dtype=t.dtype, device="meta") for t in shapes))
     x.student_BDhw.requires_grad_()
     with Meter() as meter:
         loss("paper", x, scene.temperature).backward()
-    found = {"paper float32": meter.moved}
-    for kind in (torch.float32, torch.bfloat16):
-        taken = launches.record_call("instance_loss", scene, kind, CAPABILITY)
-        found[f"ours {str(kind).removeprefix('torch.')}"] = taken.moved
-    return found
+    moved = {("paper", torch.float32): meter.moved}
+    for dtype in (torch.float32, torch.bfloat16):
+        moved["ours", dtype] = launches.record_call("instance_loss", scene, dtype, CAPABILITY).moved
+    return {
+        f"{form} {str(dtype).removeprefix('torch.')}": {
+            "moved": moved[form, dtype],
+            "peak": count_branch(form, scene, dtype).loss,
+            "peak_at_largest_K": count_branch(form, resized(scene, K=SLOTS[-1]), dtype).loss,
+        }
+        for form, dtype in moved
+    }
 
 
 def render(result: dict[str, Any]) -> str:
@@ -321,8 +330,23 @@ def render(result: dict[str, Any]) -> str:
             f"{_mib(rest['at_loss'])} MiB where the loss stands. Without the branch it peaks at {_mib(rest['peak'])}.",
             f"A card of {_mib(result['card'])} MiB is full at (up to K = {last:,}):",
             record.table(["form", "whole step, K", "branch alone, K", "MiB per slot"], ends),
-            "Bytes moved by instance_loss, forward and backward, at the benches' size (counted):",
-            record.table(["form", "GB"], [[name, f"{n / 1e9:.2f}"] for name, n in result["traffic"].items()]),
+            "instance_loss alone, forward and backward, by the dtype of the embeddings (counted):",
+            record.table(
+                [
+                    "form",
+                    f"moved at K = {MAIN.K}, GB",
+                    f"peak at K = {MAIN.K}, MB",
+                    f"peak at K = {SLOTS[-1]:,}, MB",
+                ],
+                [
+                    [
+                        name,
+                        f"{of['moved'] / 1e9:.2f}",
+                        *(f"{of[at] / 1e6:,.0f}" for at in ("peak", "peak_at_largest_K")),
+                    ]
+                    for name, of in result["loss"].items()
+                ],
+            ),
         ]
     )
 
@@ -363,7 +387,7 @@ def main() -> None:
     options = parser.parse_args()
     kind = "cuda" if options.device == "cuda" else "counted"
     folder = record.RESULTS / record.machine(kind)
-    result = {"header": record.header(kind), **survey(options.device), "traffic": count_traffic()}
+    result = {"header": record.header(kind), **survey(options.device), "loss": count_loss()}
     record.write(options.json or folder / "bank_memory.json", result)
     record.write(folder / "bank_memory.md", render(result) + "\n")
     plot(result, options.plot or folder / "bank_memory.png")

@@ -235,7 +235,7 @@ def benches(report: Path, folder: Path, until: float) -> dict[str, Any]:
         else:
             failed[op] = done.tail
             say(f"  {op}: NOT MEASURED\n{done.tail}")
-    merged = dict(parts[0]) if parts else {"header": record.header("cuda"), "ceilings": {}, "same_for_any_threads": {}}
+    merged = dict(parts[0]) if parts else {"header": record.header("cuda"), "ceilings": {}}
     for name in ("rows", "counted"):
         merged[name] = [x for part in parts for x in part[name]]
     return merged | {"not_measured": failed}

@@ -7,6 +7,8 @@ backend that does not agree with the equation is not timed: the run stops. On a 
 Python and as replayed from a CUDA graph, where calls follow each other and find in the cache what fits it, beside a
 calculated floor (bench/roofline.py). Memory is what the call needs on top of its inputs: the allocator's peak on a GPU,
 counted by bench/meter.py on a CPU. Where there is a gradient, a call is forward and backward.
+
+bench/bank_update.py holds the C++ `bank_update` against more than its equation.
 """
 
 import argparse
@@ -331,17 +333,6 @@ def ceilings() -> dict[str, float]:
     }
 
 
-def same_for_any_threads(op: str) -> bool:
-    """Whether the CPU's fastest backend gives the same bits on one thread and on two."""
-    x = prepared(op, CPU_SCENES[op], torch.float32, "cpu")
-    before, results = torch.get_num_threads(), []
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        results.append([y.clone() for y in run(getattr(dida_kernels, op), x)])
-    torch.set_num_threads(before)
-    return all(torch.equal(a, b) for a, b in zip(*results, strict=True))
-
-
 def render(result: dict[str, Any]) -> str:
     """The report in markdown; every number in it comes from `result`."""
     head = "op|dtype|scene|way|how|median ms|20 - 80 %|x equation|peak MB".split("|")
@@ -366,12 +357,28 @@ def render(result: dict[str, Any]) -> str:
          f"{x['floor_ms']:.3f}"]
         for x in result["counted"]
     ]  # fmt: skip
-    threads = [[op, "yes" if same else "NO"] for op, same in result["same_for_any_threads"].items()]
     parts = ["# Kernels", record.render_header(result["header"]), record.table(head, body)]
     parts += ["Counted at training size:", record.table("op|dtype|K|GPU|MB moved|GFLOP|floor ms".split("|"), counted)]
-    if threads:
-        parts += ["The same bits on one thread and on two:", record.table(["op", "same"], threads)]
     return "\n\n".join(parts) + "\n"
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """How many times faster than its equation each op is, a bar for each way to run it."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = [row for row in result["rows"] if row["way"] != "equation" and row["speedup"] is not None]
+    names = [" ".join([row["op"], row["way"], *([row["how"]] if row["how"] != "launched" else [])]) for row in rows]
+    figure, axes = plt.subplots(figsize=(8, 1 + 0.28 * len(rows)), layout="constrained")
+    bars = axes.barh(names, [row["speedup"] for row in rows], color="tab:blue")
+    axes.bar_label(bars, [f"{row['speedup']:.1f}" for row in rows], padding=3)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.invert_yaxis()
+    axes.set(xscale="log", xlabel=f"times as fast as the equation ({rows[0]['dtype']}, {result['header']['device']})")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
 
 
 def main() -> None:
@@ -403,7 +410,6 @@ def main() -> None:
             for k in options.slots
             if rates and (counted := count(op, dtype, k, 10 * major + minor, rates))
         ],
-        "same_for_any_threads": {} if on_gpu else {op: same_for_any_threads(op) for op in ops if op == "bank_update"},
     }
     if options.json:
         record.write(options.json, result)
@@ -412,6 +418,7 @@ def main() -> None:
     folder = record.RESULTS / record.machine(options.device)
     record.write(folder / f"{name}.json", result)
     record.write(folder / f"{name}.md", render(result))
+    plot(result, folder / f"{name}.png")
     print(render(result))
 
 

@@ -62,11 +62,26 @@ class Launch(NamedTuple):
         """Every tensor moved once, those that are updated in place twice."""
         arguments = self.bound()
         sizes = {(x.storage, x.offset): x.bytes for x in arguments.values() if isinstance(x, Pointer)}
-        return sum(sizes.values()) + sum(arguments[name].bytes for name in self.updated())
+        whole = sum(sizes.values()) + sum(arguments[name].bytes for name in self.updated())
+        return whole - self.unread()
+
+    def unread(self) -> int:
+        """Of the prior [B, C, H, W], the planes of classes that the launch's slots [i_first, i_stop) do not have.
+
+        Slots are sorted by class, so the launches that share a bank see C classes in all and one more for each cut. A
+        launch is charged its share of the C and one cut, which for the whole bank is enough whatever its labels are.
+        """
+        arguments = self.bound()
+        if not {"p_prior", "p_label", "i_first", "i_stop", "n_class"} <= arguments.keys():
+            return 0
+        slots, classes = arguments["p_label"].bytes // 8, arguments["n_class"]
+        planes = classes * (arguments["i_stop"] - arguments["i_first"]) / slots + 1
+        return round(arguments["p_prior"].bytes * max(0.0, 1 - planes / classes))
 
     def updated(self) -> list[str]:
         """Pointers that this launch both reads and writes."""
-        resumed = ["p_sum", "p_s", "p_max"] if self.bound().get("RESUME") else []
+        resumes = self.bound().get("RESUME") or self.bound().get("ADD")
+        resumed = ["p_sum", "p_s", "p_max"] if resumes else []
         return [name for name in (*resumed, *_UPDATED.get(self.name, ())) if name in self.bound()]
 
     def key(self) -> tuple:

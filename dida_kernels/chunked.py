@@ -155,8 +155,9 @@ class Bank(NamedTuple):
 
 
 def _inverse_norm(x_XD: Tensor) -> Tensor:
-    """1 / |x| of each row, [X, 1], with the floor that the equations put under a zero vector."""
-    return torch.linalg.vector_norm(x_XD, dim=1, keepdim=True).clamp(min=1e-12).reciprocal()
+    """1 / |x| of each row, [X, 1]; 0 for a row without a direction (see `equations.unit`), whose cosines are then 0."""
+    length_X1 = torch.linalg.vector_norm(x_XD, dim=1, keepdim=True)
+    return length_X1.reciprocal().masked_fill_(length_X1 <= 1e-12, 0.0)
 
 
 # ---- instance_loss -------------------------------------------------------------------------------------------------

@@ -56,11 +56,22 @@ def similarity_logits(embed_ND: Tensor, bank_KD: Tensor, *, temperature: float) 
     """cos(e, e_k) / t, the exponent of Eq. (4) and (5). [N, K] in the dtype of `embed_ND`.
 
     The formula prints a raw dot product, the text says cosine similarity; cosine is what keeps t = 0.1 meaningful for
-    features of any scale. A zero embedding has cosine 0 with every slot, so a dead ReLU pixel is similar to none.
+    features of any scale. A zero embedding has cosine 0 with every slot, so a dead ReLU pixel is similar to none, and
+    as no small step gives it a direction worth following, its gradient is 0 (see `unit`).
     """
-    eps = max(1e-12, torch.finfo(embed_ND.dtype).tiny)  # 1e-12 is 0 in float16, and 0 / 0 no cosine
-    bank_KD = bank_KD.to(embed_ND.dtype)
-    return F.normalize(embed_ND, dim=1, eps=eps) @ F.normalize(bank_KD, dim=1, eps=eps).T / temperature
+    return unit(embed_ND) @ unit(bank_KD.to(embed_ND.dtype)).T / temperature
+
+
+def unit(x_XD: Tensor) -> Tensor:
+    """Rows scaled to length 1. [X, D], dtype kept.
+
+    A row no longer than 1e-12 (in float16 its smallest normal number) has no direction: it becomes 0 and passes no
+    gradient on. Dividing by a floor under the length, as F.normalize does, would multiply the gradient by 1e12 there,
+    and one dead pixel would outweigh all others of the batch.
+    """
+    shortest = max(1e-12, torch.finfo(x_XD.dtype).tiny)
+    length_X1 = torch.linalg.vector_norm(x_XD, dim=1, keepdim=True)
+    return torch.where(length_X1 <= shortest, 0.0, x_XD / length_X1.clamp(min=shortest))  # NaN stays NaN
 
 
 @op(check=checks.bank_similarity)

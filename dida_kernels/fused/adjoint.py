@@ -6,11 +6,12 @@ G_k(x) = dloss / dcos_k and s(x) = sum_k G_k(x) cos_k(x)
     dloss/de_m = sum_k b_k sum_x w_m(x) r(x) G_k(x)  -  sum_x w_m(x) r(x)^2 s(x) sum_j w_j(x) e_j
                            `fold`, then one GEMM                `project`: a stencil over the 3 x 3 nodes around m
 
-Nothing is added by two programs at once: per-pixel kernels write sums per cell, and nodes gather from their four cells,
-always in the same order. So there are no atomics, and two runs agree bit for bit.
+Nothing is added by two programs at once: per-pixel kernels write sums per seam (`instance_gradient.py`), and nodes
+gather from the seams above and below them, always in the same order. No atomics, and two runs agree bit for bit.
 
 Units: r spans the range of 1/|e|, which half precision does not. Each cell therefore divides by its own `scale`, about
-its largest r, each node by the largest scale of its cells, and `project` multiplies back in float32.
+its largest r, each seam by the larger scale of its two cells, each node by the largest of its four, and `project`
+multiplies back in float32.
 """
 
 import triton
@@ -21,6 +22,7 @@ from dida_kernels.fused import tiles
 from dida_kernels.fused.launch import LAUNCH
 from dida_kernels.fused.tiles import Cells, cell_position, node_share
 
+SEAM_CELLS = 32  # the cells of a program that sums to seams: the lanes of a warp
 FOLD_NODES, FOLD_K = 256, 8  # the ratios of scales are loaded once for FOLD_K slots
 PAIR_CELLS = 128
 PROJECT_NODES, PROJECT_D = 16, 128
@@ -37,50 +39,59 @@ def _cells_of_node(o_m, h, w):
 
 @triton.jit
 def _fold(
-    p_corner, p_scale, p_sum,
-    h, w, n_node, n_cell, n_k,
-    PARTS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
+    p_seam, p_scale, p_sum,
+    h, w, n_node, n_cell, n_k, row,
+    PARTS: tl.constexpr, CX: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     o_m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     i_k = tl.program_id(1) * BLOCK_K
     m_m = o_m < n_node
-    stride = tl.cast(n_cell, tl.int64)
+    stride = tl.cast(row, tl.int64)
     o_cell, _, _ = _cells_of_node(o_m, h, w)
     b_sigma = tl.zeros((BLOCK_M,), tl.float32)
-    b_scale = ()
-    p_from = ()
+    b_scale, b_next, p_from, o_edge, m_edge = (), (), (), (), ()
     for part in tl.static_range(PARTS):
-        for corner in tl.static_range(4):
-            # node m is corner 3 (bottom right) of its first cell, ... and corner 0 (top left) of its last
-            o_from = o_cell + (3 - corner) // 2 * (w + 1) + (3 - corner) % 2
-            b_cell = tl.load(p_scale + part * n_cell + o_from, mask=m_m, other=0.0)
-            b_sigma = tl.maximum(b_sigma, b_cell)
-            b_scale += (b_cell,)
-            p_from += (p_corner + ((part * 4 + corner) * n_k + i_k) * stride + o_from,)
+        for side in tl.static_range(2):
+            # node m is the lower end (1) of the seam behind its first cell, the upper end (0) of the one a row below
+            o_from = o_cell + (1 - side) * (w + 1)
+            b_before = tl.load(p_scale + part * n_cell + o_from, mask=m_m, other=0.0)
+            b_behind = tl.load(p_scale + part * n_cell + o_from + 1, mask=m_m, other=0.0)
+            b_unit = tl.maximum(b_before, b_behind)
+            b_sigma = tl.maximum(b_sigma, b_unit)
+            b_scale += (b_unit,)
+            b_next += (b_behind,)
+            p_from += (p_seam + ((part * 2 + side) * n_k + i_k) * stride + o_from,)
+            # the cell behind the seam is the first of the next program
+            m_edge += (m_m & (o_from % CX == CX - 1),)
+            o_edge += (n_cell + o_from // CX + 1 - o_from,)
     b_inverse = 1.0 / tl.maximum(b_sigma, 1e-30)
     for k in range(0, tl.minimum(n_k - i_k, BLOCK_K)):
         b_sum = tl.zeros((BLOCK_M,), tl.float32)
-        for c in tl.static_range(PARTS * 4):
-            b_corner = tl.load(p_from[c] + k * stride, mask=m_m, other=0.0).to(tl.float32)
-            b_sum += b_corner * (b_scale[c] * b_inverse)
+        for c in tl.static_range(PARTS * 2):
+            b_seam = tl.load(p_from[c] + k * stride, mask=m_m, other=0.0).to(tl.float32)
+            b_edge = tl.load(p_from[c] + k * stride + o_edge[c], mask=m_edge[c], other=0.0).to(tl.float32)
+            b_sum += b_seam * (b_scale[c] * b_inverse) + b_edge * (b_next[c] * b_inverse)
         tl.store(p_sum + (i_k + k) * tl.cast(n_node, tl.int64) + o_m, b_sum.to(p_sum.dtype.element_ty), mask=m_m)
 
 
-def fold(corner: Tensor, scale: Tensor, cells: Cells) -> Tensor:
-    """Sums per cell and corner [parts, 4, K, cells], in units of scale[parts, cells] -> sums per node [K, M].
+def seam_row(cells: Cells) -> int:
+    """Numbers a slot has for one end of all seams: one per cell, then the edges, one per program."""
+    return cells.count + triton.cdiv(cells.count, SEAM_CELLS)
 
-    The unit of a node is the largest of its cells' (see the module).
+
+def fold(seam: Tensor, scale: Tensor, cells: Cells, out: Tensor) -> None:
+    """Sums per seam [parts, 2 ends, K, seam_row] -> `out`, sums per node [K, M].
+
+    In units of the seam and of the node, made of scale [parts, cells] (see the module).
     """
-    parts, _, slots, _ = corner.shape
-    node_sum = tiles.scratch(slots, cells.nodes, like=corner, dtype=corner.dtype)
+    parts, _, slots, row = seam.shape
     grid = (triton.cdiv(cells.nodes, FOLD_NODES), triton.cdiv(slots, FOLD_K))
     _fold[grid](
-        *(corner, scale, node_sum, cells.h, cells.w, cells.nodes, cells.count, slots),
-        *(parts, FOLD_NODES, FOLD_K),
+        *(seam, scale, out, cells.h, cells.w, cells.nodes, cells.count, slots, row),
+        *(parts, SEAM_CELLS, FOLD_NODES, FOLD_K),
         num_warps=4,
         **LAUNCH,
     )
-    return node_sum
 
 
 @triton.jit
@@ -136,8 +147,8 @@ def _neighbour_weight(p_pair, m_m, w, n_cell, DY: tl.constexpr, DX: tl.constexpr
 
 @triton.jit
 def _project(
-    p_grad, p_rows, p_pair, p_scale, p_gain,
-    D, h, w, n_node, n_cell,
+    p_grad, p_e, p_pair, p_scale,
+    D, h, w, n_node, n_cell, stride_m,
     PARTS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     o_m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -157,17 +168,16 @@ def _project(
         o_ny = o_y + (n // 3 - 1)
         o_nx = o_x + (n % 3 - 1)
         m_e = m & ((o_ny >= 0) & (o_ny < h) & (o_nx >= 0) & (o_nx < w))[:, None]
-        # the student is the second of the two interleaved streams
-        o_row = (o_m + (n // 3 - 1) * w + (n % 3 - 1)).to(tl.int64) * 2 + 1
-        b_e = tl.load(p_rows + o_row[:, None] * D + o_d, mask=m_e, other=0.0).to(tl.float32)
+        o_row = (o_m + (n // 3 - 1) * w + (n % 3 - 1)).to(tl.int64) * stride_m
+        b_e = tl.load(p_e + o_row[:, None] + o_d, mask=m_e, other=0.0).to(tl.float32)
         b_grad -= b_weight[:, None] * b_e
-    tl.store(p_out, b_grad * tl.load(p_gain), mask=m)
+    tl.store(p_out, b_grad, mask=m)
 
 
-def project(grad_MD: Tensor, rows: Tensor, r: Tensor, s: Tensor, scale: Tensor, gain: Tensor, cells: Cells) -> None:
-    """Finish dloss/de in place: grad holds the GEMM's part in units of the node; subtract the stencil, times `gain`.
+def project(grad_MD: Tensor, embed_MD: Tensor, r: Tensor, s: Tensor, scale: Tensor, cells: Cells) -> None:
+    """Finish dloss/de in place: grad holds the GEMM's part in units of the node; subtract the stencil.
 
-    rows [M, 2, D]; r [S*S, cells]; s [groups, S*S, cells] in units of scale [parts, cells]; gain: one float.
+    embed [M, D], D contiguous; r [S*S, cells]; s [groups, S*S, cells] in units of scale [parts, cells].
     """
     pair = tiles.scratch(9, cells.count, like=grad_MD)
     _node_pairs[(triton.cdiv(cells.count, PAIR_CELLS),)](
@@ -175,8 +185,9 @@ def project(grad_MD: Tensor, rows: Tensor, r: Tensor, s: Tensor, scale: Tensor, 
         num_warps=4,
         **LAUNCH,
     )
-    _project[(triton.cdiv(cells.nodes, PROJECT_NODES), triton.cdiv(grad_MD.shape[1], PROJECT_D))](
-        *(grad_MD, rows, pair, scale, gain, grad_MD.shape[1], cells.h, cells.w, cells.nodes, cells.count),
+    nodes, D = grad_MD.shape
+    _project[(triton.cdiv(nodes, PROJECT_NODES), triton.cdiv(D, PROJECT_D))](
+        *(grad_MD, embed_MD, pair, scale, D, cells.h, cells.w, nodes, cells.count, embed_MD.stride(0)),
         *(len(scale), PROJECT_NODES, PROJECT_D),
         num_warps=4,
         **LAUNCH,

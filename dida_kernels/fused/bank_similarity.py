@@ -32,12 +32,11 @@ leave float32's range, a second variant (ONLINE) keeps a maximum for every colum
 import math
 
 import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from dida_kernels.equations import bank_similarity
+from dida_kernels.equations import bank_similarity, unit
 from dida_kernels.fused.launch import INTERPRETED, LAUNCH
 from dida_kernels.fused.rows import (
     MIN_SHIFTED,
@@ -180,7 +179,7 @@ def _launch(embed_ND: Tensor, bank_KD: Tensor, tiles: Tiles) -> tuple[tuple[int]
     """Grid, the bank as unit rows in the embedding's dtype, and the options both kernels share."""
     N, D = embed_ND.shape
     tile = tile_of(tiles, embed_ND, embed_ND.dtype)
-    unit_KD = F.normalize(bank_KD.float(), dim=1, eps=1e-12).to(embed_ND.dtype).contiguous()
+    unit_KD = unit(bank_KD.float()).to(embed_ND.dtype).contiguous()
     options = {
         "D": D,
         "BLOCK_D": block_of_channels(D),

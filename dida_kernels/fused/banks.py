@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from dida_kernels.equations import unit
 from dida_kernels.fused import tiles
 
 # A chunk of node logits of two streams takes 8 M LOGIT_SLOTS bytes: 101 MB for two crops of 512 x 512 at stride 4.
@@ -31,7 +31,7 @@ class SortedBank(NamedTuple):
     def unit_rows(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
         """Rows [start, stop) of the sorted bank, normalised in float32 and then rounded once."""
         rows = self.bank_KD.index_select(0, self.order_K[start:stop]).float()
-        return F.normalize(rows, dim=1, eps=1e-12).to(dtype)
+        return unit(rows).to(dtype)
 
 
 def sort_bank(bank_KD: Tensor, label_K: Tensor, classes: int) -> SortedBank:

@@ -121,8 +121,7 @@ def _similarity(
     B, _, h, w = embed_BDhw.shape
     cells = Cells(B, h, w, height // h)
     with torch.autocast(embed_BDhw.device.type, enabled=False), torch.cuda.device_of(embed_BDhw):
-        rows = tiles.pack(embed_BDhw)
-        r = interpolation.inverse_norms(rows, cells)
+        rows, r = interpolation.rows_and_norms(embed_BDhw, cells=cells)
         bank = sort_bank(bank_KD, label_K, classes)
         logits = NodeLogits(bank, rows)
         largest = interpolation.shifts(logits, r, cells, temperature)

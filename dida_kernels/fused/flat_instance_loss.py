@@ -52,6 +52,7 @@ from dida_kernels.fused.rows import (
     store_rows,
     tile_of,
 )
+from dida_kernels.fused.scaled import scaled
 
 LN_2: tl.constexpr = tl.constexpr(math.log(2))
 TINY: tl.constexpr = tl.constexpr(torch.finfo(torch.float32).tiny)
@@ -60,7 +61,6 @@ TILES = Tiles(
     half_hopper=Tile(128, 64, 32),  # 64 slots: narrower blocks starve Hopper's matrix unit
     wide=Tile(32, 32, 16),
 )
-SCALE_BLOCK = 4096  # elements of a program that only multiplies: 16 bytes of bfloat16 a thread, twice
 
 
 @triton.jit
@@ -180,14 +180,6 @@ def _flat_instance_loss(
         store_rows(p_grad, b_de, o_n, N, D, BLOCK_D)
 
 
-@triton.jit
-def _scaled(p_x, p_a, p_b, p_out, numel, BLOCK: tl.constexpr):
-    # In PyTorch a bfloat16 tensor times a scalar on the device first rounds the scalar.
-    o_x = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    b_x = tl.load(p_x + o_x, mask=o_x < numel, other=0.0).to(tl.float32) * (tl.load(p_a) * tl.load(p_b))
-    tl.store(p_out + o_x, b_x.to(p_out.dtype.element_ty), mask=o_x < numel)
-
-
 @torch.library.custom_op("dida::flat_instance_loss", mutates_args=())
 def _loss(
     student_ND: Tensor,
@@ -241,26 +233,12 @@ def _loss(
     return total * scale, grad_ND, scale
 
 
-@torch.library.custom_op("dida::flat_instance_loss_backward", mutates_args=())
-def _loss_backward(grad_loss: Tensor, scale: Tensor, grad_ND: Tensor, dtype: torch.dtype) -> Tensor:
-    out_ND, numel = torch.empty(grad_ND.shape, dtype=dtype, device=grad_ND.device), grad_ND.numel()
-    with torch.cuda.device_of(grad_ND):
-        grid = (triton.cdiv(numel, SCALE_BLOCK),)
-        _scaled[grid](grad_ND, grad_loss, scale, out_ND, numel, SCALE_BLOCK, num_warps=8, **LAUNCH)
-    return out_ND
-
-
 @_loss.register_fake
 def _(student_ND, teacher_ND, prior_NC, valid_N, bank_KD, label_K, temperature, need_grad):
     scalar = student_ND.new_empty((), dtype=torch.float32)
     rows = student_ND.shape[0] if need_grad else 0
     grad_ND = student_ND.new_empty((rows, student_ND.shape[1]), dtype=_saved_dtype(student_ND))
     return scalar, grad_ND, torch.empty_like(scalar)
-
-
-@_loss_backward.register_fake
-def _(grad_loss, scale, grad_ND, dtype):
-    return grad_ND.new_empty(grad_ND.shape, dtype=dtype)
 
 
 def _setup(ctx, inputs, output):
@@ -273,7 +251,7 @@ def _setup(ctx, inputs, output):
 
 def _backward(ctx, grad_loss, _grad_of_grad, _grad_of_scale):
     grad_ND, scale = ctx.saved_tensors
-    grads = None if grad_loss is None else _loss_backward(grad_loss, scale, grad_ND, ctx.dtype)
+    grads = None if grad_loss is None else scaled(grad_ND, grad_loss, scale, ctx.dtype)
     return grads, *[None] * 7
 
 

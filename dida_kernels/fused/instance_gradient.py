@@ -1,13 +1,20 @@
-"""The gradient of the instance loss: per pixel and slot, summed to the corners of each cell.
+"""The gradient of the instance loss: per pixel and slot, summed to the nodes above and below each seam.
 
 G_k = (q_k - q_hat_k) / t needs what the forward has left of a pixel, 1/L and 1/Dn, and the two exponentials again.
-`_loss_bwd` walks the slots as the forward does and writes, per slot, sum_x w_m(x) r(x) G_k(x) over the pixels of a cell
-for each of its four nodes; s(x) = sum_k G_k cos_k stays in registers. `adjoint.py` takes both back to the nodes.
-The logits are recomputed by a GEMM unless the whole bank is one chunk, and the corner sums are in memory for at most
-GRADIENT_SLOTS slots, so memory does not grow with the bank.
+`_loss_bwd` walks the slots as the forward does and adds up, per slot, w_m(x) r(x) G_k(x) over the pixels x of a cell,
+for each of its four nodes m; s(x) = sum_k G_k cos_k stays in registers. `adjoint.py` takes both back to the nodes.
 
-The four corner sums come from four running sums: of G, of G times the share of the right node, of the lower one, and of
-both. In border cells the clamped nodes coincide; the shares are set to 0 or 1 there, which costs nothing in the loop.
+The four sums come from four running sums: of G, of G times the share of the right node, of the lower one, and of both.
+In border cells the clamped nodes coincide; the shares are set to 0 or 1 there, which costs nothing in the loop.
+
+    cell o | cell o+1     A *seam* is the line between a cell and the next one. The nodes at its two ends get the right
+           |              sums of cell o and the left sums of cell o+1: the neighbouring lane hands them over in two
+    -------o-------       shuffles, and two numbers a cell are written instead of four. They are most of what the
+           |              gradient moves. Lanes of two warps do not meet, so a program is one warp, and what its first
+                          cell has for the seam before it is stored apart ("edges"), for `adjoint.fold` to add.
+
+The logits are recomputed by a GEMM unless the whole bank is one chunk, and the seam sums are in memory for at most
+SEAM_SLOTS slots, so memory does not grow with the bank.
 """
 
 from typing import NamedTuple
@@ -18,6 +25,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dida_kernels.fused import adjoint, tiles
+from dida_kernels.fused.adjoint import SEAM_CELLS
 from dida_kernels.fused.banks import NodeLogits, SortedBank, add_matmul, classes_of, matmul, ranges
 from dida_kernels.fused.launch import LAUNCH
 from dida_kernels.fused.tiles import (
@@ -30,23 +38,24 @@ from dida_kernels.fused.tiles import (
     inside_image,
     load_nodes,
     load_pixels,
+    load_streams,
     node_share,
     store_pixels,
 )
 
-# One thread owns one cell of 16 pixels; 168 registers instead of the 184 it would take let 3 CTAs share an SM, not 2.
-CX, NUM_WARPS, MAX_REGISTERS = 128, 4, 168
+# One thread owns one cell of 16 pixels; 168 registers instead of the 184 it would take let 12 warps share an SM, not 8.
+MAX_REGISTERS = 168
 BACKWARD_ROWS = {2: 2, 4: 4, 8: 2}  # pixel rows of a cell that a thread owns; at S = 8 four threads share a cell
 GROUPS = 3  # ranges of slots worked on at once
 
-# Slots whose corner sums are in memory at once.
-GRADIENT_SLOTS = {torch.float32: 128, torch.float16: 384}
+# Slots whose seam sums are in memory at once.
+SEAM_SLOTS = {torch.float32: 192, torch.float16: 384}
 
 
 @triton.jit
 def _loss_bwd(
-    p_a, p_r, p_prior, p_label, p_start, p_max, p_weight, p_corner, p_s,
-    n_class, h, w, n_node, n_cell, i_chunk, i_first, i_stop, group_slots,
+    p_a, p_r, p_prior, p_label, p_start, p_max, p_weight, p_scale, p_seam, p_s,
+    n_class, h, w, n_node, n_cell, i_first, i_stop, group_slots,
     stride_b, stride_c, stride_y, stride_x, to_log2,
     S: tl.constexpr, SR: tl.constexpr, CX: tl.constexpr, PIXEL_SHIFT: tl.constexpr, ADD: tl.constexpr,
 ):  # fmt: skip
@@ -62,15 +71,24 @@ def _loss_bwd(
     m_pixel = inside_image(m_cell, o_cy, o_cx, i_row, h, w, S, PIXELS)
     p_z = image_pixels(p_prior, o_b, o_cy, o_cx, i_row, stride_b, stride_y, stride_x, S)
 
-    i_teacher = i_row * S * stride
-    i_student = i_teacher + S * S * stride
-    b_rd = load_pixels(p_r + i_teacher + o_cell, stride, m_cell, PIXELS)
-    b_rc = load_pixels(p_r + i_student + o_cell, stride, m_cell, PIXELS)
-    b_wd = load_pixels(p_weight + i_teacher + o_cell, stride, m_cell, PIXELS)
-    b_wc = load_pixels(p_weight + i_student + o_cell, stride, m_cell, PIXELS)
-    if PIXEL_SHIFT:
-        b_max_d = load_pixels(p_max + i_teacher + o_cell, stride, m_cell, PIXELS)
-        b_max_c = load_pixels(p_max + i_student + o_cell, stride, m_cell, PIXELS)
+    i_pixel = i_row * S * stride
+    b_factor_d, b_factor_c, b_shift_d, b_shift_c = load_streams(
+        p_r, p_max, i_pixel, stride, o_cell, m_cell, to_log2, S, PIXELS, PIXEL_SHIFT
+    )
+    b_wd = load_pixels(p_weight + i_pixel + o_cell, stride, m_cell, PIXELS)
+    b_wc = load_pixels(p_weight + (i_pixel + S * S * stride) + o_cell, stride, m_cell, PIXELS)
+    # A seam's sums are in the larger unit of its two cells.
+    b_unit = tl.load(p_scale + i_part * stride + o_cell, mask=m_cell, other=0.0)
+    b_unit_next = tl.load(p_scale + i_part * stride + o_cell + 1, mask=o_cell + 1 < n_cell, other=0.0)
+    b_per_unit = 1.0 / tl.maximum(tl.maximum(b_unit, b_unit_next), 1e-30)
+    o_lane = tl.arange(0, CX)
+    o_next = tl.minimum(o_lane + 1, CX - 1)
+    b_own = b_unit * b_per_unit
+    b_other = tl.where(o_lane == CX - 1, 0.0, b_unit_next * b_per_unit)
+    # Behind a row of seam sums stand the edges: what the first cell of each program has for the seam before it.
+    row = stride + tl.num_programs(0)
+    o_edge = n_cell + tl.program_id(0) - o_cell
+    m_edge = o_lane == 0
     b_s = full_pixels(0.0, CX, PIXELS)
     b_share_x, b_share_y = (), ()
     for i in tl.static_range(S):
@@ -81,7 +99,7 @@ def _loss_bwd(
     i_lo = i_first + i_g * group_slots
     i_hi = tl.minimum(i_lo + group_slots, i_stop)
     c_first, c_last = classes_of(p_label, i_lo, i_hi, n_class)
-    corner = (i_stop - i_first) * stride
+    lower = (i_stop - i_first) * row
     for c in range(c_first, c_last + 1):
         k_lo = tl.maximum(tl.load(p_start + c), i_lo)
         k_hi = tl.minimum(tl.load(p_start + c + 1), i_hi)
@@ -89,8 +107,8 @@ def _loss_bwd(
         for n in tl.static_range(PIXELS):
             p_zn = p_z + c * tl.cast(stride_c, tl.int64) + n // S * stride_y + n % S * stride_x
             b_zwd += (tl.load(p_zn, mask=m_pixel[n], other=0.0).to(tl.float32) * b_wd[n],)
-        p_slot = p_a + (k_lo - i_chunk).to(tl.int64) * 2 * n_node
-        p_out = p_corner + (i_part * 4 * corner + (k_lo - i_first) * stride) + o_cell
+        p_slot = p_a + (k_lo - i_first).to(tl.int64) * 2 * n_node
+        p_out = p_seam + (i_part * 2 * lower + (k_lo - i_first) * row) + o_cell
         for _ in range(k_lo, k_hi):
             b_d00, b_d01, b_d10, b_d11, b_c00, b_c01, b_c10, b_c11 = load_nodes(p_slot, o_00, o_01, o_10, o_11, m_cell)
             # r G summed over the cell's pixels: all of it, times the share of the right nodes, the lower ones, and both
@@ -107,14 +125,8 @@ def _loss_bwd(
                 b_row_right = tl.zeros((CX,), tl.float32)
                 for i in tl.static_range(S):
                     b_dot = b_c + ((i + 0.5) / S) * b_cstep
-                    b_y = (b_d + ((i + 0.5) / S) * b_dstep) * (b_rd[j * S + i] * to_log2)
-                    b_x = b_dot * (b_rc[j * S + i] * to_log2)
-                    if PIXEL_SHIFT:
-                        b_y -= b_max_d[j * S + i]
-                        b_x -= b_max_c[j * S + i]
-                    else:
-                        b_y -= to_log2
-                        b_x -= to_log2
+                    b_y = (b_d + ((i + 0.5) / S) * b_dstep) * b_factor_d[j * S + i] - b_shift_d[j * S + i]
+                    b_x = b_dot * b_factor_c[j * S + i] - b_shift_c[j * S + i]
                     b_g = tl.exp2(b_x) * b_wc[j * S + i] - tl.exp2(b_y) * b_zwd[j * S + i]
                     b_s2 += (b_s[j * S + i] + b_g * b_dot,)
                     b_row += b_g
@@ -124,12 +136,16 @@ def _loss_bwd(
                 b_lower += b_share_y[j] * b_row
                 b_both += b_share_y[j] * b_row_right
             b_s = b_s2
-            tl.store(p_out, (b_all - b_right - b_lower + b_both).to(p_corner.dtype.element_ty), mask=m_cell)
-            tl.store(p_out + corner, (b_right - b_both).to(p_corner.dtype.element_ty), mask=m_cell)
-            tl.store(p_out + 2 * corner, (b_lower - b_both).to(p_corner.dtype.element_ty), mask=m_cell)
-            tl.store(p_out + 3 * corner, b_both.to(p_corner.dtype.element_ty), mask=m_cell)
+            b_left_lower = b_lower - b_both
+            b_left_upper = b_all - b_right - b_left_lower
+            b_seam_upper = b_own * (b_right - b_both) + b_other * tl.gather(b_left_upper, o_next, 0)
+            b_seam_lower = b_own * b_both + b_other * tl.gather(b_left_lower, o_next, 0)
+            tl.store(p_out, b_seam_upper.to(p_seam.dtype.element_ty), mask=m_cell)
+            tl.store(p_out + lower, b_seam_lower.to(p_seam.dtype.element_ty), mask=m_cell)
+            tl.store(p_out + o_edge, b_left_upper.to(p_seam.dtype.element_ty), mask=m_edge)
+            tl.store(p_out + lower + o_edge, b_left_lower.to(p_seam.dtype.element_ty), mask=m_edge)
             p_slot += 2 * tl.cast(n_node, tl.int64)
-            p_out += stride
+            p_out += row
     p_sum = p_s + (i_g * (S * S) + i_row * S) * stride + o_cell
     store_pixels(p_sum, stride, b_s, m_cell, PIXELS, ADD)
 
@@ -146,41 +162,45 @@ class Forward(NamedTuple):
     largest: Tensor | None  # [2, S*S, cells], or the shift is 1/t for all
     weight: Tensor  # [2, S*S, cells]: r/Dn and r/L of the pixels that count, in units of scale
     scale: Tensor  # [parts, cells]
-    gain: Tensor  # 1 / (t n), n the number of pixels that count
     to_log2: float
 
 
 def gradient(forward: Forward) -> Tensor:
-    """dloss/de of the student, [M, D] float32."""
+    """dloss/de of the student, [M, D] float32, still without the factor 1 / (t n) of n pixels that count."""
     cells, rows = forward.cells, forward.rows
     # Sums are scaled, so fp16's 11 bits are safe for them, and better than bf16's 8 also where the inputs are bf16.
     dtype = torch.float32 if rows.dtype == torch.float32 else torch.float16
     parts = cells.S // BACKWARD_ROWS[cells.S]
     s = tiles.scratch(GROUPS, cells.S**2, cells.count, like=rows)
-    grad_MD = tiles.scratch(cells.nodes, rows.shape[2], like=rows)
+    grad_MD = None
     for start, stop, a in forward.logits:
-        for first, last in ranges(start, stop, GRADIENT_SLOTS[dtype]):
-            corner = tiles.scratch(parts, 4, last - first, cells.count, like=rows, dtype=dtype)
-            _launch_bwd(forward, a, start, first, last, corner, s)
-            node_sum = adjoint.fold(corner, forward.scale, cells)
-            del corner  # before the product, and before the next range, take their memory
-            slots = forward.bank.unit_rows(first, last, dtype)
-            (matmul if first == 0 else add_matmul)(node_sum.T, slots, out=grad_MD)
-            del node_sum
-    adjoint.project(grad_MD, rows, forward.r[1], s, forward.scale, forward.gain, cells)
+        node_sum = tiles.scratch(stop - start, cells.nodes, like=rows, dtype=dtype)
+        for first, last in ranges(start, stop, SEAM_SLOTS[dtype]):
+            mine = slice(first - start, last - start)
+            seam = tiles.scratch(parts, 2, last - first, adjoint.seam_row(cells), like=rows, dtype=dtype)
+            _launch_bwd(forward, a[mine], first, last, seam, s)
+            adjoint.fold(seam, forward.scale, cells, out=node_sum[mine])
+            del seam  # before the next range, and the product, take its memory
+        slots = forward.bank.unit_rows(start, stop, dtype)
+        if grad_MD is None:
+            grad_MD = matmul(node_sum.T, slots, out=tiles.scratch(cells.nodes, rows.shape[2], like=rows))
+        else:
+            add_matmul(node_sum.T, slots, out=grad_MD)
+        del node_sum
+    adjoint.project(grad_MD, rows[:, 1], forward.r[1], s, forward.scale, cells)
     return grad_MD
 
 
-def _launch_bwd(forward: Forward, a: Tensor, chunk: int, first: int, last: int, corner: Tensor, s: Tensor) -> None:
+def _launch_bwd(forward: Forward, a: Tensor, first: int, last: int, seam: Tensor, s: Tensor) -> None:
     cells, bank, prior = forward.cells, forward.bank, forward.prior_BCHW
     rows = BACKWARD_ROWS[cells.S]
-    _loss_bwd[(triton.cdiv(cells.count, CX), cells.S // rows, GROUPS)](
+    _loss_bwd[(triton.cdiv(cells.count, SEAM_CELLS), cells.S // rows, GROUPS)](
         *(a, forward.r, prior, bank.label_K, bank.start_C1),
-        *(forward.r if forward.largest is None else forward.largest, forward.weight, corner, s),
+        *(forward.r if forward.largest is None else forward.largest, forward.weight, forward.scale, seam, s),
         *(prior.shape[1], cells.h, cells.w, cells.nodes, cells.count),
-        *(chunk, first, last, triton.cdiv(last - first, GROUPS), *prior.stride(), forward.to_log2),
-        *(cells.S, rows, CX, forward.largest is not None, first > 0),
-        num_warps=NUM_WARPS,
+        *(first, last, triton.cdiv(last - first, GROUPS), *prior.stride(), forward.to_log2),
+        *(cells.S, rows, SEAM_CELLS, forward.largest is not None, first > 0),
+        num_warps=1,
         maxnreg=MAX_REGISTERS,
         **LAUNCH,
     )

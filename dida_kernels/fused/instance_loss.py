@@ -25,10 +25,10 @@ one scale of a [M, D] tensor.
     rows of both embeddings           2 M D  of their dtype             34                   67
     logits at the nodes               2 M Kc float, Kc <= 384           79                   79
     7 numbers a pixel                 7 N    float                      15                   15
-    corner and node sums              5 M Kg half, Kg <= 384            100
-                                             float, Kg <= 128                                66
+    seam sums                         2 M Kg half, float                40 (Kg <= 384)       40 (Kg <= 192)
+    node sums                         M Kc   half, float                20                   39
     gradient, kept for the backward   M D    float                      34                   34
-    in all (any K: 312, 303)                                            260                  261
+    in all                                                              222                  274
 """
 
 import math
@@ -45,6 +45,7 @@ from dida_kernels.fused.flat_instance_loss import flat_instance_loss
 from dida_kernels.fused.instance_gradient import BACKWARD_ROWS, Forward, gradient
 from dida_kernels.fused.launch import LAUNCH, refuses_device
 from dida_kernels.fused.rows import refuses_rows
+from dida_kernels.fused.scaled import scaled
 from dida_kernels.fused.tiles import (
     Cells,
     cell_nodes,
@@ -54,7 +55,7 @@ from dida_kernels.fused.tiles import (
     image_pixels,
     inside_image,
     load_nodes,
-    load_pixels,
+    load_streams,
     refuses_scale,
     store_pixels,
 )
@@ -90,14 +91,9 @@ def _loss_fwd(
     m_pixel = inside_image(m_cell, o_cy, o_cx, i_row, h, w, S, PIXELS)
     p_z = image_pixels(p_prior, o_b, o_cy, o_cx, i_row, stride_b, stride_y, stride_x, S)
 
-    # Scalars are added before lanes, here and below: a 64-bit offset per lane would stay in registers through the loop.
-    i_teacher = i_row * S * stride
-    i_student = i_teacher + S * S * stride
-    b_rd = load_pixels(p_r + i_teacher + o_cell, stride, m_cell, PIXELS)
-    b_rc = load_pixels(p_r + i_student + o_cell, stride, m_cell, PIXELS)
-    if PIXEL_SHIFT:
-        b_max_d = load_pixels(p_max + i_teacher + o_cell, stride, m_cell, PIXELS)
-        b_max_c = load_pixels(p_max + i_student + o_cell, stride, m_cell, PIXELS)
+    b_factor_d, b_factor_c, b_shift_d, b_shift_c = load_streams(
+        p_r, p_max, i_row * S * stride, stride, o_cell, m_cell, to_log2, S, PIXELS, PIXEL_SHIFT
+    )
     b_L = full_pixels(0.0, CX, PIXELS)
     b_D = full_pixels(0.0, CX, PIXELS)
     b_N = full_pixels(0.0, CX, PIXELS)
@@ -119,14 +115,8 @@ def _loss_fwd(
                 b_d, b_dstep = enlarge_row(b_d00, b_d01, b_d10, b_d11, b_wy)
                 b_c, b_cstep = enlarge_row(b_c00, b_c01, b_c10, b_c11, b_wy)
                 for i in tl.static_range(S):
-                    b_y = (b_d + ((i + 0.5) / S) * b_dstep) * (b_rd[j * S + i] * to_log2)
-                    b_x = (b_c + ((i + 0.5) / S) * b_cstep) * (b_rc[j * S + i] * to_log2)
-                    if PIXEL_SHIFT:
-                        b_y -= b_max_d[j * S + i]
-                        b_x -= b_max_c[j * S + i]
-                    else:
-                        b_y -= to_log2
-                        b_x -= to_log2
+                    b_y = (b_d + ((i + 0.5) / S) * b_dstep) * b_factor_d[j * S + i] - b_shift_d[j * S + i]
+                    b_x = (b_c + ((i + 0.5) / S) * b_cstep) * b_factor_c[j * S + i] - b_shift_c[j * S + i]
                     b_u = tl.exp2(b_y)
                     b_L2 += (b_L[j * S + i] + tl.exp2(b_x),)
                     b_S2 += (b_S[j * S + i] + b_u,)
@@ -203,14 +193,13 @@ def _loss_reduce(
 def _loss(
     student_BDhw: Tensor, teacher_BDhw: Tensor, prior_BCHW: Tensor, valid_BHW: Tensor,
     bank_KD: Tensor, label_K: Tensor, temperature: float, need_grad: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The loss and, if wanted, its gradient [M, D] float32 to the student's embedding (else [0, D])."""
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The loss, its unscaled gradient [M, D] float32 to the student ([0, D] unless needed), and the scale of it."""
     B, D, h, w = student_BDhw.shape
     cells = Cells(B, h, w, prior_BCHW.shape[2] // h)
     to_log2 = math.log2(math.e) / temperature
     with torch.autocast(student_BDhw.device.type, enabled=False), torch.cuda.device_of(student_BDhw):
-        rows = tiles.pack(teacher_BDhw, student_BDhw)
-        r = interpolation.inverse_norms(rows, cells)
+        rows, r = interpolation.rows_and_norms(teacher_BDhw, student_BDhw, cells=cells)
         bank = sort_bank(bank_KD, label_K, prior_BCHW.shape[1])
         logits = NodeLogits(bank, rows)
         largest = interpolation.shifts(logits, r, cells, temperature)
@@ -241,35 +230,34 @@ def _loss(
         del sums
         n = count.sum().clamp(min=1)
         loss = loss.sum() / n
+        grad_scale = (1 / temperature / n).float()
         if not need_grad:
-            return loss, loss.new_empty(0, D)
-        gain = (1 / temperature / n).float()
-        forward = Forward(cells, prior_BCHW, rows, r, bank, logits, largest, weight, scale, gain, to_log2)
-        return loss, gradient(forward)
+            return loss, loss.new_empty(0, D), grad_scale
+        forward = Forward(cells, prior_BCHW, rows, r, bank, logits, largest, weight, scale, to_log2)
+        return loss, gradient(forward), grad_scale
 
 
 @_loss.register_fake
 def _(student_BDhw, teacher_BDhw, prior_BCHW, valid_BHW, bank_KD, label_K, temperature, need_grad):
     B, D, h, w = student_BDhw.shape
     scalar = student_BDhw.new_empty((), dtype=torch.float32)
-    return scalar, scalar.new_empty(B * h * w if need_grad else 0, D)
+    return scalar, scalar.new_empty(B * h * w if need_grad else 0, D), torch.empty_like(scalar)
 
 
 def _setup(ctx, inputs, output):
     ctx.like = inputs[0].shape, inputs[0].dtype
-    ctx.mark_non_differentiable(output[1])
+    ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(output[1])
+    ctx.save_for_backward(*output[1:])
 
 
-def _backward(ctx, grad_loss, _grad_of_grad):
+def _backward(ctx, grad_loss, _grad_of_grad, _grad_of_scale):
     if torch.is_grad_enabled():
         raise RuntimeError("instance_loss: its gradient is a constant made in the forward; no create_graph=True")
     if grad_loss is None:
         return (None,) * 8
-    (grad_MD,) = ctx.saved_tensors
-    (B, D, h, w), dtype = ctx.like
-    return (grad_MD * grad_loss).to(dtype).view(B, h, w, D).permute(0, 3, 1, 2), *[None] * 7
+    (grad_MD, grad_scale), ((B, D, h, w), dtype) = ctx.saved_tensors, ctx.like
+    return scaled(grad_MD, grad_loss, grad_scale, dtype).view(B, h, w, D).permute(0, 3, 1, 2), *[None] * 7
 
 
 _loss.register_autograd(_backward, setup_context=_setup)

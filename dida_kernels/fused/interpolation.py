@@ -5,11 +5,14 @@ Enlarging is linear, so with nodes e_m, weights w_m(x) and unit slots b_k
     e(x) = sum_m w_m(x) e_m        e(x).b_k = sum_m w_m(x) (e_m.b_k)        r(x) = 1 / |e(x)|
 
 the dot products are needed at the nodes only (S*S fewer), and the cosine is r(x) times the enlarged dot product. Of the
-pixels themselves one number is needed, r(x); `inverse_norms` computes it from the enlarged vector, in registers.
+pixels themselves one number is needed, r(x). `rows_and_norms` computes it from the enlarged vector, in registers, while
+it lays the nodes out as the rows that the product with the bank wants.
 """
 
+import functools
 import math
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -17,10 +20,10 @@ from torch import Tensor
 from dida_kernels.fused import tiles
 from dida_kernels.fused.banks import NodeLogits
 from dida_kernels.fused.launch import LAUNCH
-from dida_kernels.fused.tiles import Cells, cell_nodes, cell_position
+from dida_kernels.fused.tiles import Cells, cell_nodes, cell_position, enlarge_row
 
-# A tile of [cells, D] keeps one accumulator per element and pixel of the cell. These tiles have 4 elements a thread (2
-# for the 64 pixels of S = 8), span one 32-byte sector of a bfloat16 row, and leave two shuffles a pixel for the end.
+# A tile of [D, cells] keeps one accumulator per element and pixel of the cell. These tiles have 4 elements a thread (2
+# for the 64 pixels of S = 8), a warp reads 32 neighbouring nodes, and a row is written a sector (32 bytes) at a time.
 NORM_CELLS = 32
 NORM_D = {2: 16, 4: 16, 8: 8}
 
@@ -30,36 +33,42 @@ MAX_CELLS = 128  # `shifts`: one cell and one of its pixel rows a thread
 
 
 @triton.jit
-def _inverse_norms(
-    p_rows, p_r,
+def _rows_and_norms(
+    p_x, p_rows, p_r,
     D, h, w, n_cell,
-    S: tl.constexpr, STREAMS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr,
+    stride_b, stride_d, stride_y, stride_x, stride_m,
+    S: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    # [D, cells] and not [cells, D]: lanes then run along the image, as memory does (along D where that is contiguous).
     o_cell = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
-    i_s = tl.program_id(1)
     m_cell = o_cell < n_cell
     o_b, o_cy, o_cx = cell_position(o_cell, h, w)
-    o_00, o_01, o_10, o_11 = cell_nodes(o_b, o_cy, o_cx, h, w)
-    p_00 = p_rows + (o_00.to(tl.int64) * STREAMS + i_s) * D
-    p_01 = p_rows + (o_01.to(tl.int64) * STREAMS + i_s) * D
-    p_10 = p_rows + (o_10.to(tl.int64) * STREAMS + i_s) * D
-    p_11 = p_rows + (o_11.to(tl.int64) * STREAMS + i_s) * D
+    p_image = p_x + o_b.to(tl.int64) * stride_b
+    p_top = p_image + tl.maximum(o_cy - 1, 0).to(tl.int64) * stride_y
+    p_bottom = p_image + tl.minimum(o_cy, h - 1).to(tl.int64) * stride_y
+    o_left = tl.maximum(o_cx - 1, 0).to(tl.int64) * stride_x
+    o_right = tl.minimum(o_cx, w - 1).to(tl.int64) * stride_x
+    # A node is the bottom right one of a single cell, which writes its row.
+    m_own = m_cell & (o_cy < h) & (o_cx < w)
+    p_own = p_rows + ((o_b * h + o_cy) * w + o_cx).to(tl.int64) * stride_m
     b_square = ()
     for _ in tl.static_range(S * S):
-        b_square += (tl.zeros((BLOCK_C, BLOCK_D), tl.float32),)
-    b_nodes = tl.zeros((BLOCK_C, BLOCK_D), tl.float32)
+        b_square += (tl.zeros((BLOCK_D, BLOCK_C), tl.float32),)
+    b_nodes = tl.zeros((BLOCK_D, BLOCK_C), tl.float32)
     for i_d in range(0, D, BLOCK_D):
         o_d = i_d + tl.arange(0, BLOCK_D)
-        m = m_cell[:, None] & (o_d < D)[None, :]
-        b_00 = tl.load(p_00[:, None] + o_d[None, :], mask=m, other=0.0).to(tl.float32)
-        b_01 = tl.load(p_01[:, None] + o_d[None, :], mask=m, other=0.0).to(tl.float32)
-        b_10 = tl.load(p_10[:, None] + o_d[None, :], mask=m, other=0.0).to(tl.float32)
-        b_11 = tl.load(p_11[:, None] + o_d[None, :], mask=m, other=0.0).to(tl.float32)
+        m_d = (o_d < D)[:, None]
+        m = m_d & m_cell[None, :]
+        o_channel = o_d.to(tl.int64)[:, None] * stride_d
+        b_00 = tl.load((p_top + o_left)[None, :] + o_channel, mask=m, other=0.0).to(tl.float32)
+        b_01 = tl.load((p_top + o_right)[None, :] + o_channel, mask=m, other=0.0).to(tl.float32)
+        b_10 = tl.load((p_bottom + o_left)[None, :] + o_channel, mask=m, other=0.0).to(tl.float32)
+        b_11 = tl.load((p_bottom + o_right)[None, :] + o_channel, mask=m, other=0.0).to(tl.float32)
+        tl.store(p_own[None, :] + o_d[:, None], b_11.to(p_rows.dtype.element_ty), mask=m_d & m_own[None, :])
         b_nodes += b_00 * b_00 + b_01 * b_01 + b_10 * b_10 + b_11 * b_11
         b_next = ()
         for j in tl.static_range(S):
-            b_left = b_00 + ((j + 0.5) / S) * (b_10 - b_00)
-            b_step = b_01 + ((j + 0.5) / S) * (b_11 - b_01) - b_left
+            b_left, b_step = enlarge_row(b_00, b_01, b_10, b_11, (j + 0.5) / S)
             for i in tl.static_range(S):
                 b_e = b_left + ((i + 0.5) / S) * b_step
                 b_next += (b_square[j * S + i] + b_e * b_e,)
@@ -67,22 +76,34 @@ def _inverse_norms(
     # Squares are summed of the enlarged vector: sums of node products lose all digits where neighbours nearly cancel.
     # Where they cancel to 2^-12 of the nodes, the enlarged *logits* have no digits left either; the norm is then held
     # there, so that a cosine made of rounding errors stays small instead of overflowing the exponential.
-    b_floor = tl.maximum(tl.sum(b_nodes, 1) * 2.0**-26, 1e-24)
+    b_floor = tl.sum(b_nodes, 0) * 2.0**-26
     stride = tl.cast(n_cell, tl.int64)
     for n in tl.static_range(S * S):
-        b_r = 1.0 / tl.sqrt(tl.maximum(tl.sum(b_square[n], 1), b_floor))
-        tl.store(p_r + (i_s * (S * S) + n) * stride + o_cell, b_r, mask=m_cell)
+        b_total = tl.sum(b_square[n], 0)
+        # no direction: see `equations.unit`
+        b_r = tl.where(b_total <= 1e-24, 0.0, 1.0 / tl.sqrt(tl.maximum(b_total, b_floor)))
+        tl.store(p_r + n * stride + o_cell, b_r, mask=m_cell)
 
 
-def inverse_norms(rows: Tensor, cells: Cells) -> Tensor:
-    """rows [M, streams, D] -> 1 / max(|e(x)|, 1e-12) of every pixel, [streams, S*S, cells]."""
-    _, streams, D = rows.shape
+def rows_and_norms(*embeds_BDhw: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
+    """[B, D, h, w] of any strides, one or two of them -> rows [M, streams, D], M = B h w, and r [streams, S*S, cells].
+
+    r is 1 / |e(x)| of every pixel, 0 where there is no direction. Two streams are interleaved because then one GEMM
+    gives logits whose corner is a single 8-byte load. Embeddings of two dtypes meet in the one that holds both. One
+    pass does both: it has to look at all channels of all nodes anyhow.
+    """
+    D, streams = embeds_BDhw[0].shape[1], len(embeds_BDhw)
+    dtype = functools.reduce(torch.promote_types, (x.dtype for x in embeds_BDhw))
+    rows = tiles.scratch(cells.nodes, streams, D, like=embeds_BDhw[0], dtype=dtype)
     r = tiles.scratch(streams, cells.S**2, cells.count, like=rows)
-    grid = (triton.cdiv(cells.count, NORM_CELLS), streams)
-    _inverse_norms[grid](
-        rows, r, D, cells.h, cells.w, cells.count, cells.S, streams, NORM_CELLS, NORM_D[cells.S], num_warps=4, **LAUNCH
-    )
-    return r
+    for stream, x in enumerate(embeds_BDhw):
+        _rows_and_norms[(triton.cdiv(cells.count, NORM_CELLS),)](
+            *(x, rows[:, stream], r[stream], D, cells.h, cells.w, cells.count, *x.stride(), streams * D),
+            *(cells.S, NORM_D[cells.S], NORM_CELLS),
+            num_warps=4,
+            **LAUNCH,
+        )
+    return rows, r
 
 
 @triton.jit

@@ -62,10 +62,11 @@ def store_rows(p_x, b_rows, o_row, rows, D: tl.constexpr, BLOCK_D: tl.constexpr)
 
 @triton.jit
 def inverse_norm(b_embed):
-    """1 / max(|e|, eps) with the equation's eps in the dtype of `b_embed`: 1e-12, in float16 its smallest normal."""
-    EPS_SQUARED: tl.constexpr = 2.0**-28 if b_embed.dtype == tl.float16 else 1e-24
+    """1 / |e|; 0 where |e| is no more than 1e-12, in float16 its smallest normal number: see `equations.unit`."""
+    SHORTEST_SQUARED: tl.constexpr = 2.0**-28 if b_embed.dtype == tl.float16 else 1e-24
     b_wide = b_embed.to(tl.float32)
-    return tl.rsqrt(tl.maximum(tl.sum(b_wide * b_wide, 1), EPS_SQUARED))
+    b_square = tl.sum(b_wide * b_wide, 1)
+    return tl.where(b_square <= SHORTEST_SQUARED, 0.0, tl.rsqrt(b_square))
 
 
 def precision(dtype: torch.dtype) -> str:

@@ -19,12 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dida_kernels.fused.launch import LAUNCH
-
 SCALES = (2, 4, 8)
-
-# [BLOCK_D, BLOCK_HW] of the transposing copy: 128-byte lines on both sides for 4-byte elements.
-BLOCK_D, BLOCK_HW = 32, 64
 
 
 class Cells(NamedTuple):
@@ -161,33 +156,27 @@ def enlarge_row(b_00, b_01, b_10, b_11, weight):
 
 
 @triton.jit
-def _pack(
-    p_x, p_rows,
-    D, h, w,
-    stride_b, stride_d, stride_y, stride_x, stream,
-    STREAMS: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_HW: tl.constexpr,
+def load_streams(
+    p_r, p_max, i_first, stride, o_cell, m_cell, to_log2,
+    S: tl.constexpr, PIXELS: tl.constexpr, PIXEL_SHIFT: tl.constexpr,
 ):  # fmt: skip
-    o_p = tl.program_id(0) * BLOCK_HW + tl.arange(0, BLOCK_HW)
-    o_d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
-    i_b = tl.program_id(2).to(tl.int64)
-    m = (o_d < D)[:, None] & (o_p < h * w)[None, :]
-    o_y = o_p // w
-    o_hw = o_y.to(tl.int64) * stride_y + (o_p - o_y * w).to(tl.int64) * stride_x
-    b_x = tl.load(p_x + i_b * stride_b + o_d.to(tl.int64)[:, None] * stride_d + o_hw[None, :], mask=m, other=0.0)
-    o_row = ((i_b * h * w + o_p) * STREAMS + stream) * D
-    tl.store(p_rows + o_row[:, None] + o_d[None, :], tl.trans(b_x.to(p_rows.dtype.element_ty)), mask=tl.trans(m))
+    """Of teacher and student, what turns an enlarged dot product into an exponent of 2: a factor, then a shift.
 
-
-def pack(*embeds_BDhw: Tensor) -> Tensor:
-    """[B, D, h, w] of any strides, one or two of them -> rows [M, streams, D], M = B h w.
-
-    Two streams are interleaved because then one GEMM gives logits whose corner is a single 8-byte load. Embeddings of
-    two dtypes meet in the one that holds both.
+    From the pixels' norms r [2, S*S, cells], and from their maxima [2, S*S, cells] or the constant 1/t.
     """
-    B, D, h, w = embeds_BDhw[0].shape
-    dtype = embeds_BDhw[0].dtype if len(embeds_BDhw) == 1 else torch.promote_types(*(x.dtype for x in embeds_BDhw))
-    rows = scratch(B * h * w, len(embeds_BDhw), D, like=embeds_BDhw[0], dtype=dtype)
-    grid = (triton.cdiv(h * w, BLOCK_HW), triton.cdiv(D, BLOCK_D), B)
-    for stream, x in enumerate(embeds_BDhw):
-        _pack[grid](x, rows, D, h, w, *x.stride(), stream, len(embeds_BDhw), BLOCK_D, BLOCK_HW, num_warps=4, **LAUNCH)
-    return rows
+    # Scalars are added before lanes: a 64-bit offset per lane would stay in registers through the loop.
+    i_student = i_first + S * S * stride
+    b_rd = load_pixels(p_r + i_first + o_cell, stride, m_cell, PIXELS)
+    b_rc = load_pixels(p_r + i_student + o_cell, stride, m_cell, PIXELS)
+    b_factor_d, b_factor_c, b_shift_d, b_shift_c = (), (), (), ()
+    for n in tl.static_range(PIXELS):
+        b_factor_d += (b_rd[n] * to_log2,)
+        b_factor_c += (b_rc[n] * to_log2,)
+    if PIXEL_SHIFT:
+        b_shift_d = load_pixels(p_max + i_first + o_cell, stride, m_cell, PIXELS)
+        b_shift_c = load_pixels(p_max + i_student + o_cell, stride, m_cell, PIXELS)
+    else:
+        for _ in tl.static_range(PIXELS):
+            b_shift_d += (to_log2,)
+            b_shift_c += (to_log2,)
+    return b_factor_d, b_factor_c, b_shift_d, b_shift_c

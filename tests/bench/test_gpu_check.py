@@ -142,7 +142,7 @@ def test_an_op_whose_bench_crashes_takes_no_other_with_it(monkeypatch, tmp_path)
         op, path = (arguments[arguments.index(name) + 1] for name in ("--op", "--json"))
         asked.append(op)
         if op != "gather":
-            found = {"header": {}, "ceilings": {}, "rows": [{"op": op}], "counted": [], "same_for_any_threads": {}}
+            found = {"header": {}, "ceilings": {}, "rows": [{"op": op}], "counted": []}
             Path(path).write_text(json.dumps(found))
         return Done(1 if op == "gather" else 0, "illegal memory access", 1.0)
 

@@ -68,7 +68,7 @@ def test_what_does_not_fit_is_a_row_without_numbers(monkeypatch):
         ("replayed", "does not fit", None),
     ]
     kernels.compare(rows)
-    result = {"header": {"device": "cuda"}, "rows": rows, "counted": [], "same_for_any_threads": {}}
+    result = {"header": {"device": "cuda"}, "rows": rows, "counted": []}
     assert "does not fit" in kernels.render(result)
 
 
@@ -99,7 +99,6 @@ def test_the_report_takes_its_numbers_from_the_result():
         "header": {"device": "cuda"},
         "rows": [row],
         "counted": [counted | {"floor_ms": 0.2}],
-        "same_for_any_threads": {},
     }
     (line,) = [line for line in kernels.render(result).splitlines() if "replayed" in line]
     assert [cell.strip() for cell in line.split("|")[4:-1]] == [

@@ -114,11 +114,9 @@ def test_agrees_with_the_equation(op, name, scene, dtype):
     check("output", output_error(output, truth), output_error(equation, truth), FLOAT32_OUTPUT, scene, dtype)
     if gradient is not None:
         assert (got_gradient.dtype, got_gradient.shape) == (dtype, made.args[gradient].shape)
-        # A zero embedding has a gradient of 1e11, more than float16 can say.
-        if true_gradient.to(dtype).isfinite().all():
-            propagated = float(direction(truth.shape).norm())
-            errors = (gradient_error(g, true_gradient, propagated) for g in (got_gradient, equation_gradient))
-            check("gradient", *errors, FLOAT32_GRADIENT, scene, dtype)
+        propagated = float(direction(truth.shape).norm())
+        errors = (gradient_error(g, true_gradient, propagated) for g in (got_gradient, equation_gradient))
+        check("gradient", *errors, FLOAT32_GRADIENT, scene, dtype)
     for x, kept in zip(made.args, before, strict=True):
         assert not isinstance(x, Tensor) or torch.equal(x.detach(), kept), "an argument was changed in place"
 

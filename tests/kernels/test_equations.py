@@ -90,6 +90,22 @@ def test_a_zero_embedding_is_similar_to_no_slot():
         assert q_NK.tolist() == [[0.5, 0.5]]
 
 
+def test_an_embedding_without_a_direction_has_no_gradient_and_takes_none_from_the_others():
+    for dtype, short in ((torch.float64, 1e-13), (torch.float32, 0.0), (torch.float16, 1e-5)):
+        embed = torch.tensor([[0, 0], [short, 0], [3, 4]], dtype=dtype, requires_grad=True)
+        q_NK = bank_similarity.reference(embed, AXES_KD.to(dtype), temperature=1.0)
+        q_NK[:, 0].sum().backward()
+        assert q_NK[:2].tolist() == [[0.5, 0.5]] * 2
+        assert embed.grad[:2].tolist() == [[0, 0]] * 2
+        # q_0 = sigmoid(c_0 - c_1) with c = (0.6, 0.8), so its derivative to e is q_0 q_1 (b_0 - b_1 + 0.2 c) / 5.
+        expected = q_NK[2].prod().item() * torch.tensor([1.12, -0.84]) / 5
+        torch.testing.assert_close(embed.grad[2].float(), expected, rtol=4 * torch.finfo(dtype).eps + 1e-6, atol=0)
+
+
+def test_a_broken_embedding_is_not_taken_for_one_without_a_direction():
+    assert bank_similarity.reference(tensor([[math.nan, 0]]), AXES_KD, temperature=1.0).isnan().all()
+
+
 def one_pixel_loss(student: list, teacher: list, prior: list, label_K: list, *, valid: bool = True) -> Tensor:
     student_1D11, teacher_1D11, prior_1C11 = (tensor(x)[None, :, None, None] for x in (student, teacher, prior))
     valid_111 = torch.tensor([[[valid]]])

@@ -93,7 +93,7 @@ def test_agrees_at_every_temperature(t):
 @pytest.mark.parametrize("t", [0.1, 0.01])
 def test_a_bank_in_chunks_gives_the_same(monkeypatch, t):
     monkeypatch.setattr(banks, "LOGIT_SLOTS", 4)
-    monkeypatch.setattr(instance_gradient, "GRADIENT_SLOTS", {torch.float32: 3, torch.float16: 3})
+    monkeypatch.setattr(instance_gradient, "SEAM_SLOTS", {torch.float32: 3, torch.float16: 3})
     assert_agrees(scene(K=10), t)
 
 
@@ -153,13 +153,14 @@ def test_no_valid_pixel_gives_zero_and_no_gradient():
 
 
 @pytest.mark.parametrize("which", ["student", "teacher"])
-def test_zero_embeddings_have_cosine_zero_and_a_finite_gradient(which):
+def test_zero_embeddings_have_cosine_zero_and_no_gradient(which):
     args = scene(h=3, w=3)
     args[0 if which == "student" else 1][:, :, :2, :2] = 0  # at least one cell whose nodes are all zero
-    (loss, grad), (true_loss, true_grad) = fused(args, 0.1), truth(args, 0.1)
-    assert abs(loss.double() - true_loss) <= 1e-6
-    assert grad.isfinite().all()
-    assert relative(grad, true_grad) <= 1e-5  # dominated, in the equation too, by g / 1e-12
+    assert_agrees(args)
+    if which == "student":
+        _, grad = fused(args, 0.1)
+        assert (grad[:, :, 0, 0] == 0).all()  # every pixel of this node is zero
+        assert (grad[:, :, 1, 1] != 0).any()
 
 
 def test_neighbours_that_cancel_stay_finite():
