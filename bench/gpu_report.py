@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.record import table
-from bench.render import NONE, replaced
+from bench.record import NONE, replaced, table
 
 FILES = ("check", "kernels", "step")
 BRANCH = ("instance_loss", "class_similarity")  # the two calls of a step that know the bank

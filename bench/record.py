@@ -15,6 +15,8 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
+NONE = "–"  # a cell without a value
+END = "<!-- /results -->"  # of a block in the README
 
 
 def header(device: str) -> dict[str, Any]:
@@ -58,6 +60,21 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def render_header(found: dict[str, Any]) -> str:
     return "\n".join(f"- {name}: {value}" for name, value in found.items())
+
+
+def replaced(text: str, marker: str, block: str) -> str:
+    """`text` with what stands between `<!-- results:MARKER -->` and the next `<!-- /results -->` replaced.
+
+    Raises ValueError if one of the two is missing, or the first is there twice.
+    """
+    start = f"<!-- results:{marker} -->"
+    if text.count(start) != 1:
+        raise ValueError(f"expected one line {start}, found {text.count(start)}")
+    before, _, after = text.partition(start)
+    old, end, after = after.partition(END)
+    if not end or "<!-- results:" in old:
+        raise ValueError(f"expected a line {END} after {start}")
+    return f"{before}{start}\n{block.strip()}\n{END}{after}"
 
 
 def write(path: Path, content: Any) -> None:

@@ -6,14 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bench.comparison import Comparison, Line, Quantity
+from bench.record import NONE
 from bench.record import table as markdown_table
 from bench.statistics import Paired, Spread, spread
 from dida.evaluate import BAND
 
-NONE = "–"
-END = "<!-- /results -->"
 SOURCES = {"gta5": "GTA5", "synthia": "SYNTHIA"}  # of the paper's numbers
-
 
 # ---- Markdown ------------------------------------------------------------------------------------------------------
 
@@ -195,21 +193,3 @@ def _csv_difference(line: Line, difference: Paired | None) -> dict[str, Any]:
         "seeds_above": difference.above,
         "resolved": "yes" if difference.resolved else "no",
     }
-
-
-# ---- README --------------------------------------------------------------------------------------------------------
-
-
-def replaced(text: str, marker: str, block: str) -> str:
-    """`text` with what stands between `<!-- results:MARKER -->` and the next `<!-- /results -->` replaced.
-
-    Raises ValueError if one of the two is missing, or the first is there twice.
-    """
-    start = f"<!-- results:{marker} -->"
-    if text.count(start) != 1:
-        raise ValueError(f"expected one line {start}, found {text.count(start)}")
-    before, _, after = text.partition(start)
-    old, end, after = after.partition(END)
-    if not end or "<!-- results:" in old:
-        raise ValueError(f"expected a line {END} after {start}")
-    return f"{before}{start}\n{block.strip()}\n{END}{after}"

@@ -22,8 +22,8 @@ import tyro
 from bench.comparison import collect, rows_of
 from bench.curve import draw
 from bench.jobs import Jobs, Signals
-from bench.record import RESULTS, write
-from bench.render import as_csv, page, replaced, summary
+from bench.record import RESULTS, replaced, write
+from bench.render import as_csv, page, summary
 from bench.rows import BENCHMARKS, Row
 from bench.trainings import Setting, plan
 

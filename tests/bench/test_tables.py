@@ -8,7 +8,8 @@ import pytest
 
 from bench import tables
 from bench.comparison import collect, rows_of
-from bench.render import as_csv, page, replaced, summary
+from bench.record import replaced
+from bench.render import as_csv, page, summary
 from bench.rows import BENCHMARKS, DACS, DAFORMER, DIDA, ORACLE, SOURCE, TABLES, WARM
 from bench.tables import Options
 from bench.trainings import Scoring, Setting, Training, minutes, plan, resolved, same_options
