@@ -24,6 +24,10 @@ class Implementation(NamedTuple):
     refuses: Callable[..., str | None]  # called with the op's arguments: the reason not to run, or None
 
 
+def _never_refuses(*args: Any, **options: Any) -> None:
+    return None
+
+
 class Op:
     """A function of tensors with a plain-PyTorch truth (`reference`) and zero or more faster backends.
 
@@ -38,7 +42,9 @@ class Op:
         self.backends: dict[str, Implementation] = {"torch": Implementation(equation, _never_refuses)}
         OPS[self.name] = self
 
-    def implement(self, name: str, refuses: Callable[..., str | None]) -> Callable[[Callable], Callable]:
+    def implement(
+        self, name: str, refuses: Callable[..., str | None] = _never_refuses
+    ) -> Callable[[Callable], Callable]:
         """Decorator: add a backend. Under "torch" it replaces the equation as what runs, not as what is true."""
         if name not in ORDER:
             raise ValueError(f"{self.name}: unknown backend {name!r}; choose from {ORDER}")
@@ -115,7 +121,3 @@ def check_switch() -> None:
             f"{SWITCH}={os.environ[SWITCH]!r}: only 'auto' and 'torch' hold for a whole run; "
             "force another backend around one call with dida_kernels.backend(...)"
         )
-
-
-def _never_refuses(*args: Any, **options: Any) -> None:
-    return None

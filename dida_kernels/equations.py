@@ -2,7 +2,7 @@
 
 This file is the meaning of every op: the torch backend, the truth of every test and the baseline of every bench.
 It is written to be read beside the paper, not to be fast: at image resolution it builds [N, D] and [N, K] tensors.
-`chunked.py` and `fused/` compute the same values without them and may only agree with what stands here.
+`chunked/` and `fused/` compute the same values without them and may only agree with what stands here.
 
 Letters in names say the layout: B images, C classes, D channels, K bank slots, N pixels, HW image, hw feature grid.
 Where the print cannot be meant (sums for means, a one-hot maximum), the docstring says what is done instead and why.

@@ -32,7 +32,7 @@ FORBIDDEN = {
     "dida_kernels/equations.py": KERNELS_NEED,
     "dida_kernels/dispatch.py": (*KERNELS_NEED, "dida_kernels.equations", "dida_kernels.checks"),
     "dida_kernels/checks.py": (*KERNELS_NEED, "dida_kernels.equations", "dida_kernels.dispatch"),
-    "dida_kernels/chunked.py": ("triton", "dida_kernels._C", "dida_kernels.fused", "dida_kernels.extension"),
+    "dida_kernels/chunked": ("triton", "dida_kernels._C", "dida_kernels.fused", "dida_kernels.extension"),
     "dida_kernels/fused": ("dida_kernels._C", "dida_kernels.extension"),
     "dida": SCRIPTS,
     "dida/batch.py": ("dida_kernels", *ENGINE),

@@ -7,6 +7,12 @@ docstring has the why of layout and shift. The bank is sorted by class, so S_c i
 written where the class ends: straight to the output [B, C, H, W], which a second, small kernel divides by its total.
 The slots are not divided among programs, so every S_c has one writer; a class cut by a chunk is added to by the next.
 
+    symbol     name          shape (M nodes of the feature grid; cells: see tiles.py)
+    e          embed_BDhw    [B, D, h, w] any strides -> rows [M, 1, D]
+    e.b        a             [slots of a chunk, M, 1] float32, at the nodes
+    1 / |e|    r             [1, S*S, cells], of the pixels
+    q_ga       q_ga_BCHW     [B, C, H, W] float32, H = S h, W = S w
+
     memory (M nodes, N pixels, 384 slots a chunk)                 B=2, 512 x 512, S=4, D=256, K=300, C=19
     rows of the embedding      M D      half or float               17 MB (bf16)   34 MB (fp32)
     node logits                M Kc     float                       39

@@ -20,15 +20,23 @@ exponentials per pixel and slot, and they are what bounds the kernel on sm_80, s
 The gradient, to the student's embedding only, is taken in the forward, where the logits are at hand; the backward is
 one scale of a [M, D] tensor.
 
-    peak memory, in the gradient (M nodes, N pixels)                    MB at B=2, 512 x 512, S=4, D=256, K=300
-                                                                        bfloat16 inputs      float32 inputs
-    rows of both embeddings           2 M D  of their dtype             34                   67
-    logits at the nodes               2 M Kc float, Kc <= 384           79                   79
-    7 numbers a pixel                 7 N    float                      15                   15
-    seam sums                         2 M Kg half, float                40 (Kg <= 384)       40 (Kg <= 192)
-    node sums                         M Kc   half, float                20                   39
-    gradient, kept for the backward   M D    float                      34                   34
-    in all                                                              222                  274
+    symbol       name                     shape (M nodes of the feature grid; cells: see tiles.py)
+    e            student, teacher_BDhw    [B, D, h, w] any strides -> rows [M, 2, D], teacher first
+    z            prior_BCHW               [B, C, H, W] any strides, H = S h, W = S w
+    b, l         bank (SortedBank)        unit rows [K, D], classes [K], sorted
+    e.b          a                        [slots of a chunk, M, 2] float32, at the nodes
+    1 / |e|      r                        [2, S*S, cells], of the pixels
+    L, Dn, Nn    sums                     [GROUPS, 3, S*S, cells]
+
+    peak memory, in the gradient (N pixels)                  MB at B=2, 512 x 512, S=4, D=256, K=300
+                                                             bfloat16 inputs      float32 inputs
+    rows of both embeddings           2 M D  of their dtype  34                   67
+    logits at the nodes               2 M Kc float           79 (Kc <= 384)       79
+    7 numbers a pixel                 7 N    float           15                   15
+    seam sums                         2 M Kg half, float     41 (Kg <= 384)       41 (Kg <= 192)
+    node sums                         M Kc   half, float     20                   39
+    in all (K = 100 000: 263, 322)                           188                  241
+    kept for the backward             M D    float           34                   34
 """
 
 import math

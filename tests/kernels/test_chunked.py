@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 
 import dida_kernels
-from dida_kernels import chunked
+from dida_kernels.chunked import tiles
+from dida_kernels.chunked.bank_update import set_sums_chunked
+from dida_kernels.chunked.class_similarity import class_similarity_chunked
+from dida_kernels.chunked.instance_loss import instance_loss_chunked
 from tests.cases import GRADIENT, MAIN, SCENES, Call, call, resized
 from tests.peak_memory import peak_memory
 
 OPS = ("instance_loss", "class_similarity", "bank_update", "boundary_mask")
-ONE_CHUNK, MANY_CHUNKS = chunked.TILE_BYTES, 16384  # bytes; the second cuts most scenes into several tiles and chunks
+ONE_CHUNK, MANY_CHUNKS = tiles.TILE_BYTES, 16384  # bytes; the second cuts most scenes into several tiles and chunks
 
 
 def forward_backward(run: Callable[..., Tensor], made: Call) -> Callable[[], tuple[Tensor, Tensor]]:
@@ -30,7 +33,7 @@ def forward_backward(run: Callable[..., Tensor], made: Call) -> Callable[[], tup
 @pytest.mark.parametrize("scene", SCENES.values(), ids=SCENES)
 @pytest.mark.parametrize("op", OPS)
 def test_agrees_with_the_equation_in_float64(op, scene, tile_bytes, monkeypatch):
-    monkeypatch.setattr(chunked, "TILE_BYTES", tile_bytes)
+    monkeypatch.setattr(tiles, "TILE_BYTES", tile_bytes)
     made = call(op, scene, dtype=torch.float64)
     implementation, equation = dida_kernels.OPS[op].backends["torch"].run, dida_kernels.OPS[op].reference
     if op in GRADIENT:
@@ -46,7 +49,7 @@ def test_agrees_with_the_equation_in_float64(op, scene, tile_bytes, monkeypatch)
 @pytest.mark.parametrize("tile_bytes", [ONE_CHUNK, MANY_CHUNKS])
 @pytest.mark.parametrize("name", ["ordinary", "uneven_ratio", "slotless_prior"])
 def test_gradient_is_the_derivative_of_the_loss(name, tile_bytes, monkeypatch):
-    monkeypatch.setattr(chunked, "TILE_BYTES", tile_bytes)
+    monkeypatch.setattr(tiles, "TILE_BYTES", tile_bytes)
     made = call("instance_loss", resized(SCENES[name], B=1, D=3), dtype=torch.float64)
     student = made.args[0].requires_grad_()
     run = dida_kernels.OPS["instance_loss"].backends["torch"].run
@@ -65,7 +68,7 @@ def test_no_gradient_is_computed_where_none_is_wanted():
     made = call("instance_loss", SCENES["ordinary"])
     with torch.no_grad():
         assert not dida_kernels.instance_loss(*made.args, **made.options).requires_grad
-    loss, gradient = chunked.instance_loss_chunked(*made.args, made.options["temperature"], False)
+    loss, gradient = instance_loss_chunked(*made.args, made.options["temperature"], False)
     assert loss > 0
     assert gradient.numel() == 0
 
@@ -91,7 +94,7 @@ def test_memory_stays_within_the_stated_bound(sizes):
     scene = resized(MAIN, **sizes)
     norms = 2 * 4 * scene.K  # once while they are put together
     gradient = 4 * scene.B * scene.D * scene.hw[0] * scene.hw[1]
-    bound = chunked.TILE_BYTES + norms + 2 * gradient + 2**20  # 1 MB: masks, weights and node values of a tile
+    bound = tiles.TILE_BYTES + norms + 2 * gradient + 2**20  # 1 MB: masks, weights and node values of a tile
 
     loss = forward_backward(dida_kernels.OPS["instance_loss"].backends["torch"].run, call("instance_loss", scene))
     assert peak_memory(loss) <= bound
@@ -120,12 +123,12 @@ def duration(run: Callable[[], object]) -> float:
 
 
 OPERATORS = {
-    "instance_loss": (chunked.instance_loss_chunked, lambda made: (*made.args, made.options["temperature"], True)),
+    "instance_loss": (instance_loss_chunked, lambda made: (*made.args, made.options["temperature"], True)),
     "class_similarity": (
-        chunked.class_similarity_chunked,
+        class_similarity_chunked,
         lambda made: (*made.args, made.options["classes"], made.options["temperature"], list(made.options["size"])),
     ),
-    "bank_update": (chunked.set_sums_chunked, lambda made: (*made.args[2:], made.options["classes"])),
+    "bank_update": (set_sums_chunked, lambda made: (*made.args[2:], made.options["classes"])),
 }
 
 

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import dida_kernels
-from dida_kernels import chunked
+from dida_kernels.chunked import tiles
 from tests.cases import GRADIENT, Scene, call, cast
 from tests.kernels.test_agreement import (
     FLOAT32_GRADIENT,
@@ -54,12 +54,12 @@ def scenes(draw: st.DrawFn, largest: int) -> Scene:
 
 @pytest.mark.parametrize("op", dida_kernels.OPS)
 @settings(FUZZ, max_examples=40)
-@given(scene=scenes(largest=6), tile_bytes=st.sampled_from([chunked.TILE_BYTES, 20_000, 3_000]))
+@given(scene=scenes(largest=6), tile_bytes=st.sampled_from([tiles.TILE_BYTES, 20_000, 3_000]))
 def test_torch_in_float64(op, scene, tile_bytes):
     made, operation, gradient = call(op, scene, dtype=torch.float64), dida_kernels.OPS[op], GRADIENT.get(op)
     truth, true_gradient = run(operation.reference, made, gradient, None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunked, "TILE_BYTES", tile_bytes)
+        patch.setattr(tiles, "TILE_BYTES", tile_bytes)
         output, got_gradient = run(operation, made, gradient, "torch")
     assert output_error(output, truth) <= ROUNDING
     if gradient is not None:
