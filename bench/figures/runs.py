@@ -24,7 +24,7 @@ from eval import Trained, load
 def load_runs(paths: Sequence[Path], device: str) -> list[Trained]:
     """Networks of the newest checkpoint of every run. Raises FileNotFoundError, or ValueError if there is no run."""
     if not paths:
-        raise ValueError("no run was named: give one or more run folders after the picture")
+        raise ValueError("no run was named: give one or more run folders")
     return [load(path, device) for path in paths]
 
 
@@ -67,6 +67,13 @@ def domain_of(trained: Trained, name: str | None, root: Path | None, split: str)
     return domains.labelled(name or data.tgt, root or data.data_root, split)
 
 
+def spread(domain: Labelled, count: int) -> list[int]:
+    """Indices of `count` images, evenly spaced, so that none is chosen by eye. Raises ValueError for a wrong count."""
+    if not 1 <= count <= len(domain.images):
+        raise ValueError(f"--images {count}: {domain.name} {domain.split} has 1 to {len(domain.images)}")
+    return [round(i) for i in np.linspace(0, len(domain.images) - 1, count)]
+
+
 def images_of(trained: Trained, domain: Labelled) -> LabelledImages:
     """The domain as the run's networks see it."""
     return LabelledImages(domain, parse_size(trained.config.data.tgt_size, option="--tgt-size"))
@@ -87,13 +94,14 @@ def save_facts(picture: Path, runs: Sequence[Trained], facts: Mapping[str, Any])
     """Write beside a picture what it was drawn from: commit and machine of the drawing, every run, and the numbers."""
     content = {
         "drawn": record.header(device_of(runs[0]).type),
-        "runs": [_facts_of(trained) for trained in runs],
+        "runs": [facts_of(trained) for trained in runs],
         **facts,
     }
     record.write(picture.with_suffix(".json"), content)
 
 
-def _facts_of(trained: Trained) -> dict[str, Any]:
+def facts_of(trained: Trained) -> dict[str, Any]:
+    """Which checkpoint a run is, and from which commit it was trained."""
     folder, config = trained.path.parent.parent, trained.config
     environments = [json.loads(path.read_text()) for path in sorted(folder.glob("environment*.json"))]
     return {

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import tyro
 
-from bench.figures.runs import domain_of, images_of, load_runs, names_of, predictions, save_facts
+from bench.figures.runs import domain_of, images_of, load_runs, names_of, predictions, save_facts, spread
 from dida.data.classes import colourise
 from dida.panel import legend
 from dida.predictions import save_png
@@ -47,9 +47,7 @@ def main(options: Options) -> None:
     runs = load_runs(options.runs, options.device)
     names = names_of(runs, options.names)
     domain = domain_of(runs[0], options.tgt, options.data_root, options.split)
-    if not 1 <= options.images <= len(domain.images):
-        raise ValueError(f"--images {options.images}: {domain.name} {options.split} has 1 to {len(domain.images)}")
-    chosen = [round(i) for i in np.linspace(0, len(domain.images) - 1, options.images)]
+    chosen = spread(domain, options.images)
     first = [images_of(runs[0], domain)[i] for i in chosen]
     columns = [
         ("image", [image.image.permute(1, 2, 0).numpy() for image in first]),
