@@ -89,7 +89,6 @@ def main(options: Options) -> None:
         f"{domain.name} {options.split}, {domain.images[options.image].name}; {options.network} of "
         f"{trained.config.method}, step {trained.step}; K = {len(bank.labels)}, t = {temperature}"
     )
-    draw(options.out, title, image, pixels, bank.labels.cpu().numpy(), found)
     facts = {
         "domain": domain.name,
         "split": options.split,
@@ -110,7 +109,8 @@ def main(options: Options) -> None:
             )
         ],
     }
-    save_facts(options.out, [trained], facts)
+    save_facts(options.out, [trained], facts)  # before the picture, which a commit may hold: it would count as a change
+    draw(options.out, title, image, pixels, bank.labels.cpu().numpy(), found)
 
 
 def parse_pixel(text: str, shape: Sequence[int]) -> Pixel:

@@ -56,7 +56,6 @@ def main(options: Options) -> None:
     for name, trained in zip(names, runs, strict=True):
         seen = (images_of(trained, domain)[i] for i in chosen)  # runs may differ in the size they look at
         columns.append((name, [colourise(train_ids) for train_ids in predictions(trained, options.network, seen)]))
-    save_png(options.out, draw(columns))
     facts = {
         "domain": domain.name,
         "split": options.split,
@@ -64,7 +63,8 @@ def main(options: Options) -> None:
         "columns": [name for name, _ in columns],
         "rows": [domain.images[i].name for i in chosen],
     }
-    save_facts(options.out, runs, facts)
+    save_facts(options.out, runs, facts)  # before the picture, which a commit may hold: it would count as a change
+    save_png(options.out, draw(columns))
 
 
 def draw(columns: list[tuple[str, list[np.ndarray]]]) -> np.ndarray:
