@@ -112,6 +112,26 @@ def test_a_doctored_budget_fails_the_check(tmp_path, monkeypatch, capsys):
     assert "hot_loop 100 -> 116 (+16 %)" in capsys.readouterr().out
 
 
+def test_an_older_triton_is_held_to_its_exceptions_and_otherwise_to_the_budget(tmp_path, monkeypatch, capsys):
+    budget.write_budgets([row(), row(hot_loop=100)._replace(arch="sm_86")], tmp_path)
+    monkeypatch.setattr(budget, "FOLDER", tmp_path)
+    monkeypatch.setattr(budget.triton, "__version__", "3.6.1")
+    compiled = [row(registers=160, stack_bytes=0), row(hot_loop=101, stack_bytes=0)._replace(arch="sm_86")]
+    monkeypatch.setattr(budget, "compile_all", lambda only: compiled)
+    monkeypatch.setattr(budget, "check_cuda", list)
+    monkeypatch.setattr(sys, "argv", ["budget", "--check"])
+    assert budget.main() == 1
+    monkeypatch.setattr(sys, "argv", ["budget", "--except"])
+    assert budget.main() == 0
+    excepted = json.loads((tmp_path / "triton-3.6" / "_loss_fwd.json").read_text())["rows"]
+    assert [(r["arch"], r["measured"]["registers"]) for r in excepted] == [("sm_90", 160)]
+    monkeypatch.setattr(sys, "argv", ["budget", "--check"])
+    assert budget.main() == 0
+    monkeypatch.setattr(budget.triton, "__version__", "3.9.0")
+    assert budget.main() == 1
+    assert "registers 128 -> 160" in capsys.readouterr().out
+
+
 def test_goals_are_told_apart_from_budgets():
     assert budget.goals(row()) == "met"
     assert budget.goals(row(hot_loop=145)) == "missed: hot_loop 145 <= 122"
