@@ -375,6 +375,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     bars = axes.barh(names, [row["speedup"] for row in rows], color="tab:blue")
     axes.bar_label(bars, [f"{row['speedup']:.1f}" for row in rows], padding=3)
     axes.axvline(1, color="black", linewidth=1)
+    axes.margins(x=0.12)
     axes.invert_yaxis()
     axes.set(xscale="log", xlabel=f"times as fast as the equation ({rows[0]['dtype']}, {result['header']['device']})")
     figure.savefig(path, dpi=150)
