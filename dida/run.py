@@ -232,9 +232,13 @@ def triton_version() -> str | None:
         return None
 
 
+RESULTS = ":(exclude)bench/results"  # as git names all but them
+
+
 def source_commit(tree: Path) -> dict[str, Any] | None:
     """{"commit": sha, "dirty": tracked files differ from it}; None where `tree` is no git checkout.
 
+    Results are no source: a table's records change while its runs go on, and no run reads them.
     A copy that travelled without git is of the commit that DIDA_COMMIT names, if it names one.
     """
     git = shutil.which("git")
@@ -243,7 +247,7 @@ def source_commit(tree: Path) -> dict[str, Any] | None:
         return {"commit": named, "dirty": False} if named else None
     answers = [
         subprocess.run([git, "-C", str(tree), *command], capture_output=True, text=True, check=False)
-        for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no", "--", ".", RESULTS])
     ]
     if any(answer.returncode for answer in answers):  # a repository without commits, or one that git does not trust
         return None

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 from datetime import datetime
 from pathlib import Path
 
@@ -188,6 +189,23 @@ def test_the_commit_is_that_of_the_checkout_or_unknown(tmp_path, monkeypatch):
         assert len(source_commit(checkout)["commit"]) == 40
         monkeypatch.setenv("DIDA_COMMIT", "0123")  # of copies only
         assert source_commit(checkout)["commit"] != "0123"
+
+
+def test_results_that_change_are_no_change_of_the_source(tmp_path):
+    def git(*command):
+        subprocess.run(["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *command], check=True)
+
+    (tmp_path / "bench/results").mkdir(parents=True)
+    files = tmp_path / "bench/results/record.json", tmp_path / "code.py"
+    for file in files:
+        file.write_text("1")
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "all")
+    files[0].write_text("2")
+    assert source_commit(tmp_path)["dirty"] is False
+    files[1].write_text("2")
+    assert source_commit(tmp_path)["dirty"] is True
 
 
 def test_a_copy_without_git_is_of_the_commit_that_it_was_told(tmp_path, monkeypatch):
