@@ -27,7 +27,8 @@ from dida.state import checkpoints
 NOT_OPTIONS = MAY_CHANGE | {"resume", "check_data", "out", "init", "seed"}
 
 # Options that nothing depends on where there is no bank: a method without one is not run again when they change.
-OF_THE_BANK = {f.name for f in fields(InstanceConfig)} - {"selecting", "instance_loss", "regenerate_semantic"}
+NO_BANK = {"selecting": "off", "instance_loss": "off", "regenerate_semantic": "none"}
+OF_THE_BANK = {f.name for f in fields(InstanceConfig)} - NO_BANK.keys()
 
 
 @dataclass(frozen=True)
@@ -235,9 +236,15 @@ def as_arguments(options: Mapping[str, Any]) -> list[str]:
 def resolved(arguments: tuple[str, ...]) -> dict[str, Any]:
     """Every option of a command line that its numbers depend on, recipes and defaults included."""
     config = from_dict(to_dict(recipes.from_command_line(list(arguments))))
-    idle = OF_THE_BANK if config.bank.selecting == "off" else set()
-    options = {name: value for name, value in flat(config).items() if name not in NOT_OPTIONS | idle}
+    options = flat(config)
+    unused = NOT_OPTIONS | (set(OF_THE_BANK) if has_no_bank(options) else set())
+    options = {name: value for name, value in options.items() if name not in unused}
     return json.loads(json.dumps(options, default=str))
+
+
+def has_no_bank(options: Mapping[str, Any]) -> bool:
+    """Whether nothing fills a bank, loses against it or asks it."""
+    return all(options[name] == off for name, off in NO_BANK.items())
 
 
 def same_options(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
@@ -245,7 +252,7 @@ def same_options(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool
 
     An option that the record does not have was added to train.py since; what it does by default is what was done then.
     """
-    if wanted["selecting"] == "off":
+    if has_no_bank(wanted):
         recorded = {name: value for name, value in recorded.items() if name not in OF_THE_BANK}
     then = json.loads(json.dumps(flat(Config()), default=str)) | recorded
     if not wanted.keys() <= then.keys() or not recorded.keys() <= wanted.keys():
