@@ -19,7 +19,8 @@ import torch
 
 import dida_kernels
 from bench import record
-from bench.kernels import CPU_SCENES, Prepared, disagreement, forced, run, time_cpu
+from bench.clocks import time_cpu
+from bench.kernels import CPU_SCENES, Prepared, disagreement, forced, run
 from dida_kernels.equations import IGNORE, pixels
 from tests import cases
 from tests.cases import MAIN, Call, Scene, resized

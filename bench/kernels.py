@@ -26,19 +26,17 @@ from typing import Any, NamedTuple
 if not __package__:  # started by its path: this folder must not be searched, its statistics.py would hide Python's own
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import statistics
 
 import torch
 from torch import Tensor
 
 import dida_kernels
 from bench import launches, record, roofline
-from bench.meter import Meter
+from bench.clocks import Timing, peak_memory, time_cpu, time_cuda
 from tests import cases
 from tests.cases import MAIN, Call, Scene, resized
 
 COMPILED_SLOTS = (300, 3000)  # K at which torch.compile is given its chance: it compiles for half a minute each
-ROUNDS = 5  # runs behind a median on a CPU, after one that warms up
 
 OURS = ("cuda", "triton")  # the backends that are kernels of a GPU
 
@@ -52,14 +50,6 @@ CPU_SCENES = {
     "gather": resized(MAIN, HW=(128, 128)),
     "boundary_mask": MAIN,
 }
-
-
-class Timing(NamedTuple):
-    """Milliseconds."""
-
-    median: float
-    low: float  # the 20th and 80th percentile
-    high: float
 
 
 # ---- what is run ---------------------------------------------------------------------------------------------------
@@ -156,49 +146,6 @@ def disagreement_in(report: Path) -> Callable[[str, str, torch.dtype], str | Non
         return None
 
     return answer
-
-
-# ---- the clocks ----------------------------------------------------------------------------------------------------
-
-
-def time_cpu(calls: dict[str, Callable[[], Any]]) -> dict[str, Timing]:
-    """The ways take turns, so that whatever else the machine does meets all of them alike."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-    for _ in range(ROUNDS):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: _timing(found) for name, found in seconds.items()}
-
-
-def _timing(seconds: list[float]) -> Timing:
-    low, *_, high = statistics.quantiles(seconds, n=5)
-    return Timing(*(round(1e3 * x, 4) for x in (statistics.median(seconds), low, high)))
-
-
-def time_cuda(call: Callable[[], Any], *, replayed: bool) -> Timing:
-    from triton import testing
-
-    clock = testing.do_bench_cudagraph if replayed else testing.do_bench
-    median, low, high = clock(call, quantiles=[0.5, 0.2, 0.8])
-    return Timing(round(median, 4), round(low, 4), round(high, 4))
-
-
-def peak_memory(call: Callable[[], Any], inputs: Any, device: str) -> int:
-    """Bytes on top of the inputs."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        return torch.cuda.max_memory_allocated() - before
-    with Meter() as meter:
-        meter.know(inputs)
-        with meter.extra() as peak:
-            call()
-    return peak()
 
 
 # ---- one op --------------------------------------------------------------------------------------------------------
@@ -302,7 +249,7 @@ def survey(
                     rows += bench_cuda(op, dtype, k, wrong, compiled=True)
                     continue
                 except Exception as error:  # of a compiler that is not ours: it must not cost what was measured of ours
-                    why = f"torch.compile failed: {type(error).__name__}"
+                    why = f"torch.compile failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
             rows.append(row_of(op, dtype, scene_of(op, k, device), "torch.compile", "launched", why))
     compare(rows)
     return rows

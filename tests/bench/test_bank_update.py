@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import dida_kernels
-from bench import bank_update, kernels
+from bench import bank_update, clocks
 from dida_kernels import equations
 from tests.cases import MAIN, call, resized
 
@@ -35,7 +35,7 @@ def test_index_add_alone_is_the_sum_within_the_equation():
 
 @needs_extension
 def test_every_way_has_its_time_and_what_is_wrong_has_none(monkeypatch):
-    monkeypatch.setattr(kernels, "ROUNDS", 2)
+    monkeypatch.setattr(clocks, "ROUNDS", 2)
     rows = bank_update.survey({"image": IMAGE, "grid": GRID})
     assert len(rows) == 2 * (4 + 3)
     assert all(row["low"] <= row["median"] <= row["high"] for row in rows)
