@@ -72,7 +72,7 @@ class Mixed(NamedTuple):
     label: Tensor  # [B, H, W] int64: ground truth on pasted pixels, pseudo-label elsewhere
     weight: Tensor  # [B, H, W]: 1 on pasted pixels, the pseudo-label's weight elsewhere
     pasted: Tensor  # [B, H, W] bool: True where the pixel shows the source
-    valid: Tensor  # [B, H, W] bool: target pixels that L_ins counts, all of them with a pseudo-label that is used
+    valid: Tensor  # [B, H, W] bool: target pixels whose pseudo-labels are used
 
 
 class Adaptation(NamedTuple):

@@ -105,7 +105,7 @@ def _adaptation(adaptation: Adaptation) -> list[Tile]:
         ("mixed, strong view", picture(mixed.image[0])),
         ("its label", _colours(mixed.label[0])),
         ("its weight", heat(mixed.weight[0])),
-        ("pixels of the instance loss", heat(mixed.valid[0])),
+        ("pixels open to the instance loss", heat(mixed.valid[0])),
     ]
 
 

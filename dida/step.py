@@ -62,7 +62,7 @@ def adapt(
     on_mixed = state.student(mixed.image)
     losses = {
         "target": self_training_loss(on_mixed.logits, mixed.label, mixed.weight),
-        "instance": method.instance_loss(on_mixed, belief, mixed, state.bank),
+        "instance": method.instance_loss(on_mixed, belief, mixed, state.bank, rng),
     }
     sum(losses.values()).backward()
     return losses, Adaptation(belief, pseudo, mixed)

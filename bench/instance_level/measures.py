@@ -17,7 +17,8 @@ from dida.data.transforms import Normalise
 from dida.evaluate import confusion, score
 from dida.method import build_method
 from dida.method.bank import InstanceBank
-from dida.method.views import INSTANCE_PIXELS
+from dida.method.discrimination import INSTANCE_PIXELS
+from dida.method.views import StepRandom
 from dida.state import TrainState
 from dida.step import adapt
 from dida_kernels import class_similarity
@@ -188,13 +189,16 @@ def pull(config: Config, state: TrainState, batch: Batch) -> Pull:
     method = build_method(config, classes=CLASSES, imagenet=None, things=())
     seen = []
 
-    def watch(on_mixed: Prediction, belief: Belief, mixed: Mixed, bank: InstanceBank) -> Tensor:
+    def watch(on_mixed: Prediction, belief: Belief, mixed: Mixed, bank: InstanceBank, rng: StepRandom) -> Tensor:
+        before = rng.device.get_state()
+        counted_BHW = INSTANCE_PIXELS[config.bank.instance_pixels](mixed.valid, mixed.label, rng, classes=CLASSES)
+        rng.device.set_state(before)  # so that the loss draws the same
         losses = (
             self_training_loss(on_mixed.logits, mixed.label, mixed.weight),
-            method.instance_loss(on_mixed, belief, mixed, bank),
+            method.instance_loss(on_mixed, belief, mixed, bank, rng),
         )
         pulls = (torch.autograd.grad(loss, on_mixed.embed, retain_graph=True)[0] for loss in losses)
-        seen.append(Pull(*pulls, pseudo_label(belief.semantic), mixed.valid))
+        seen.append(Pull(*pulls, pseudo_label(belief.semantic), counted_BHW))
         return on_mixed.logits.new_zeros(())
 
     adapt(state, batch, replace(method, instance_loss=watch), state.step_rng())

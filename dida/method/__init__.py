@@ -23,7 +23,7 @@ class Method:
     label_target: Callable[[Belief], PseudoLabel]
     mixed_view: Callable[[Labeled, Tensor, PseudoLabel, StepRandom], Mixed]
     feature_distance: Callable[[Prediction, Labeled], Tensor]
-    instance_loss: Callable[[Prediction, Belief, Mixed, InstanceBank], Tensor]
+    instance_loss: Callable[[Prediction, Belief, Mixed, InstanceBank, StepRandom], Tensor]
     update_teacher: Callable[[nn.Module, nn.Module, int], None]
     update_bank: Callable[[InstanceBank, Tensor, Tensor, int, StepRandom], None]
     target_half: str  # "adapt", or "abstain" for methods that never look at the target
@@ -46,18 +46,13 @@ def build_method(config: Config, *, classes: int, imagenet: nn.Module | None, th
         weak_view=partial(views.WEAK_VIEWS[teach.weak_view], photometric=photometric),
         regenerate=_build_regenerate(config),
         label_target=teacher.build_label_target(teach),
-        mixed_view=partial(
-            views.mixed_view,
-            classes=classes,
-            mix_classes=teach.mix_classes,
-            photometric=photometric,
-            choose=partial(views.INSTANCE_PIXELS[inst.instance_pixels], classes=classes),
-        ),
+        mixed_view=partial(views.mixed_view, classes=classes, mix_classes=teach.mix_classes, photometric=photometric),
         feature_distance=distance,
         instance_loss=partial(
             discrimination.INSTANCE_LOSS[inst.instance_loss],
             weight=inst.instance_weight,
             temperature=inst.temperature,
+            choose=partial(discrimination.INSTANCE_PIXELS[inst.instance_pixels], classes=classes),
         ),
         update_teacher=partial(
             teacher.update_teacher, momentum=teach.teacher_momentum, buffers=teach.teacher_norm == "averaged"

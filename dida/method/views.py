@@ -54,48 +54,17 @@ def mixed_view(
     classes: int,
     mix_classes: str,
     photometric: Photometric,
-    choose,
 ) -> Mixed:
-    """Paste half of the source classes onto the target, with their labels and weight 1, then recolour.
-
-    `choose` is one of INSTANCE_PIXELS. It draws last, so that methods with and without an instance loss see the same.
-    """
+    """Paste half of the source classes onto the target, with their labels and weight 1, then recolour."""
     pasted_BHW = class_mix_mask(source.label, rng, classes=classes, per_image=mix_classes == "image")
     image_B3HW = torch.where(pasted_BHW[:, None], source.image, target_B3HW)
-    image_B3HW = recolour(image_B3HW, rng, photometric)
     return Mixed(
-        image=image_B3HW,
+        image=recolour(image_B3HW, rng, photometric),
         label=torch.where(pasted_BHW, source.label, pseudo.label),
         weight=torch.where(pasted_BHW, 1.0, pseudo.weight),
         pasted=pasted_BHW,
-        valid=choose(~pasted_BHW & pseudo.used, pseudo.label, rng),
+        valid=~pasted_BHW & pseudo.used,
     )
-
-
-def all_pixels(valid_BHW: Tensor, label_BHW: Tensor, rng: StepRandom, *, classes: int) -> Tensor:
-    """Every valid pixel, as Eq. (6) sums: each class counts as much as it covers."""
-    return valid_BHW
-
-
-def balanced_pixels(valid_BHW: Tensor, label_BHW: Tensor, rng: StepRandom, *, classes: int) -> Tensor:
-    """A random part of the valid pixels with about as many of every class found as the rarest of them has.
-
-    The bank has as many slots for poles as for roads, and a softmax over cosines has no bias that could learn how rare
-    poles are. Averaged over all pixels its cross-entropy therefore moves whatever could be a pole towards the road, and
-    the features, which the classifier reads too, go along. The mean over this part is, in expectation, the mean over
-    classes of each class's mean: docs/instance_loss_on_the_toy.md has what it changes.
-    """
-    index_BHW = torch.where(valid_BHW, label_BHW, classes)
-    count_C = torch.zeros(classes + 1, device=label_BHW.device).index_add(
-        0, index_BHW.flatten(), torch.ones(index_BHW.numel(), device=label_BHW.device)
-    )[:classes]
-    rarest = count_C.where(count_C > 0, torch.inf).amin()
-    keep_C = rarest / count_C.clamp(min=1)
-    draw_BHW = torch.rand(label_BHW.shape, generator=rng.device, device=label_BHW.device)
-    return valid_BHW & (draw_BHW < keep_C[label_BHW])
-
-
-INSTANCE_PIXELS = {"all": all_pixels, "balanced": balanced_pixels}
 
 
 def class_mix_mask(label_BHW: Tensor, rng: StepRandom, *, classes: int, per_image: bool) -> Tensor:

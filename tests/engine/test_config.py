@@ -55,7 +55,7 @@ def test_a_config_of_another_version_is_refused():
         (InstanceConfig, "regenerate_instance", regeneration.INSTANCE),
         (InstanceConfig, "sampling", sampling.SLOTS),
         (InstanceConfig, "selecting", sampling.SELECTING | {"off": None}),
-        (InstanceConfig, "instance_pixels", views.INSTANCE_PIXELS),
+        (InstanceConfig, "instance_pixels", discrimination.INSTANCE_PIXELS),
         (SelfTrainingConfig, "pseudo_weight", teacher.PSEUDO_WEIGHTS),
         (SelfTrainingConfig, "weak_view", views.WEAK_VIEWS),
         (Config, "method", recipes.METHODS),

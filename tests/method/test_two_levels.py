@@ -1,11 +1,15 @@
 """III-C and III-D: regeneration at both levels, and which pixels the instance loss looks at."""
 
+import random
+from functools import partial
+
 import pytest
 import torch
 
-from dida.batch import Belief, InstanceTarget, Mixed, Prediction
+from dida.batch import IGNORE, Belief, InstanceTarget, Mixed, Prediction
 from dida.method import discrimination, regeneration
 from dida.method.bank import InstanceBank
+from dida.method.views import StepRandom
 from dida_kernels.equations import bank_similarity, gather, pixels, scale, scatter
 
 C, D, K, T = 4, 6, 9, 0.2
@@ -23,8 +27,17 @@ def scene():
     return bank, z, draw(2, D, 3, 5), student
 
 
-def mixed(valid: torch.Tensor) -> Mixed:
-    return Mixed(image=valid, label=valid, weight=valid, pasted=~valid, valid=valid)
+def mixed(valid: torch.Tensor, label: torch.Tensor | None = None) -> Mixed:
+    label = torch.zeros_like(valid, dtype=torch.int64) if label is None else label
+    return Mixed(image=valid, label=label, weight=valid, pasted=~valid, valid=valid)
+
+
+def rng() -> StepRandom:
+    return StepRandom(random.Random(0), torch.Generator().manual_seed(0))
+
+
+ALL = partial(discrimination.all_pixels, classes=C)
+BALANCED = partial(discrimination.balanced_pixels, classes=C)
 
 
 def test_semantic_strategies_by_their_formulas(scene):
@@ -51,7 +64,7 @@ def loss_of(target, scene, student, valid=None):
     valid = torch.ones(2, 3, 5, dtype=torch.bool) if valid is None else valid
     seen = Prediction(z, student, z)
     belief = Belief(semantic=z, prior=z, terms=target)
-    return discrimination.at_image(seen, belief, mixed(valid), bank, weight=1.0, temperature=T)
+    return discrimination.at_image(seen, belief, mixed(valid), bank, rng(), weight=1.0, temperature=T, choose=ALL)
 
 
 @pytest.mark.parametrize("strategy", ["scale", "smooth", "none"])
@@ -87,12 +100,52 @@ def test_stride_four_keeps_only_cells_of_target_pixels(scene):
     valid[0, 0, 0] = False  # one pasted pixel takes its whole cell out
     belief = Belief(semantic=z, prior=z, terms=(InstanceTarget(1.0, embed, z),))
     seen = Prediction(z, student, z)
-    discrimination.at_stride4(seen, belief, mixed(valid), bank, weight=2.0, temperature=T).backward()
+    loss = discrimination.at_stride4(seen, belief, mixed(valid), bank, rng(), weight=2.0, temperature=T, choose=ALL)
+    loss.backward()
     touched = student.grad.abs().sum(1) > 0
     assert not touched[0, 0, 0]
     assert touched.sum() == touched.numel() - 1
 
 
+@pytest.mark.parametrize("strategy", ["image", "stride4"])
+def test_balanced_counts_as_much_of_every_class_on_either_grid(scene, strategy):
+    bank, *_ = scene
+    size = {"image": (40, 40), "stride4": (160, 160)}[strategy]  # 40 x 40 places that can count
+    z = torch.full((1, C, *size), 1 / C, dtype=torch.float64)
+    label = torch.zeros(1, *size, dtype=torch.int64)
+    label[:, : size[0] // 4] = 1  # a quarter
+    label[:, -(size[0] // 10) :] = IGNORE  # pasted from the source, where it has no class
+    student = torch.randn(
+        1, D, 40, 40, generator=torch.Generator().manual_seed(3), dtype=torch.float64
+    ).requires_grad_()
+    belief = Belief(semantic=z, prior=z, terms=(InstanceTarget(1.0, torch.randn_like(student), z),))
+    loss = discrimination.INSTANCE_LOSS[strategy](
+        Prediction(z, student, z), belief, mixed(label != IGNORE, label), bank, rng(),
+        weight=1.0, temperature=T, choose=BALANCED,
+    )  # fmt: skip
+    loss.backward()
+    counted = student.grad.abs().sum(1)[0] > 0
+    assert counted[:10].sum() == 400  # the rarer class keeps all it has
+    assert counted[10:36].sum().item() == pytest.approx(400, abs=60)
+    assert counted[36:].sum() == 0
+
+
+def test_balanced_pixels_are_about_as_many_of_each_class_as_of_the_rarest():
+    label = torch.cat([torch.full((count,), c) for c, count in enumerate((200, 600, 1000, 50_000))])[None, None]
+    valid = torch.ones_like(label, dtype=torch.bool)
+    valid[0, 0, 200:500] = False  # half of class 1
+    chosen = discrimination.balanced_pixels(valid, label, rng(), classes=6)  # classes 4 and 5 do not occur
+    assert not (chosen & ~valid).any()
+    kept = torch.bincount(label[chosen], minlength=6)
+    assert kept[0] == 200  # the rarest keeps all it has
+    assert kept[1:4].tolist() == pytest.approx([200] * 3, abs=50)  # 3.5 standard deviations of a binomial draw
+    assert kept[4:].sum() == 0
+    assert not discrimination.balanced_pixels(torch.zeros_like(valid), label, rng(), classes=6).any()
+
+
 def test_off_is_a_loss_of_zero(scene):
     bank, z, _, student = scene
-    assert discrimination.off(Prediction(z, student, z), None, None, bank, weight=1.0, temperature=T) == 0
+    assert (
+        discrimination.off(Prediction(z, student, z), None, None, bank, rng(), weight=1.0, temperature=T, choose=ALL)
+        == 0
+    )

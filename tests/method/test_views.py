@@ -2,7 +2,6 @@
 
 import colorsys
 import random
-from functools import partial
 
 import pytest
 import torch
@@ -44,55 +43,13 @@ def test_mixed_view_pairs_image_label_and_weight():
     used = torch.tensor([[[True, True], [True, False]]])
     pseudo = PseudoLabel(torch.full((1, 2, 2), 7), torch.full((1, 2, 2), 0.25), used, torch.tensor(0.25))
     mixed = views.mixed_view(
-        source,
-        torch.zeros(1, 3, 2, 2),
-        pseudo,
-        rng(),
-        classes=9,
-        mix_classes="batch",
-        photometric=PLAIN,
-        choose=partial(views.all_pixels, classes=9),
+        source, torch.zeros(1, 3, 2, 2), pseudo, rng(), classes=9, mix_classes="batch", photometric=PLAIN
     )
     assert mixed.pasted.sum() == 2  # one of the two classes
     assert torch.equal(mixed.image[:, 0], mixed.pasted.float())
     assert torch.equal(mixed.label, torch.where(mixed.pasted, source.label, 7))
     assert torch.equal(mixed.weight, torch.where(mixed.pasted, 1.0, 0.25))
     assert torch.equal(mixed.valid, ~mixed.pasted & used)
-
-
-def test_balanced_pixels_are_about_as_many_of_each_class_as_of_the_rarest():
-    label = torch.cat([torch.full((count,), c) for c, count in enumerate((200, 600, 1000, 50_000))])[None, None]
-    valid = torch.ones_like(label, dtype=torch.bool)
-    valid[0, 0, 200:500] = False  # half of class 1
-    chosen = views.balanced_pixels(valid, label, rng(), classes=6)  # classes 4 and 5 do not occur
-    assert not (chosen & ~valid).any()
-    kept = torch.bincount(label[chosen], minlength=6)
-    assert kept[0] == 200  # the rarest keeps all it has
-    assert kept[1:4].tolist() == pytest.approx([200] * 3, abs=50)  # 3.5 standard deviations of a binomial draw
-    assert kept[4:].sum() == 0
-    assert not views.balanced_pixels(torch.zeros_like(valid), label, rng(), classes=6).any()
-
-
-def test_how_the_instance_loss_chooses_pixels_changes_nothing_else():
-    source = Labeled(torch.rand(1, 3, 8, 8), torch.arange(64).view(1, 8, 8) % 5)
-    label = torch.arange(64).view(1, 8, 8) // 20
-    pseudo = PseudoLabel(label, torch.ones(1, 8, 8), torch.ones(1, 8, 8, dtype=torch.bool), torch.tensor(1.0))
-    seen = [
-        views.mixed_view(
-            source,
-            torch.zeros(1, 3, 8, 8),
-            pseudo,
-            rng(),
-            classes=5,
-            mix_classes="batch",
-            photometric=STRONG,
-            choose=partial(choose, classes=5),
-        )
-        for choose in views.INSTANCE_PIXELS.values()
-    ]
-    for name in ("image", "label", "weight", "pasted"):
-        assert torch.equal(*(getattr(mixed, name) for mixed in seen)), name
-    assert seen[1].valid.sum() < seen[0].valid.sum()
 
 
 @pytest.mark.parametrize("view", [views.plain, views.photometric_copy])
