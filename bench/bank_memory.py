@@ -164,7 +164,7 @@ def count_rest(scene: Scene, backbone: str = "mit_b5") -> Rest:
         z_BCHW = seen.logits.softmax(1)
         return Belief(z_BCHW.clone(), z_BCHW, (InstanceTarget(1.0, seen.embed, z_BCHW),))
 
-    def instance_loss(seen, belief, mixed, bank):
+    def instance_loss(seen, belief, mixed, bank, rng):
         alive["loss"] = meter.live
         return seen.embed.sum() * 0
 
