@@ -36,7 +36,7 @@ class Scene:
     temperature: float = 0.1
     slots: str = "shuffled"  # shuffled | some_empty (even classes only)
     prior: str = "soft"  # soft | hard (exact 0 and 1) | ones | slotless (some pixels wholly on classes without slots)
-    valid: str = "most"  # most | none | one_image | all
+    valid: str = "most"  # most | few (some rows have none) | none | one_image | all
     embed: str = "clustered"  # clustered | zeros (a patch of nodes is exactly zero)
     layout: str = "plain"  # plain | channels_last | strided | misaligned
     threshold: int = 2
@@ -64,6 +64,7 @@ SCENES = {
         Scene("hard_prior", prior="hard"),
         Scene("prior_of_ones", prior="ones"),
         Scene("nothing_valid", valid="none"),
+        Scene("few_valid", hw=(4, 5), HW=(16, 20), valid="few"),
         Scene("one_image_invalid", valid="one_image"),
         Scene("zero_embedding", hw=(4, 4), HW=(8, 8), embed="zeros"),
         Scene("one_node_row", hw=(1, 5), HW=(4, 20)),
@@ -175,6 +176,8 @@ class _Maker:
     def valid_BHW(self) -> Tensor:
         s = self.scene
         valid_BHW = self.integers(5, s.B, *s.HW) > 0
+        if s.valid == "few":
+            valid_BHW &= self.integers(40, s.B, *s.HW) == 0
         if s.valid == "none":
             valid_BHW[:] = False
         if s.valid == "one_image":

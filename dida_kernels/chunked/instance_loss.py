@@ -58,12 +58,15 @@ def instance_loss_chunked(
     gradient_BDhw = student_BDhw.new_zeros(student_BDhw.shape if need_gradient else 0, dtype=dtype)
     with torch.autocast(student_BDhw.device.type, enabled=False):
         for b, tile in plan.tiles(size, student_BDhw, dtype):
+            # ClassMix pastes over half of the pixels and a balanced draw keeps one in a hundred: leave out the others.
+            if valid_BHW.device.type == "cpu" and (tile := tile.only(valid_BHW[b][tile.pixels])) is None:
+                continue
             # log 0 as the lowest finite number: the slot's weight still is exactly 0, and no inf - inf can arise.
             log_prior_PC = tile.pixels_of(prior_BCHW[b], dtype).log().clamp_(min=torch.finfo(dtype).min)
             student_rcD = tile.nodes_of(student_BDhw[b], dtype)
             teacher_rcD = tile.nodes_of(teacher_BDhw[b], dtype)
             pair = _Pair(tile, student_rcD, teacher_rcD, log_prior_PC, bank, temperature)
-            counts_P = valid_BHW[b][tile.pixels].flatten() & pair.defined_P
+            counts_P = tile.pixels_of(valid_BHW[b][None], torch.bool).squeeze(1) & pair.defined_P
             loss_P, gradient_rcD = pair.loss(counts_P, need_gradient)
             total += loss_P.sum(dtype=torch.float64)
             count += counts_P.sum()

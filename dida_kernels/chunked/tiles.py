@@ -15,21 +15,36 @@ _MIN_ROWS = 16  # ... and tall enough that few nodes are shared with a neighbour
 
 
 class Tile(NamedTuple):
-    """A rectangle of pixels, the rectangle of nodes around it, and the two matrices that interpolate between them."""
+    """A rectangle of pixels, the rectangle of nodes around it, and the two matrices that interpolate between them.
+
+    Its P pixels are M in each of its R rows: all W columns, or those that `only` took.
+    """
 
     pixels: tuple[slice, slice]
     nodes: tuple[slice, slice]
     Y_Rr: Tensor
-    X_Wc: Tensor
+    X_Mc: Tensor  # one matrix for all rows, or [R, M, c]
+    column_RM: Tensor | None = None  # where the M pixels of a row are; None: at 0 .. W - 1
+
+    def only(self, valid_RW: Tensor) -> "Tile | None":
+        """The part of a tile that has its valid pixels: of each row as many as the fullest one has, the valid ones first.
+
+        None where nothing is valid. Looks at values, so a GPU would have to be waited for.
+        """
+        most = int(valid_RW.sum(1).amax())
+        if most == 0:
+            return None
+        column_RM = valid_RW.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
+        return self._replace(X_Mc=self.X_Mc[column_RM], column_RM=column_RM)
 
     def enlarge(self, x_rcX: Tensor) -> Tensor:
         """Node values to pixel values, [P, X]."""
         x_RcX = (self.Y_Rr @ x_rcX.flatten(1)).unflatten(1, x_rcX.shape[1:])
-        return (self.X_Wc @ x_RcX).flatten(0, 1)
+        return (self.X_Mc @ x_RcX).flatten(0, 1)
 
     def adjoint(self, x_PX: Tensor) -> Tensor:
         """The transpose of `enlarge`: pixel values to node values, [r, c, X]."""
-        x_RcX = self.X_Wc.T @ x_PX.unflatten(0, (len(self.Y_Rr), -1))
+        x_RcX = self.X_Mc.mT @ x_PX.unflatten(0, (len(self.Y_Rr), -1))
         return (self.Y_Rr.T @ x_RcX.flatten(1)).unflatten(1, x_RcX.shape[1:])
 
     def nodes_of(self, x_Xhw: Tensor, dtype: torch.dtype) -> Tensor:
@@ -38,7 +53,10 @@ class Tile(NamedTuple):
 
     def pixels_of(self, x_XHW: Tensor, dtype: torch.dtype) -> Tensor:
         """One image's map at the tile's pixels, channels last: [P, X]."""
-        return x_XHW[(slice(None), *self.pixels)].permute(1, 2, 0).flatten(0, 1).to(dtype)
+        x_RMX = x_XHW[(slice(None), *self.pixels)].permute(1, 2, 0)
+        if self.column_RM is not None:
+            x_RMX = x_RMX.take_along_dim(self.column_RM[:, :, None], dim=1)
+        return x_RMX.flatten(0, 1).to(dtype)
 
 
 class Axis(NamedTuple):
@@ -84,6 +102,6 @@ class Plan(NamedTuple):
         """Every tile of every image, with the image's index."""
         y, x = (Axis.between(*ends, embed_BDhw, dtype) for ends in zip(size, embed_BDhw.shape[2:], strict=True))
         for rows, node_rows, Y_Rr in y.cut(self.rows):
-            for columns, node_columns, X_Wc in x.cut(self.columns):
-                tile = Tile((rows, columns), (node_rows, node_columns), Y_Rr, X_Wc)
+            for columns, node_columns, X_Mc in x.cut(self.columns):
+                tile = Tile((rows, columns), (node_rows, node_columns), Y_Rr, X_Mc)
                 yield from ((b, tile) for b in range(len(embed_BDhw)))
