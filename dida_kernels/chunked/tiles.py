@@ -27,7 +27,7 @@ class Tile(NamedTuple):
     column_RM: Tensor | None = None  # where the M pixels of a row are; None: at 0 .. W - 1
 
     def only(self, valid_RW: Tensor) -> "Tile | None":
-        """The part of a tile that has its valid pixels: of each row as many as the fullest one has, the valid ones first.
+        """The part of a tile with its valid pixels: of each row as many as the fullest one has, the valid ones first.
 
         None where nothing is valid. Looks at values, so a GPU would have to be waited for.
         """
