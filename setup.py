@@ -41,8 +41,9 @@ class BuildExtension(build_ext):
     def finalize_options(self):
         super().finalize_options()
         if self.inplace and self.extensions:
-            # What was built against another torch is not up to date, however new it is.
-            self.build_lib = self.build_temp = os.path.join("build", f"torch-{_torch().__version__}")
+            # What was built against another torch, or with another CUDA or none, is not up to date, however new it is.
+            cuda = _release(_cuda_compiler()) if _cuda_compiler() else "none"
+            self.build_lib = self.build_temp = os.path.join("build", f"torch-{_torch().__version__}-cuda-{cuda}")
 
     def build_extension(self, extension):
         kernels = [source for source in extension.sources if source.endswith(".cu")]
@@ -66,14 +67,14 @@ def extension() -> Extension:
         raise WithoutExtension("DIDA_BUILD=0")
     torch = _torch()
     _find_compiler()
-    nvcc = _nvcc() if torch.version.cuda else None
+    nvcc = _cuda_compiler()
     home = Path(torch.__file__).parent
     # A team of threads of torch's own: its headers ask for OpenMP, its library brings the runtime.
     parallel = ["-fopenmp"] if sys.platform == "linux" and torch.backends.openmp.is_available() else []
     built = Extension(
         "dida_kernels._C",
         sources=["csrc/ops.cpp", "csrc/bank_update_cpu.cpp"],
-        depends=sorted(str(path) for path in Path("csrc").glob("*.h")),
+        depends=sorted(str(path) for path in Path("csrc").glob("*.*")),  # of .cu files setuptools knows nothing else
         language="c++",
         define_macros=[
             ("DIDA_TORCH", f'"{torch.__version__}"'),
@@ -117,6 +118,11 @@ def _find_compiler() -> None:
     if fallback is None:
         raise WithoutExtension(f"there is no C++ compiler ({chosen or 'c++'} not found)")
     os.environ["CC"] = os.environ["CXX"] = fallback
+
+
+def _cuda_compiler() -> str | None:
+    """An nvcc, where torch has CUDA too."""
+    return _nvcc() if _torch().version.cuda else None
 
 
 def _nvcc() -> str | None:
