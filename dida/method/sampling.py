@@ -94,7 +94,10 @@ def build_select(selecting: str, *, classes: int, boundary_classes: int, cluster
 
 
 def _centre(embed_BDhw: Tensor, label_BHW: Tensor, off_edge_BHW: Tensor, clusters: int, rng: StepRandom) -> Tensor:
-    """Pixels of the largest of `clusters` K-means clusters of each class's pixels off the boundary, [B, H, W] bool."""
+    """Pixels of the largest of `clusters` K-means clusters of each class's pixels off the boundary, [B, H, W] bool.
+
+    Clusters are those of the nodes; a pixel takes part if the node it lies on is of its class and in the largest one.
+    """
     inside_BHW = off_edge_BHW & (label_BHW != IGNORE)
     if clusters == 1:  # one cluster is all of them: its centre is the mean
         return inside_BHW
@@ -102,10 +105,9 @@ def _centre(embed_BDhw: Tensor, label_BHW: Tensor, off_edge_BHW: Tensor, cluster
     node_label = torch.where(inside_BHW, label_BHW, IGNORE).float()[:, None]
     label_M = F.interpolate(node_label, size=size, mode="nearest-exact").flatten().long()
     largest_M = _largest_cluster(embed_BDhw.permute(0, 2, 3, 1).flatten(0, 2).float(), label_M, clusters, rng)
-    largest = F.interpolate(
-        largest_M.view(len(embed_BDhw), 1, *size).float(), size=label_BHW.shape[-2:], mode="nearest-exact"
-    )
-    return inside_BHW & (largest[:, 0] > 0)
+    chosen = torch.where(largest_M, label_M, IGNORE).view(len(embed_BDhw), 1, *size).float()
+    chosen_BHW = F.interpolate(chosen, size=label_BHW.shape[-2:], mode="nearest-exact")[:, 0].long()
+    return inside_BHW & (chosen_BHW == label_BHW)
 
 
 def _largest_cluster(x_MD: Tensor, label_M: Tensor, clusters: int, rng: StepRandom, rounds: int = 10) -> Tensor:

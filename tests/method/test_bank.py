@@ -124,6 +124,14 @@ def test_k_means_finds_the_larger_of_two_groups():
     assert torch.equal(chosen == 0, (torch.arange(8) < 5).expand(1, 8, 8))
 
 
+def test_k_means_takes_no_pixel_for_what_a_node_of_another_class_is_in():
+    label = (torch.arange(8) >= 4).long().expand(1, 8, 8).clone()
+    label[:, :, 0] = 1  # its nearest nodes lie on column 2, which is class 0
+    chosen, _ = build_select("km", classes=2, boundary_classes=9, clusters=2)(torch.ones(1, 2, 2, 2), label, rng())
+    assert (chosen[:, :, 0] == IGNORE).all()
+    assert torch.equal(chosen[:, :, 1:], label[:, :, 1:])
+
+
 def test_random_start_is_unit_vectors_and_counts_as_full():
     bank = InstanceBank(torch.tensor([0, 0, 1]), dim=8, classes=2)
     bank.fill_random(torch.Generator().manual_seed(0))
