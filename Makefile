@@ -36,6 +36,7 @@ bench: .venv/ready
 ## its target. It needs no .venv (PYTHON=python3), and where git does not travel DIDA_COMMIT=<hash>. After it, in turn:
 ##     python bench/step.py                                           the whole training step by stage, 5 minutes
 ##     python bench/tables.py --device cuda --jobs 8 --seeds 0-7 --split test --work runs/gpu --results bench/results/gpu
+##                                                                    this one needs the whole installation
 ##     python -m bench.gpu_report bench/results/<gpu> --readme README.md
 gpu-check:
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.gpu_check

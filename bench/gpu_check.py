@@ -17,6 +17,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -54,7 +55,7 @@ TESTS = {
     "tests/kernels/test_real_banks.py": (),
     "tests/kernels/test_fuzz.py": ("hypothesis",),
     "tests/engine/test_step_on_gpu.py": ("timm", "cv2", "safetensors"),
-    "tests/data/test_pairs.py::test_batches_arrive_on_the_device": ("cv2", "PIL"),
+    "tests/data/test_pairs.py::test_batches_arrive_on_the_device": ("cv2", "PIL", "tqdm"),
 }
 WORKERS = 12  # test processes; each has a context on the GPU of some 500 MB
 FOUND = 9  # exit status by which compute-sanitizer says that it found something
@@ -76,23 +77,25 @@ class Done(NamedTuple):
 
 def command(arguments: Sequence[str | Path], seconds: float, **environment: str) -> Done:
     start = time.monotonic()
-    try:
-        done = subprocess.run(
-            [str(x) for x in arguments],
-            cwd=ROOT,
-            env=os.environ | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=max(seconds, 1),
-            check=False,
-        )
-    except subprocess.TimeoutExpired as late:
-        said = late.output or b""
-        text = said if isinstance(said, str) else said.decode(errors="replace")
-        return Done(None, f"{text}\nended after {seconds:.0f} s", time.monotonic() - start)
-    return Done(done.returncode, done.stdout, time.monotonic() - start)
+    with subprocess.Popen(
+        [str(x) for x in arguments],
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,  # so that what it started ends with it, and no bench is timed beside a left-over
+    ) as process:
+        try:
+            output, status = process.communicate(timeout=max(seconds, 1))[0], process.returncode
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            output, status = f"{process.communicate()[0]}\nended after {seconds:.0f} s", None
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return Done(status, output, time.monotonic() - start)
 
 
 # ---- what must be here ---------------------------------------------------------------------------------------------
@@ -168,7 +171,7 @@ def needing_a_gpu(skipped: Mapping[str, int]) -> dict[str, int]:
 
 
 def sanitizer(seconds: float) -> dict[str, Any]:
-    """Per tool and op "clean" or what was found; or `why` nothing was watched."""
+    """Per tool and op "clean" or what was found; `why` some or all were not watched to their end."""
     until = time.monotonic() + seconds
     tool = shutil.which("compute-sanitizer") or shutil.which("/usr/local/cuda/bin/compute-sanitizer")
     if tool is None:
@@ -183,11 +186,10 @@ def sanitizer(seconds: float) -> dict[str, Any]:
     pairs = [(kind, op) for kind in TOOLS for op in OPS]
     with ThreadPoolExecutor(len(OPS)) as pool:  # most of a run is importing torch
         runs = pool.map(lambda pair: watch(pair[0], [sys.executable, "-m", "tests.kernels.sanitized", pair[1]]), pairs)
-        found = {
-            f"{kind} {op}": "clean" if run.status == 0 else run.tail
-            for (kind, op), run in zip(pairs, runs, strict=True)
-        }
-    return {"why": None, "found": found}
+        done = {f"{kind} {op}": run for (kind, op), run in zip(pairs, runs, strict=True)}
+    found = {name: "clean" if run.status == 0 else run.tail for name, run in done.items() if run.status in (0, FOUND)}
+    unwatched = [f"{name} was not watched to its end: {done[name].tail}" for name in done if name not in found]
+    return {"why": "\n".join(unwatched) or None, "found": found}
 
 
 def blind(watch: Callable[[str, Sequence[str | Path]], Done]) -> str | None:

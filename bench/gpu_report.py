@@ -119,7 +119,8 @@ def _failures(agreement: dict) -> float | None:
 
 
 def _dirty(sanitizer: dict) -> float | None:
-    return None if sanitizer["why"] else sum(said != "clean" for said in sanitizer["found"].values())
+    findings = sum(said != "clean" for said in sanitizer["found"].values())
+    return None if sanitizer["why"] and not findings else findings
 
 
 def _skipped(agreement: dict) -> float | None:

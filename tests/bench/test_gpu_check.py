@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import dida_kernels
-from bench import gpu_check, kernels, record
+from bench import gpu_check, gpu_report, kernels, record
 from bench.gpu_check import Done
 from tests.kernels import sanitized
 
@@ -119,13 +119,18 @@ def test_a_finding_of_the_sanitizer_is_kept(monkeypatch):
 
     def command(arguments, seconds, **environment):
         assert environment == {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-        dirty = arguments[2] == "racecheck" and arguments[-1] == "gather"
-        return Done(gpu_check.FOUND if dirty else 0, "a hazard" if dirty else "", 1.0)
+        ended = {("racecheck", "gather"): Done(gpu_check.FOUND, "a hazard", 1.0)}
+        ended[("memcheck", "scatter")] = Done(None, "ended after 10 s", 10.0)
+        return ended.get((arguments[2], arguments[-1]), Done(0, "", 1.0))
 
     monkeypatch.setattr(gpu_check, "command", command)
-    found = gpu_check.sanitizer(10)["found"]
+    said = gpu_check.sanitizer(10)
+    found = said["found"]
     assert {what: said for what, said in found.items() if said != "clean"} == {"racecheck gather": "a hazard"}
-    assert len(found) == len(gpu_check.TOOLS) * len(dida_kernels.OPS)
+    assert len(found) == len(gpu_check.TOOLS) * len(dida_kernels.OPS) - 1
+    assert said["why"] == "memcheck scatter was not watched to its end: ended after 10 s"  # no finding, and not clean
+    assert gpu_report._dirty(said) == 1
+    assert gpu_report._dirty({"why": said["why"], "found": {}}) is None
 
 
 @pytest.mark.parametrize("op", dida_kernels.OPS)
@@ -154,8 +159,12 @@ def test_an_op_whose_bench_crashes_takes_no_other_with_it(monkeypatch, tmp_path)
 
 
 def test_a_command_that_takes_too_long_is_ended():
-    done = gpu_check.command([sys.executable, "-c", "import time; print('begun', flush=True); time.sleep(60)"], 1)
+    """And so is what it started: communicate() would wait for a grandchild that holds the pipe."""
+    sleep = "import time; time.sleep(60)"
+    sleeper = f"import subprocess; print('begun', flush=True); subprocess.run(['{sys.executable}', '-c', '{sleep}'])"
+    done = gpu_check.command([sys.executable, "-c", sleeper], 5)
     assert done.status is None
+    assert "begun" in done.output
     assert done.seconds < 30
 
 
