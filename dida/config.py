@@ -140,7 +140,7 @@ class InstanceConfig:
     selecting: Literal["bps", "avg", "km", "rs", "off"] = "bps"
     """Pixels that make a class's vector: boundary and interior, all, a K-means centre, one at random; off: no bank."""
     clusters: int = 1
-    """K-means clusters per class for `km`; 1 is the mean of the interior."""
+    """K-means clusters of each class's interior, for `bps` and `km`: the largest one counts; 1 is all of it."""
     boundary_classes: int = 2
     """Distinct classes in the 3x3 window that make a boundary pixel (Algorithm 1 prints 3)."""
     bank_momentum: float = 0.999
@@ -209,8 +209,19 @@ class Config:
                 f"--ignore-top {self.teach.ignore_top} and --ignore-bottom {self.teach.ignore_bottom} leave no row: "
                 "they are 512ths of the crop"
             )
-        if self.method == "oracle" and not self.data.src.startswith(self.data.tgt):
+        if self.method == "oracle" and self.data.src not in (self.data.tgt, f"{self.data.tgt}-oracle"):
             raise ValueError(f"--method oracle learns from --tgt {self.data.tgt}, so --src cannot be {self.data.src}")
+        self._check_bank()
+
+    def _check_bank(self) -> None:
+        asked = [name for name, off in _ASKS_THE_BANK.items() if getattr(self.bank, name) != off]
+        if asked and self.bank.bank_start >= self.optim.steps:
+            raise ValueError(
+                f"--bank-start {self.bank.bank_start}: a run of --steps {self.optim.steps} ends before its bank is used"
+            )
+        if asked and self.bank.selecting == "off" and self.bank.bank_init == "source":
+            used = " and ".join(f"{_flag(name)} {getattr(self.bank, name)}" for name in asked)
+            raise ValueError(f"--selecting off: nothing fills the bank that {used} would ask")
         if self.bank.selecting != "off" and self.bank.bank_init == "source":
             if not 0 < self.bank.bank_fill <= self.bank.bank_start:
                 raise ValueError(
@@ -227,6 +238,7 @@ SHARES = {
     "rare_class_crop_share", "max_class_share", "teacher_momentum", "threshold", "jitter_chance", "blur_chance", "phi",
     "instance_phi", "bank_momentum",
 }  # fmt: skip
+_ASKS_THE_BANK = {"instance_loss": "off", "regenerate_semantic": "none"}
 MAY_CHANGE = {"data_root", "workers", "device", "log_every", "panel_every", "save_every"}  # on --resume
 
 

@@ -106,12 +106,22 @@ def test_src_size_of_synthia_keeps_the_whole_picture():
         (["--src-size", "1280"], "--src-size: expected WIDTHxHEIGHT"),
         (["--ignore-bottom", "500"], "leave no row: they are 512ths"),
         (["--method", "oracle", "--src", "gta5"], "--src cannot be gta5"),
+        (["--method", "oracle", "--tgt", "folder:a", "--src", "folder:ab"], "--src cannot be folder:ab"),
+        (["--steps", "1500"], "--bank-start 1500: a run of --steps 1500 ends before its bank is used"),
+        (["--selecting", "off"], "nothing fills the bank that --instance-loss image and --regenerate-semantic smooth"),
+        (["--method", "daformer", "--instance-loss", "image"], "nothing fills the bank that --instance-loss image"),
         (["--bank-fill", "2000"], "--bank-fill 2000: the steps that fill the bank come before --bank-start 1500"),
     ],
 )
 def test_values_no_run_could_mean_are_refused(args, message):
     with pytest.raises(SystemExit, match=message):
         recipes.from_command_line(args)
+
+
+def test_a_method_without_a_bank_asks_for_no_steps_of_it():
+    assert recipes.from_command_line(["--method", "daformer", "--steps", "10"]).optim.steps == 10
+    random = ["--bank-init", "random", "--selecting", "off"]  # a bank that stays what it was is one
+    assert recipes.from_command_line(random).bank.selecting == "off"
 
 
 def test_an_unknown_option_suggests_the_nearest(capsys):
