@@ -22,7 +22,6 @@ from dida.config import Config, from_dict, parse_size
 
 if TYPE_CHECKING:  # imported where they are used, so that --help answers at once
     import numpy as np
-    import torch
     from torch import nn
 
     from dida.evaluate import Evaluation, Look, Scores
@@ -75,6 +74,8 @@ class Options:
             raise ValueError("--json and --save-predictions are for scores; --images has no labels and writes to --out")
         if self.images is None and self.out is not None:
             raise ValueError("--out is where --images go; did you mean --save-predictions?")
+        if self.stride and not self.window:
+            raise ValueError("--stride is the way from one --window to the next, and none was asked for")
         if self.size is not None:
             parse_size(self.size, option="--size")
 
@@ -108,9 +109,10 @@ def main(options: Options) -> None:
 
 def load(run: Path, device: str) -> Trained:
     """Student and teacher of the newest checkpoint. Raises FileNotFoundError or ValueError."""
+    from dida.command import find_device
     from dida.data.classes import CLASSES
     from dida.models.segmentor import Segmentor
-    from dida.state import latest, load_checkpoint
+    from dida.state import latest, load_checkpoint, load_weights
 
     where = find_device(device)
     path = latest(run)
@@ -120,28 +122,10 @@ def load(run: Path, device: str) -> Trained:
     networks = {}
     for name in NETWORKS:
         network = Segmentor(model.backbone, CLASSES, model.embed_dim, model.drop_path)
-        try:
-            network.load_state_dict(checkpoint[name])
-        except RuntimeError as error:
-            some = "\n".join(str(error).splitlines()[1:4])  # a line per tensor, of which there may be hundreds
-            raise ValueError(
-                f"{path}: the {name}'s weights do not fit the network of its own config ({model.backbone}, embed_dim "
-                f"{model.embed_dim}), e.g.\n{some}"
-            ) from error
+        expected = f"the network of its own config, {model.backbone} with embed_dim {model.embed_dim}"
+        load_weights(network, checkpoint[name], source=f"{path}, {name}", expected=expected)
         networks[name] = network.to(where)
     return Trained(path, checkpoint["step"], config, networks)
-
-
-def find_device(name: str) -> "torch.device":
-    """auto is the GPU if there is one. Raises ValueError for a device that is not there."""
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # the latter from a PyTorch without CUDA
-        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
 
 
 def score_domain(options: Options, trained: Trained, look: "Look") -> None:
@@ -322,9 +306,9 @@ def cli(args: list[str]) -> None:
     try:
         main(options)
     except (FileNotFoundError, ValueError) as error:
-        # An error out of a loading process carries that process's traceback; its last line is the error itself.
-        message = str(error).strip()
-        sys.exit(f"eval.py: {message.splitlines()[-1] if 'Original Traceback' in message else message}")
+        from dida.command import reason
+
+        sys.exit(f"eval.py: {reason(error)}")
 
 
 if __name__ == "__main__":

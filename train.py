@@ -38,7 +38,7 @@ def train(config: Config, state: TrainState, method: Method, pairs: Pairs, devic
     from dida.run import Meter, Run, Signals
     from dida.step import train_step
 
-    run = Run.resume(config.resume, state.step) if config.resume else Run.start(config)
+    run = Run.resume(config, state.step) if config.resume else Run.start(config)
     print(f"run folder {run.folder}", flush=True)
     signals, meter = Signals(), Meter(run.folder)
     stream = batches(
@@ -80,6 +80,7 @@ def assemble(config: Config) -> tuple[TrainState, Method, Pairs, torch.device]:
     """The one place where the config meets classes: state, method, data and device of a run."""
     import torch
 
+    from dida.command import find_device
     from dida.data.classes import CLASSES, THINGS
     from dida.method import build_method
     from dida.method.bank import InstanceBank
@@ -88,8 +89,7 @@ def assemble(config: Config) -> tuple[TrainState, Method, Pairs, torch.device]:
     from dida.optim import build_optimizer, build_schedule
     from dida.state import TrainState, latest, load_checkpoint
 
-    name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name if config.run.device == "auto" else config.run.device)
+    device = find_device(config.run.device)
     pairs, pixels_C = build_pairs(config)
     torch.manual_seed(config.run.seed)
     student, imagenet = build_networks(config, device)
@@ -123,7 +123,7 @@ def build_networks(config: Config, device: torch.device) -> tuple[torch.nn.Modul
     from dida.data.classes import CLASSES
     from dida.models.pretrained import load_backbone
     from dida.models.segmentor import Segmentor
-    from dida.state import latest, load_checkpoint
+    from dida.state import latest, load_checkpoint, load_weights
 
     student = Segmentor(config.model.backbone, CLASSES, config.model.embed_dim, config.model.drop_path)
     print(load_backbone(student.backbone, config.model.backbone, config.model.weights), flush=True)
@@ -132,8 +132,10 @@ def build_networks(config: Config, device: torch.device) -> tuple[torch.nn.Modul
         imagenet = copy.deepcopy(student.backbone).to(device)
     elif config.teach.feature_weight > 0:
         print("feature distance off: with --weights none there are no ImageNet features to stay close to", flush=True)
-    if config.model.init:
-        student.load_state_dict(load_checkpoint(latest(config.model.init))["student"])
+    if config.model.init and not config.resume:  # a resumed run has weights of its own
+        start = latest(config.model.init)
+        expected = f"{config.model.backbone} with --embed-dim {config.model.embed_dim}"
+        load_weights(student, load_checkpoint(start)["student"], source=f"--init {start}", expected=expected)
     return student.to(device).train(), imagenet
 
 
@@ -189,8 +191,10 @@ def command_line(args: list[str]) -> Config:
         return recipes.from_command_line(args)
     try:
         saved = from_dict(json.loads((Path(resume) / "config.json").read_text()))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         sys.exit(f"train.py: --resume {resume}: no run folder, there is no config.json in it")
+    except ValueError as error:
+        sys.exit(f"train.py: --resume {resume}: {error}")
     config = read(args, saved, "train.py")
     before, after = flat(saved), flat(config)
     if other := {name for name in before if before[name] != after[name]} - MAY_CHANGE - {"resume"}:
@@ -212,13 +216,14 @@ def main(args: list[str]) -> None:
     except (OSError, ValueError) as error:  # data, weights or options that do not fit
         sys.exit(f"train.py: {error}")
 
+    from dida.command import reason
     from dida.data.image_file import ImageFileError
     from dida.run import NonFiniteLoss
 
     try:
         train(config, *parts)
     except (FileExistsError, ImageFileError, NonFiniteLoss) as error:
-        sys.exit(f"train.py: {error}")
+        sys.exit(f"train.py: {reason(error)}")
 
 
 if __name__ == "__main__":

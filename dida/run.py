@@ -8,6 +8,7 @@ runs/<date>_<method>_<src>2<tgt>_<backbone>_s<seed>/
     checkpoints/ panels/  (written by dida.state and dida.panel)
 """
 
+import dataclasses
 import json
 import math
 import os
@@ -69,19 +70,18 @@ class Run:
         return cls(folder, to_dict(config))
 
     @classmethod
-    def resume(cls, folder: Path, step: int) -> "Run":
-        """Reopen a run that goes on after `step` finished steps; what was logged later is forgotten.
+    def resume(cls, config: Config, step: int) -> "Run":
+        """Reopen the run `config.resume` to go on after `step` finished steps; what was logged later is forgotten.
 
-        If that checkpoint was due at a log step, the log ends as an uninterrupted run's; after a signal it keeps the
-        line of the step at which the run stopped. Raises FileNotFoundError if there is no config.json.
+        Its config.json is written anew: the data may lie elsewhere now. If that checkpoint was due at a log step, the
+        log ends as an uninterrupted run's; after a signal it keeps the line of the step at which the run stopped.
         """
-        try:
-            config = json.loads((folder / "config.json").read_text())
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{folder}: no run folder, there is no config.json in it") from error
+        folder = config.resume
+        options = to_dict(dataclasses.replace(config, resume=None))
+        _write_json(folder / "config.json", options)
         _write_json(folder / f"environment_from_step_{step:06d}.json", environment())
         _cut_after(folder / "metrics.jsonl", step)
-        return cls(folder, config, purge_step=step + 1)
+        return cls(folder, options, purge_step=step + 1)
 
     def log(self, step: int, scalars: dict[str, float]) -> None:
         """Append to metrics.jsonl and TensorBoard; on disk when it returns."""

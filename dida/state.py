@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -101,6 +101,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if found != FORMAT:
         raise ValueError(f"{path}: expected a DIDA checkpoint of format {FORMAT}, found {found!r}")
     return checkpoint
+
+
+def load_weights(network: nn.Module, weights: dict[str, Tensor], *, source: str, expected: str) -> None:
+    """Fill a network. Raises ValueError for weights of another one, saying where they are from and what is expected."""
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        some = "\n".join(str(error).splitlines()[1:4])  # a line per tensor, of which there may be hundreds
+        raise ValueError(f"{source}: not the weights of {expected}, e.g.\n{some}") from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -188,12 +188,13 @@ def test_what_a_user_can_put_right_is_one_message(run, config, tmp_path):
     assert "no checkpoint" in refusal(tmp_path / "empty")
     assert "format 1, found 2" in refusal(write_checkpoint(tmp_path / "future.pt", config, format=2))
     other = write_checkpoint(tmp_path / "other.pt", changed(config, embed_dim=32))
-    assert "the student's weights do not fit" in refusal(other)
+    assert "student: not the weights of the network of its own config" in refusal(other)
     assert len(refusal(other).splitlines()) < 5  # of the hundreds of tensors, a few will do
     from_the_future = {"config": to_dict(config) | {"magic": 1}}
     assert "unknown options ['magic']" in refusal(write_checkpoint(tmp_path / "x.pt", config, **from_the_future))
     assert "no domain is called 'mars'" in refusal(run, "--tgt", "mars")
     assert "--size" in refusal(run, "--size", "big")
+    assert "none was asked for" in refusal(run, "--stride", "8")
     assert "--device cuda:99" in refusal(run, "--device", "cuda:99")
     assert "no picture there" in refusal(run, "--images", tmp_path / "empty")
     assert "--json" in refusal(run, "--images", tmp_path, "--json", tmp_path / "x.json")

@@ -148,19 +148,31 @@ def test_a_non_finite_loss_stops_the_run_and_names_its_samples(data, tmp_path):
         (["--src", "gta6"], ["no domain is called 'gta6'"]),
         (["--backbone", "mit_b7"], ["no backbone 'mit_b7'", "mit_b5"]),
         (["--weights", "nowhere.pth"], ["nowhere.pth"]),
+        (["--device", "cuda:99"], ["--device cuda:99: "]),
+        (["--init", "{other}"], ["not the weights of mit_b0 with --embed-dim 16"]),
         (["--resume", "{empty}"], ["no config.json in it"]),
+        (["--resume", "{other}"], ["no config.json in it"]),
+        (["--resume", "{future}"], ["unknown options ['magic']"]),
+        (["--data-root", "{broken}", "--workers", "1"], ["train.py: {broken}/gta/images/00001.png: not a readable"]),
         (["--out", "{full}"], ["never overwritten"]),
     ],
 )
 def test_what_a_user_can_put_right_is_one_message(data, tmp_path, args, parts):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "something").touch()
-    places = {"empty": tmp_path / "none", "full": tmp_path / "full"}
-    done = run(*SMALL, "--data-root", data, *(arg.format(**places) for arg in args))
+    (tmp_path / "future").mkdir()
+    (tmp_path / "future" / "config.json").write_text('{"magic": 1}')
+    torch.save({"format": 1, "student": {"weight": torch.ones(1)}}, tmp_path / "other")
+    if "{broken}" in args:
+        make_gta(tmp_path / "broken", 1)
+        make_cityscapes(tmp_path / "broken", (128, 64), labelled=(), train=1)
+        (tmp_path / "broken" / "gta" / "images" / "00001.png").write_bytes(b"no picture")
+    places = {name: tmp_path / name for name in ("empty", "full", "future", "other", "broken")}
+    done = run(*SMALL, "--data-root", data, "--out", tmp_path / "run", *(arg.format(**places) for arg in args))
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
     for part in parts:
-        assert part in done.stderr
+        assert part.format(**places) in done.stderr
 
 
 def test_resume_refuses_other_options(data, tmp_path):

@@ -1,0 +1,19 @@
+"""What train.py and eval.py share: the device that is asked for, and one message for what a user can put right."""
+
+import torch
+
+
+def find_device(name: str) -> torch.device:
+    """auto is the GPU if there is one. Raises ValueError for a device that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # the latter from a PyTorch without CUDA
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
+
+
+def reason(error: Exception) -> str:
+    """What an error says, without the traceback that one out of a loading process carries in its message."""
+    message = str(error).strip()
+    return message.splitlines()[-1] if "Original Traceback" in message else message
