@@ -4,14 +4,16 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 WARMUP_FLOOR = 1e-6  # share of the learning rate at step 0
 
 
 def build_optimizer(model: nn.Module, *, lr: float, head_lr_factor: float, weight_decay: float) -> AdamW:
     """Three groups: encoder, encoder norms (no decay), head (`head_lr_factor` times the rate, decayed throughout)."""
+    norms = {id(p) for module in model.modules() if isinstance(module, NORMS) for p in module.parameters(recurse=False)}
     groups: dict[str, list[nn.Parameter]] = {"encoder": [], "norm": [], "head": []}
     for name, parameter in model.named_parameters():
-        group = "head" if name.startswith("decode_head.") else "norm" if "norm" in name else "encoder"
+        group = "head" if name.startswith("decode_head.") else "norm" if id(parameter) in norms else "encoder"
         groups[group].append(parameter)
     return AdamW(
         [

@@ -19,6 +19,17 @@ def test_groups_of_mit_b5_are_the_baselines():
     assert [groups[n]["lr"] for n in ("encoder", "norm", "head")] == pytest.approx([6e-5, 6e-5, 6e-4])
 
 
+@pytest.mark.parametrize("backbone", ["resnet18", "convnext_atto"])
+def test_norms_of_other_backbones_do_not_decay_whatever_they_are_called(backbone):
+    with torch.device("meta"):
+        model = Segmentor(backbone)
+    norm = build_optimizer(model, lr=1.0, head_lr_factor=1, weight_decay=0.01).param_groups[1]
+    decayed = {id(p) for p in model.backbone.parameters()} - {id(p) for p in norm["params"]}
+    layers = [m for m in model.backbone.modules() if isinstance(m, (nn.BatchNorm2d, nn.LayerNorm))]
+    assert len(norm["params"]) == 2 * len(layers) > 20
+    assert not decayed & {id(m.weight) for m in layers}
+
+
 @pytest.mark.parametrize(
     "i, rate",
     [
