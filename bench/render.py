@@ -56,7 +56,7 @@ def _caption(found: Comparison) -> str:
         + f"mIoU over {benchmark.classes} classes in percent on {found.setting.split} ({images} images), student of "
         f"the last checkpoint ({steps}), mean ± standard deviation over {len(seeds)} seed{'s' * (len(seeds) != 1)} "
         f"({_ranges(seeds)}). The difference to {compared} is paired by seed and comes with its 95 % t interval; it is "
-        "not resolved where that holds 0." + _warm_start(found)
+        "not resolved where that holds 0." + _warm_start(found) + (f" {benchmark.note}" if benchmark.note else "")
     )
 
 

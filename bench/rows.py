@@ -43,6 +43,7 @@ class Benchmark(NamedTuple):
     warm_steps: int  # source-only steps before all rows of a seed branch off; 0: every row starts from scratch
     branch_steps: int
     reported: str  # split; on another one choices are made
+    note: str = ""  # on what all its tables say
     own_val: str = ""  # a domain like the source, to see whether the warm start learnt the source at all
     stages: Mapping[str, Options] = field(default_factory=dict)
 
@@ -60,6 +61,7 @@ BENCHMARKS = {
         warm_steps=600,
         branch_steps=400,
         reported="test",
+        note="No network here starts from ImageNet weights, so DAFormer has no feature distance to them.",
         own_val="toy-gta5-val",
         # A branch starts from a trained student: a lower rate, and a bank that can be filled at once. Batches of two,
         # as in the paper, make it twice as fast, and there are hundreds of branches.

@@ -129,7 +129,8 @@ def test_options_of_the_bank_mean_nothing_where_there_is_none(setting):
     changed = dataclasses.replace(setting, extra="--bank-size 50 --phi 0.5")
     assert Training(changed, DAFORMER, 0).folder == Training(setting, DAFORMER, 0).folder
     assert Training(changed, DIDA, 0).folder != Training(setting, DIDA, 0).folder
-    unfed = dataclasses.replace(DIDA, options={"method": "dida", "selecting": "off"})  # its bank is there all the same
+    unfed = {"method": "dida", "selecting": "off", "bank_init": "random"}  # its bank is there all the same
+    unfed = dataclasses.replace(DIDA, options=unfed)
     assert Training(changed, unfed, 0).folder != Training(setting, unfed, 0).folder
     scoring = put(setting, DAFORMER, 0, 50.0)
     put(setting, DAFORMER, 0, 50.0, options=scoring.training.options | {"bank_size": 50, "phi": 0.5})
