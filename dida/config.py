@@ -52,7 +52,7 @@ class ModelConfig:
     """The network."""
 
     backbone: str = "mit_b5"
-    """mit_b0 .. mit_b5, or any timm model that yields four stages (such as pvt_v2_b0)."""
+    """mit_b0 .. mit_b5, or a timm model with maps [B, C, h, w] at strides 4, 8, 16 and 32 (such as pvt_v2_b0)."""
     weights: str = "auto"
     """Encoder weights: auto (ImageNet weights from the hub), none, or a .pth/.safetensors file."""
     init: Path | None = None

@@ -66,7 +66,8 @@ def rare_classes(
     classes = np.array([c for c, found in enumerate(files) if len(found) > 0], dtype=np.int64)
     if len(classes) == 0:
         raise ValueError(
-            f"no label file has more than {min_pixels} pixels of any class: lower min_pixels for small images"
+            f"no label file has more than {min_pixels} pixels of any class: lower --rare-class-pixels for small "
+            "pictures, or leave rare classes alone with --no-rare-class-sampling"
         )
     if dropped:
         _log.warning(
