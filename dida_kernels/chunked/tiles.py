@@ -102,6 +102,6 @@ class Plan(NamedTuple):
         """Every tile of every image, with the image's index."""
         y, x = (Axis.between(*ends, embed_BDhw, dtype) for ends in zip(size, embed_BDhw.shape[2:], strict=True))
         for rows, node_rows, Y_Rr in y.cut(self.rows):
-            for columns, node_columns, X_Mc in x.cut(self.columns):
-                tile = Tile((rows, columns), (node_rows, node_columns), Y_Rr, X_Mc)
+            for columns, node_columns, X_Wc in x.cut(self.columns):
+                tile = Tile((rows, columns), (node_rows, node_columns), Y_Rr, X_Wc)
                 yield from ((b, tile) for b in range(len(embed_BDhw)))
