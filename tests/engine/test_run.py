@@ -165,6 +165,7 @@ def test_progress_is_one_readable_line(tmp_path):
 def test_the_first_signal_is_remembered_and_the_second_acts():
     before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a shell
         signals = Signals()
         assert signals.caught is None
         os.kill(os.getpid(), signal.SIGINT)
