@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.paper import CLASS_IOU
-from bench.rows import DIDA, TABLES, WARM, Row, Table
+from bench.rows import TABLES, WARM, Row, Table
 from bench.statistics import GROUPS, Paired, Spread, paired, spread
 from bench.trainings import Scoring, Setting, Training
 
@@ -94,7 +94,7 @@ class Comparison:
 
 def collect(name: str, setting: Setting, seeds: Sequence[int]) -> Comparison:
     """The records of a table. Raises ValueError if there is none."""
-    found = {row.name: _records(setting, row, seeds) for row in (*rows_of(name, setting), DIDA, WARM)}
+    found = {row.name: _records(setting, row, seeds) for row in (*rows_of(name, setting), WARM)}
     lines = tuple(_lines(name, setting, found))
     warm = found[WARM.name] if setting.benchmark.warm_steps else {}
     stale = tuple(
@@ -113,17 +113,17 @@ def collect(name: str, setting: Setting, seeds: Sequence[int]) -> Comparison:
 
 
 def rows_of(name: str, setting: Setting) -> tuple[Row, ...]:
-    """The rows of a table, with DIDA in front where they are compared with it and none of them is it."""
+    """The rows of a table, with the one that they are compared with in front where it is none of them."""
     table = TABLES[name]
-    if table.against == "dida" and not any(_is_dida(row, setting) for row in table.rows):
-        return (DIDA, *table.rows)
+    if table.against and not any(_same(row, table.against, setting) for row in table.rows):
+        return (table.against, *table.rows)
     return table.rows
 
 
 def _lines(name: str, setting: Setting, found: Mapping[str, dict[int, Record]]) -> Iterator[Line]:
     rows, above = rows_of(name, setting), None
-    if TABLES[name].against == "dida":
-        reference = next(row for row in rows if _is_dida(row, setting))
+    if common := TABLES[name].against:
+        reference = next(row for row in rows if _same(row, common, setting))
         above = Line(reference, found[reference.name])
         for row in rows:
             yield above if row == reference else Line(row, found[row.name], above)
@@ -134,9 +134,9 @@ def _lines(name: str, setting: Setting, found: Mapping[str, dict[int, Record]]) 
         yield line
 
 
-def _is_dida(row: Row, setting: Setting) -> bool:
-    """Whether a row spells out what DIDA's recipe has anyway."""
-    return Training(setting, row, 0).options == Training(setting, DIDA, 0).options
+def _same(row: Row, other: Row, setting: Setting) -> bool:
+    """Whether a row spells out what another one's recipe has anyway."""
+    return Training(setting, row, 0).options == Training(setting, other, 0).options
 
 
 def _records(setting: Setting, row: Row, seeds: Sequence[int]) -> dict[int, Record]:

@@ -50,7 +50,7 @@ def _caption(found: Comparison) -> str:
         steps += f", branched off {benchmark.warm_steps} shared ones on the source alone"
         if any(not line.row.warm for line in found.lines):
             steps += "; the oracle trains for as many from scratch"
-    compared = "DIDA as the recipe has it" if found.table.against == "dida" else "the row above"
+    compared = f"{found.table.against.label} as the recipe has it" if found.table.against else "the row above"
     return (
         ("**Toy numbers**, not to be compared with published ones. " if found.toy else "")
         + f"mIoU over {benchmark.classes} classes in percent on {found.setting.split} ({images} images), student of "

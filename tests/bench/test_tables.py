@@ -105,11 +105,12 @@ def test_rows_of_equal_options_share_a_run(setting):
     assert len(names) == len(set(names)) == 5  # two trainings, and one scoring for each of warm start and rows
 
 
-def test_dida_stands_in_front_where_no_row_is_it(setting):
+def test_what_rows_are_compared_with_stands_in_front_where_no_row_is_it(setting):
     odd = dataclasses.replace(setting, extra="--bank-size 77")
     assert rows_of("8b", odd)[0] in (DIDA, *TABLES["8b"].rows)
     assert rows_of("6", dataclasses.replace(setting, extra="--bank-momentum 0.7"))[0] == DIDA
     assert DIDA not in rows_of("6", setting)
+    assert rows_of("regeneration", setting) == (DAFORMER, *TABLES["5"].rows)
 
 
 # ---- what counts as finished ---------------------------------------------------------------------------------------
@@ -258,6 +259,16 @@ def test_an_ablation_is_compared_with_dida(setting):
     assert cells(text, "φ = 0.8")[3] == "0/2"
     assert [cells(text, f"φ = {phi}")[-1] for phi in (0, 0.8, 0.9, 0.95, 1)] == ["–", "70.2", "71.0", "70.3", "69.0"]
     assert "prints “fail” at φ = 0" in text
+
+
+def test_what_regeneration_adds_is_compared_with_daformer(setting):
+    for seed in range(2):
+        put(setting, DAFORMER, seed, 50.0 + seed)
+        put(setting, TABLES["5"].rows[2], seed, 51.5 + seed)
+    found = collect("regeneration", setting, range(8))
+    assert cells(summary(found), "DAFormer")[2] == "–"
+    assert cells(summary(found), "ẑ scaling, q̂ smoothing")[2:5] == ["+1.50 [+1.50, +1.50]", "2/2", "yes"]
+    assert "difference to DAFormer as the recipe has it" in summary(found)
 
 
 def test_real_tables_have_the_papers_classes_beside_ours(tmp_path):
