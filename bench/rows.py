@@ -129,7 +129,10 @@ TABLES = {
     ),
     "regeneration": Table(
         "What each regeneration adds to DAFormer (rows of Table V)",
-        _REGENERATIONS,
+        (
+            *_REGENERATIONS,
+            _dida("regenerate-scale-alone", "ẑ scaling, no L_ins", regenerate_semantic="scale", instance_loss="off"),
+        ),
         DAFORMER,
         "DAFormer is the same trainer with bank, L_ins and regeneration off; DIDA smooths ẑ and scales q̂.",
     ),

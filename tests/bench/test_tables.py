@@ -110,7 +110,7 @@ def test_what_rows_are_compared_with_stands_in_front_where_no_row_is_it(setting)
     assert rows_of("8b", odd)[0] in (DIDA, *TABLES["8b"].rows)
     assert rows_of("6", dataclasses.replace(setting, extra="--bank-momentum 0.7"))[0] == DIDA
     assert DIDA not in rows_of("6", setting)
-    assert rows_of("regeneration", setting) == (DAFORMER, *TABLES["5"].rows)
+    assert rows_of("regeneration", setting)[:5] == (DAFORMER, *TABLES["5"].rows)
 
 
 # ---- what counts as finished ---------------------------------------------------------------------------------------
