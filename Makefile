@@ -22,9 +22,9 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-## Compile every kernel for sm_80, sm_86 and sm_90 and hold it to bench/budgets (no GPU; UPDATE=1 rewrites them).
+## Compile every kernel for sm_80, sm_86 and sm_90 and hold it to its budget (no GPU; UPDATE=1 rewrites them).
 budget: .venv/ready
-	$(BIN)/python -m bench.budget $(if $(UPDATE),--update,--check)
+	$(BIN)/python -m bench.compiled.budget $(if $(UPDATE),--update,--check)
 
 ## Memory as the bank grows, and every operation against its equation.
 bench: .venv/ready
@@ -35,7 +35,7 @@ bench: .venv/ready
 ## On a machine with a GPU, at most 10 minutes: build, agreement tests, compute-sanitizer, benches, and each number against
 ## its target. It needs no .venv (PYTHON=python3), and where git does not travel DIDA_COMMIT=<hash>. After it, in turn:
 ##     python bench/step.py                                           the whole training step by stage, 5 minutes
-##     python bench/tables.py --device cuda --jobs 8 --seeds 0-7 --split test --work runs/gpu --results bench/results/gpu
+##     python -m bench.tables --device cuda --jobs 8 --seeds 0-7 --split test --work runs/gpu --results bench/results/gpu
 ##                                                                    this one needs the whole installation
 ##     python -m bench.gpu_report bench/results/<gpu> --readme README.md
 gpu-check:

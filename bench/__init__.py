@@ -1,1 +1,1 @@
-"""What the kernels cost: counted and compiled offline without a GPU, measured where there is one."""
+"""What operations and steps cost, what the compiler made of them, what trainings come to: measured, counted, drawn."""

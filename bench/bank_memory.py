@@ -19,27 +19,29 @@ of cuBLAS and cuDNN, about 0.5 GB.
 import argparse
 import copy
 import random
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-if not __package__:  # started by its path: this folder must not be searched, its statistics.py would hide Python's own
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+if not __package__:  # python bench/bank_memory.py
+    from by_path import start_again
+
+    start_again(__file__)
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 import dida_kernels
-from bench import launches, record
-from bench.meter import CUDA_BLOCK, Meter
+from bench import record
+from bench.compiled import launches
+from bench.meter import CUDA_BLOCK, TensorMeter
 from tests import cases
 from tests.cases import MAIN, Scene, resized
 
-SLOTS = (50, 100, 200, 300, 500, 1000, 3000, 10_000, 30_000, 100_000)
+BANK_SIZES = (50, 100, 200, 300, 500, 1000, 3000, 10_000, 30_000, 100_000)
 CARD = 24 << 30  # bytes of an RTX 3090 or 4090
 FORMS = ("paper", "stride4", "ours")
 CAPABILITY = 86  # of the fake GPU: that card's
@@ -77,16 +79,16 @@ class Inputs(NamedTuple):
 # ---- the branch ----------------------------------------------------------------------------------------------------
 
 
-def gather(form: str, x: Inputs, temperature: float) -> Tensor:
-    """The teacher phase: class_similarity."""
+def teacher_phase(form: str, x: Inputs, temperature: float) -> Tensor:
+    """class_similarity."""
     size = x.prior_BCHW.shape[2:] if form != "stride4" else x.teacher_BDhw.shape[2:]
     op = dida_kernels.class_similarity if form == "ours" else dida_kernels.class_similarity.reference
     arguments = (x.teacher_BDhw, x.bank_KD, x.label_K)
     return op(*arguments, classes=x.prior_BCHW.shape[1], temperature=temperature, size=tuple(size))
 
 
-def loss(form: str, x: Inputs, temperature: float) -> Tensor:
-    """The student phase: instance_loss, still without its backward."""
+def student_phase(form: str, x: Inputs, temperature: float) -> Tensor:
+    """instance_loss, still without its backward."""
     prior, valid = x.prior_BCHW, x.valid_BHW
     if form == "stride4":
         prior = F.adaptive_avg_pool2d(prior, x.student_BDhw.shape[2:])
@@ -107,17 +109,19 @@ def count_branch(form: str, scene: Scene, dtype: torch.dtype = torch.float32) ->
     with launches.recording(CAPABILITY):
         shapes = make_inputs(scene, dtype, "cuda")
     x = Inputs(*(torch.empty(t.shape, dtype=t.dtype, device="meta") for t in shapes))
-    with Meter(block=CUDA_BLOCK) as meter:
+    with TensorMeter(block=CUDA_BLOCK) as meter:
         x.student_BDhw.requires_grad_()
         return count_phases(form, x, scene.temperature, meter, Tensor.backward)
 
 
-def count_phases(form: str, x: Inputs, temperature: float, meter: Meter, backward: Callable[[Tensor], Any]) -> Branch:
+def count_phases(
+    form: str, x: Inputs, temperature: float, meter: TensorMeter, backward: Callable[[Tensor], Any]
+) -> Branch:
     meter.know(x)
     with meter.extra() as of_gather, torch.no_grad():
-        gather(form, x, temperature)
+        teacher_phase(form, x, temperature)
     with meter.extra() as of_loss:
-        gradient = backward(loss(form, x, temperature))
+        gradient = backward(student_phase(form, x, temperature))
     del gradient
     return Branch(of_gather(), of_loss())
 
@@ -137,8 +141,8 @@ def measure_branch(form: str, scene: Scene, dtype: torch.dtype = torch.float32) 
         return torch.cuda.max_memory_allocated() - before
 
     with torch.no_grad():
-        of_gather = peak(lambda: gather(form, x, scene.temperature))
-    return Branch(of_gather, peak(lambda: loss(form, x, scene.temperature).backward()))
+        of_gather = peak(lambda: teacher_phase(form, x, scene.temperature))
+    return Branch(of_gather, peak(lambda: student_phase(form, x, scene.temperature).backward()))
 
 
 def make_inputs(scene: Scene, dtype: torch.dtype, device: str) -> Inputs:
@@ -157,7 +161,7 @@ def count_rest(scene: Scene, backbone: str = "mit_b5") -> Rest:
     from dida.step import train_step
 
     state, method = build_step(scene, backbone)
-    meter, alive = Meter(block=CUDA_BLOCK), {}
+    meter, alive = TensorMeter(block=CUDA_BLOCK), {}
 
     def regenerate(seen, bank, *, step):
         alive["gather"] = meter.live
@@ -251,7 +255,7 @@ def slope(slots: list[int], peaks: list[int | None]) -> float:
     return (peak1 - peak0) / (k1 - k0)
 
 
-def survey(device: str, slots: tuple[int, ...] = SLOTS, scene: Scene = MAIN) -> dict[str, Any]:
+def survey_memory(device: str, slots: tuple[int, ...] = BANK_SIZES, scene: Scene = MAIN) -> dict[str, Any]:
     """Everything that the table and the plot show."""
     branch_of = measure_branch if device == "cuda" else count_branch
     rest = count_rest(scene)
@@ -262,10 +266,10 @@ def survey(device: str, slots: tuple[int, ...] = SLOTS, scene: Scene = MAIN) -> 
             branch = branch_of(form, at)
             peak = step_peak(rest, branch, bank_bytes(at))
             rows.append({"K": slots_K, "form": form, **branch._asdict(), "branch": branch.peak, "step": peak})
-    return {"card": CARD, "rest": rest._asdict(), "rows": rows, "forms": summary(rows)}
+    return {"card": CARD, "rest": rest._asdict(), "rows": rows, "forms": by_form(rows)}
 
 
-def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
+def by_form(rows: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
     """Per form: the K at which the card is full, by the branch alone and by the whole step, and bytes per slot."""
     result = {}
     for form in FORMS:
@@ -288,8 +292,8 @@ def count_loss(scene: Scene = MAIN) -> dict[str, dict[str, int]]:
         shapes = make_inputs(scene, torch.float32, "cuda")
     x = Inputs(*(torch.empty(t.shape, dtype=t.dtype, device="meta") for t in shapes))
     x.student_BDhw.requires_grad_()
-    with Meter() as meter:
-        loss("paper", x, scene.temperature).backward()
+    with TensorMeter() as meter:
+        student_phase("paper", x, scene.temperature).backward()
     moved = {("paper", torch.float32): meter.moved}
     for dtype in (torch.float32, torch.bfloat16):
         moved["ours", dtype] = launches.record_call("instance_loss", scene, dtype, CAPABILITY).moved
@@ -297,13 +301,13 @@ def count_loss(scene: Scene = MAIN) -> dict[str, dict[str, int]]:
         f"{form} {str(dtype).removeprefix('torch.')}": {
             "moved": moved[form, dtype],
             "peak": count_branch(form, scene, dtype).loss,
-            "peak_at_largest_K": count_branch(form, resized(scene, K=SLOTS[-1]), dtype).loss,
+            "peak_at_largest_K": count_branch(form, resized(scene, K=BANK_SIZES[-1]), dtype).loss,
         }
         for form, dtype in moved
     }
 
 
-def render(result: dict[str, Any]) -> str:
+def memory_report(result: dict[str, Any]) -> str:
     """The report in markdown; every number in it comes from `result`."""
     rows = result["rows"]
     by_K: dict[int, dict[str, dict[str, Any]]] = {}
@@ -336,7 +340,7 @@ def render(result: dict[str, Any]) -> str:
                     "form",
                     f"moved at K = {MAIN.K}, GB",
                     f"peak at K = {MAIN.K}, MB",
-                    f"peak at K = {SLOTS[-1]:,}, MB",
+                    f"peak at K = {BANK_SIZES[-1]:,}, MB",
                 ],
                 [
                     [
@@ -351,7 +355,7 @@ def render(result: dict[str, Any]) -> str:
     )
 
 
-def plot(result: dict[str, Any], path: Path) -> None:
+def plot_memory(result: dict[str, Any], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -362,9 +366,11 @@ def plot(result: dict[str, Any], path: Path) -> None:
         mine = [row for row in result["rows"] if row["form"] == form and row["step"] is not None]
         axes.plot([r["K"] for r in mine], [r["step"] / 2**30 for r in mine], "o-", color=colour, label=form)
     axes.axhline(result["card"] / 2**30, color="black", linewidth=1)
-    axes.annotate("24 GiB card", (SLOTS[0], result["card"] / 2**30 * 1.08))
+    axes.annotate("24 GiB card", (BANK_SIZES[0], result["card"] / 2**30 * 1.08))
     axes.axhline(result["rest"]["peak"] / 2**30, color="grey", linewidth=1, linestyle="--")
-    axes.annotate("step without the instance branch", (SLOTS[0], result["rest"]["peak"] / 2**30 * 0.82), color="grey")
+    axes.annotate(
+        "step without the instance branch", (BANK_SIZES[0], result["rest"]["peak"] / 2**30 * 0.82), color="grey"
+    )
     axes.set(xscale="log", yscale="log", xlabel="slots K of the bank", ylabel="peak memory of a training step, GiB")
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -386,12 +392,12 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
     kind = "cuda" if options.device == "cuda" else "counted"
-    folder = record.RESULTS / record.machine(kind)
-    result = {"header": record.header(kind), **survey(options.device), "loss": count_loss()}
+    folder = record.RESULTS_FOLDER / record.machine(kind)
+    result = {"header": record.header(kind), **survey_memory(options.device), "loss": count_loss()}
     record.write(options.json or folder / "bank_memory.json", result)
-    record.write(folder / "bank_memory.md", render(result) + "\n")
-    plot(result, options.plot or folder / "bank_memory.png")
-    print(render(result))
+    record.write(folder / "bank_memory.md", memory_report(result) + "\n")
+    plot_memory(result, options.plot or folder / "bank_memory.png")
+    print(memory_report(result))
 
 
 if __name__ == "__main__":

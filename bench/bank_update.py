@@ -9,11 +9,12 @@ stride 4 that training has, where the equation first enlarges. Writes bench/resu
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-if not __package__:  # started by its path: this folder must not be searched, its statistics.py would hide Python's own
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+if not __package__:  # python bench/bank_update.py
+    from by_path import start_again
+
+    start_again(__file__)
 
 import torch
 
@@ -26,7 +27,7 @@ from tests import cases
 from tests.cases import MAIN, Call, Scene, resized
 
 THREADS = (1, 2)
-OURS = "ours"
+_OURS = "ours"
 SCENES = {
     "image resolution": CPU_SCENES["bank_update"],
     "stride 4": resized(MAIN, hw=(64, 64), HW=(256, 256)),
@@ -50,7 +51,7 @@ def ways(scene: Scene) -> dict[str, Callable[[], Any]]:
         embed_BDhw = embed_BDhw.contiguous(memory_format=torch.channels_last)
     x = Prepared(Call((bank_KD, label_K, embed_BDhw, label_BHW, boundary_BHW), options), None, None)
     calls = {
-        OURS: partial(run, forced("bank_update", "cpp"), x),
+        _OURS: partial(run, forced("bank_update", "cpp"), x),
         "equation": partial(run, dida_kernels.bank_update.reference, x),
         "one read of the embedding": embed_BDhw.sum,
     }
@@ -63,7 +64,7 @@ def ways(scene: Scene) -> dict[str, Callable[[], Any]]:
     return calls
 
 
-def survey(scenes: dict[str, Scene]) -> list[dict[str, Any]]:
+def survey_updates(scenes: dict[str, Scene]) -> list[dict[str, Any]]:
     """Every way on every number of threads. Raises RuntimeError, and times nothing, if ours is wrong."""
     if why := disagreement("bank_update", "cpp", torch.float32):
         raise RuntimeError(f"bank_update is not timed: {why}")
@@ -71,7 +72,7 @@ def survey(scenes: dict[str, Scene]) -> list[dict[str, Any]]:
     for threads in THREADS:
         for name, scene in scenes.items():
             timings = on_threads(threads, partial(time_cpu, ways(scene)))
-            ours = timings[OURS].median
+            ours = timings[_OURS].median
             rows += [
                 {"embedding": name, "threads": threads, "way": way, **timing._asdict(), "of_ours": timing.median / ours}
                 for way, timing in timings.items()
@@ -81,12 +82,12 @@ def survey(scenes: dict[str, Scene]) -> list[dict[str, Any]]:
 
 def same_bits(scene: Scene) -> bool:
     """Whether ours gives the same bits on one thread and on two."""
-    ours = ways(scene)[OURS]
+    ours = ways(scene)[_OURS]
     one, two = ([x.clone() for x in on_threads(threads, ours)] for threads in THREADS)
     return all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
-def render(result: dict[str, Any]) -> str:
+def update_report(result: dict[str, Any]) -> str:
     """The report in markdown; every number in it comes from `result`."""
     head = ["embedding", "threads", "way", "median ms", "20 - 80 %", "x ours"]
     body = []
@@ -110,12 +111,12 @@ def main() -> None:
         sys.exit(f"bench/bank_update.py: there is nothing to time, the extension does not run: {why}")
     result = {
         "header": record.header("cpu"),
-        "rows": survey(SCENES),
+        "rows": survey_updates(SCENES),
         "same_bits": {name: same_bits(scene) for name, scene in SCENES.items()},
     }
-    record.write(record.RESULTS / "cpu" / "bank_update.json", result)
-    record.write(record.RESULTS / "cpu" / "bank_update.md", render(result))
-    print(render(result))
+    record.write(record.RESULTS_FOLDER / "cpu" / "bank_update.json", result)
+    record.write(record.RESULTS_FOLDER / "cpu" / "bank_update.md", update_report(result))
+    print(update_report(result))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bench.meter import Meter
+from bench.meter import TensorMeter
 
 ROUNDS = 5  # runs behind a median on a CPU, after one that warms up
 
@@ -46,14 +46,14 @@ def time_cuda(call: Callable[[], Any], *, replayed: bool) -> Timing:
     return Timing(round(median, 4), round(low, 4), round(high, 4))
 
 
-def peak_memory(call: Callable[[], Any], inputs: Any, device: str) -> int:
+def peak_of_call(call: Callable[[], Any], inputs: Any, device: str) -> int:
     """Bytes on top of the inputs."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         call()
         return torch.cuda.max_memory_allocated() - before
-    with Meter() as meter:
+    with TensorMeter() as meter:
         meter.know(inputs)
         with meter.extra() as peak:
             call()

@@ -250,7 +250,7 @@ def say(text: str) -> None:
 def main() -> int:
     """The exit status: 0 if everything here was checked and is right, whatever the speed; else 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder of the folder <gpu>")
+    parser.add_argument("--results", type=Path, default=record.RESULTS_FOLDER, help="folder of the folder <gpu>")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="time for all stages")
     parser.add_argument("--skip", nargs="+", default=[], choices=("build", "agreement", "sanitizer", "benches"))
     options = parser.parse_args()

@@ -5,8 +5,8 @@
 Inputs are those of the tests at the size of training; on a CPU smaller ones where the equation would take minutes. A
 backend that does not agree with the equation is not timed: the run stops. On a GPU kernels are timed as launched from
 Python and as replayed from a CUDA graph, where calls follow each other and find in the cache what fits it, beside a
-calculated floor (bench/roofline.py). Memory is what the call needs on top of its inputs: the allocator's peak on a GPU,
-counted by bench/meter.py on a CPU. Where there is a gradient, a call is forward and backward.
+calculated floor (bench/compiled/roofline.py). Memory is what the call needs on top of its inputs: the allocator's peak
+on a GPU, counted by bench/meter.py on a CPU. Where there is a gradient, a call is forward and backward.
 
 bench/bank_update.py holds the C++ `bank_update` against more than its equation.
 """
@@ -23,22 +23,24 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-if not __package__:  # started by its path: this folder must not be searched, its statistics.py would hide Python's own
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+if not __package__:  # python bench/kernels.py
+    from by_path import start_again
 
+    start_again(__file__)
 
 import torch
 from torch import Tensor
 
 import dida_kernels
-from bench import launches, record, roofline
-from bench.clocks import Timing, peak_memory, time_cpu, time_cuda
+from bench import record
+from bench.clocks import Timing, peak_of_call, time_cpu, time_cuda
+from bench.compiled import launches, roofline
 from tests import cases
 from tests.cases import MAIN, Call, Scene, resized
 
 COMPILED_SLOTS = (300, 3000)  # K at which torch.compile is given its chance: it compiles for half a minute each
 
-OURS = ("cuda", "triton")  # the backends that are kernels of a GPU
+GPU_BACKENDS = ("cuda", "triton")  # the backends that are kernels of a GPU
 
 # The sizes on a CPU. bank_update: one row per pixel, so that the equation is one index_add of 131 072 x 256.
 CPU_SCENES = {
@@ -108,7 +110,7 @@ def forced(op: str, backend: str) -> Callable[..., Tensor]:
 def backends(op: str, made: Call) -> list[str]:
     """Those that are there and take these inputs. "torch" only on a CPU, and where it is not the equation itself."""
     known = dida_kernels.OPS[op]
-    wanted = known.backends if made.args[0].device.type == "cpu" else OURS
+    wanted = known.backends if made.args[0].device.type == "cpu" else GPU_BACKENDS
     names = [name for name in wanted if known.why_not(name, *made.args, **made.options) is None]
     return [name for name in names if known.backends[name].run is not known.equation]
 
@@ -162,7 +164,7 @@ def ways_of(op: str, dtype: torch.dtype, made: Call, wrong: Callable) -> dict[st
     return ways
 
 
-def row_of(op: str, dtype: torch.dtype, scene: Scene, way: str, how: str, why: str | None = None) -> dict[str, Any]:
+def empty_row(op: str, dtype: torch.dtype, scene: Scene, way: str, how: str, why: str | None = None) -> dict[str, Any]:
     """A row without numbers; `why` there are none."""
     shape = {"op": op, "dtype": str(dtype).removeprefix("torch."), "K": scene.K, "scene": scene.name}
     return shape | {"way": way, "how": how} | dict.fromkeys((*Timing._fields, "peak_bytes", "speedup")) | {"why": why}
@@ -178,8 +180,8 @@ def bench_cpu(op: str, dtype: torch.dtype, slots: int, wrong: Callable = disagre
     rows = []
     for name, timing in time_cpu(calls).items():
         # Code that torch.compile made for a CPU allocates where no meter sees it.
-        peak = None if name == "torch.compile" else peak_memory(calls[name], x.made.args, "cpu")
-        rows.append(row_of(op, dtype, scene, name, "launched") | timing._asdict() | {"peak_bytes": peak})
+        peak = None if name == "torch.compile" else peak_of_call(calls[name], x.made.args, "cpu")
+        rows.append(empty_row(op, dtype, scene, name, "launched") | timing._asdict() | {"peak_bytes": peak})
     return rows
 
 
@@ -191,7 +193,7 @@ def bench_cuda(
     try:
         x = prepared(op, scene, dtype, "cuda")
     except torch.OutOfMemoryError:
-        return [row_of(op, dtype, scene, "all", "launched", "inputs and gradient do not fit")]
+        return [empty_row(op, dtype, scene, "all", "launched", "inputs and gradient do not fit")]
     ways = ways_of(op, dtype, x.made, wrong)
     if compiled:
         torch.compiler.reset()  # every shape is compiled for itself, none for whatever shape comes
@@ -203,11 +205,11 @@ def bench_cuda(
 
 def _rows_cuda(op: str, dtype: torch.dtype, scene: Scene, way: str, call: Callable[[], Any]) -> list[dict[str, Any]]:
     rows = []
-    for how in ("launched", "replayed") if way in OURS else ("launched",):
-        row = row_of(op, dtype, scene, way, how)
+    for how in ("launched", "replayed") if way in GPU_BACKENDS else ("launched",):
+        row = empty_row(op, dtype, scene, way, how)
         try:
             call()  # compiles, and lets cuBLAS take its workspace
-            row["peak_bytes"] = peak_memory(call, None, "cuda")
+            row["peak_bytes"] = peak_of_call(call, None, "cuda")
             row |= time_cuda(call, replayed=how == "replayed")._asdict()
         except torch.OutOfMemoryError:
             row |= {"peak_bytes": None, "why": "does not fit"}
@@ -217,7 +219,7 @@ def _rows_cuda(op: str, dtype: torch.dtype, scene: Scene, way: str, call: Callab
     return rows
 
 
-def compare(rows: list[dict[str, Any]]) -> None:
+def add_speedups(rows: list[dict[str, Any]]) -> None:
     """Fill in how many times as fast as the equation each row is, in the same dtype at the same K."""
     equation = {(r["op"], r["dtype"], r["scene"]): r["median"] for r in rows if r["way"] == "equation"}
     for row in rows:
@@ -225,7 +227,7 @@ def compare(rows: list[dict[str, Any]]) -> None:
         row["speedup"] = round(base / row["median"], 2) if base and row["median"] else None
 
 
-def survey(
+def survey_ops(
     ops: Sequence[str],
     dtypes: Sequence[torch.dtype],
     slots: Sequence[int],
@@ -250,19 +252,21 @@ def survey(
                     continue
                 except Exception as error:  # of a compiler that is not ours: it must not cost what was measured of ours
                     why = f"torch.compile failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            rows.append(row_of(op, dtype, scene_of(op, k, device), "torch.compile", "launched", why))
-    compare(rows)
+            rows.append(empty_row(op, dtype, scene_of(op, k, device), "torch.compile", "launched", why))
+    add_speedups(rows)
     return rows
 
 
-def count(op: str, dtype: torch.dtype, slots: int, capability: int, device: roofline.Device) -> dict[str, Any] | None:
+def count_op(
+    op: str, dtype: torch.dtype, slots: int, capability: int, device: roofline.Device
+) -> dict[str, Any] | None:
     """Bytes, FLOPs and the floor of the kernels at training size; None for an op without any."""
     scene = scene_of(op, slots, "cuda")
     taken = launches.record_call(op, scene, dtype, capability)
     if not taken.launches:
         return None
-    flops = sum(x.flops for x in taken.meter.steps) + sum(roofline.work(x).flops for x in taken.launches)
-    floor = roofline.floor(taken.launches, taken.meter.steps, device)
+    flops = sum(x.flops for x in taken.meter.operations) + sum(roofline.work(x).flops for x in taken.launches)
+    floor = roofline.floor(taken.launches, taken.meter.operations, device)
     shape = {"op": op, "dtype": str(dtype).removeprefix("torch."), "K": slots}
     counted = {"bytes": taken.moved, "flops": flops, "floor_ms": round(1e3 * floor, 4)}
     return shape | {"device": device.name} | counted
@@ -280,7 +284,7 @@ def ceilings() -> dict[str, float]:
     }
 
 
-def render(result: dict[str, Any]) -> str:
+def kernel_report(result: dict[str, Any]) -> str:
     """The report in markdown; every number in it comes from `result`."""
     head = "op|dtype|scene|way|how|median ms|20 - 80 %|x equation|peak MB".split("|")
     if result["header"]["device"] == "cuda":
@@ -296,7 +300,7 @@ def render(result: dict[str, Any]) -> str:
             times = "-" if row["speedup"] is None else f"{row['speedup']:.2f}"
             cells += [f"{row['median']:.3f}", f"{row['low']:.3f} - {row['high']:.3f}", times, peak]
         if len(head) > len(cells):
-            floor = floors.get((row["op"], row["dtype"], row["K"])) if row["way"] in OURS else None
+            floor = floors.get((row["op"], row["dtype"], row["K"])) if row["way"] in GPU_BACKENDS else None
             cells.append(f"{100 * floor / row['median']:.0f}" if floor and row["median"] else "-")
         body.append(cells)
     counted = [
@@ -309,7 +313,7 @@ def render(result: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def plot(result: dict[str, Any], path: Path) -> None:
+def plot_speedups(result: dict[str, Any], path: Path) -> None:
     """How many times faster than its equation each op is, a bar for each way to run it."""
     import matplotlib
 
@@ -343,11 +347,11 @@ def main() -> None:
     dtypes = [getattr(torch, name) for name in options.dtype or ["float32"]]
     wrong = disagreement_in(options.agreed) if options.agreed else disagreement
     # Without a GPU the floors are those of an RTX 3090; of a GPU that is not known there are none.
-    rates = roofline.device_of(torch.cuda.get_device_name()) if on_gpu else roofline.DEVICES[86]
+    rates = roofline.rates_of(torch.cuda.get_device_name()) if on_gpu else roofline.DEVICES[86]
     major, minor = torch.cuda.get_device_capability() if on_gpu else (8, 6)
     measured = {
         "ceilings": ceilings() if on_gpu else {},
-        "rows": survey(ops, dtypes, options.slots, options.device, wrong, options.compile_seconds),
+        "rows": survey_ops(ops, dtypes, options.slots, options.device, wrong, options.compile_seconds),
     }
     result = {"header": record.header(options.device)} | measured  # the clocks are those that were run at
     result |= {
@@ -356,18 +360,18 @@ def main() -> None:
             for op in ops
             for dtype in dtypes
             for k in options.slots
-            if rates and (counted := count(op, dtype, k, 10 * major + minor, rates))
+            if rates and (counted := count_op(op, dtype, k, 10 * major + minor, rates))
         ],
     }
     if options.json:
         record.write(options.json, result)
         return
     name = "kernels" if options.op is None else "kernels-" + "-".join(ops)
-    folder = record.RESULTS / record.machine(options.device)
+    folder = record.RESULTS_FOLDER / record.machine(options.device)
     record.write(folder / f"{name}.json", result)
-    record.write(folder / f"{name}.md", render(result))
-    plot(result, folder / f"{name}.png")
-    print(render(result))
+    record.write(folder / f"{name}.md", kernel_report(result))
+    plot_speedups(result, folder / f"{name}.png")
+    print(kernel_report(result))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Count what tensors cost: bytes alive and their peak, bytes moved, matrix FLOPs.
 
-A `Meter` watches every PyTorch operation in its scope and every storage until it is freed. It needs shapes only, so it
-works on fake tensors of a GPU that is not there as well as on real ones.
+A `TensorMeter` watches every PyTorch operation in its scope and every storage until it is freed. It needs shapes only,
+so it works on fake tensors of a GPU that is not there as well as on real ones.
 """
 
 import weakref
@@ -23,7 +23,7 @@ _FREE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided
 _OVERWRITE = {"copy_", "fill_", "zero_", "normal_", "uniform_", "bernoulli_"}
 
 
-class Step(NamedTuple):
+class Operation(NamedTuple):
     """One operation: what it had to read and write at least, and its matrix FLOPs."""
 
     name: str
@@ -32,8 +32,8 @@ class Step(NamedTuple):
     dtype: torch.dtype | None  # of the factors of a matrix product
 
 
-class Meter(TorchDispatchMode):
-    """`with Meter() as meter:` then meter.live, meter.peak (bytes) and meter.steps.
+class TensorMeter(TorchDispatchMode):
+    """`with TensorMeter() as meter:` then meter.live, meter.peak (bytes) and meter.operations.
 
     An op of this project that is opaque to PyTorch (a custom_op) is opened: its body runs under the meter, so that its
     temporaries count. Storages that exist already count from the moment they are passed to `know`.
@@ -46,7 +46,7 @@ class Meter(TorchDispatchMode):
         super().__init__()
         self.block = block
         self.live = self.peak = 0
-        self.steps: list[Step] = []
+        self.operations: list[Operation] = []
         self._sizes: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -64,7 +64,7 @@ class Meter(TorchDispatchMode):
         self.know(out)
         name = func._schema.name.removeprefix("aten::")
         if func.namespace == "aten" and not func.is_view and name not in _FREE:
-            self.steps.append(_step(func, name, args, kwargs, out))
+            self.operations.append(_step(func, name, args, kwargs, out))
         return out
 
     def know(self, tensors: Any) -> None:
@@ -91,7 +91,7 @@ class Meter(TorchDispatchMode):
 
     @property
     def moved(self) -> int:
-        return sum(step.bytes for step in self.steps)
+        return sum(step.bytes for step in self.operations)
 
     def _forget(self, key: int) -> None:
         self.live -= self._sizes.pop(key)
@@ -102,7 +102,7 @@ def span(x: Tensor) -> int:
     return min(x.numel() * x.element_size(), x.untyped_storage().nbytes())
 
 
-def _step(func: Any, name: str, args: tuple, kwargs: dict, out: Any) -> Step:
+def _step(func: Any, name: str, args: tuple, kwargs: dict, out: Any) -> Operation:
     """What is changed in place is read and written, what is returned or is an `out=` only written."""
     inputs = args[1:] if name in _OVERWRITE else args
     named = {key: x for key, x in kwargs.items() if key != "out"}
@@ -112,4 +112,4 @@ def _step(func: Any, name: str, args: tuple, kwargs: dict, out: Any) -> Step:
     if func._overloadpacket in flop_registry:
         flops = flop_registry[func._overloadpacket](*args, **kwargs, out_val=out)
         dtype = next(iter(read.values())).dtype
-    return Step(name, sum(map(span, read.values())) + sum(map(span, written)), flops, dtype)
+    return Operation(name, sum(map(span, read.values())) + sum(map(span, written)), flops, dtype)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).parent.parent
-RESULTS = Path(__file__).parent / "results"
+RESULTS_FOLDER = Path(__file__).parent / "results"
 NONE = "–"  # a cell without a value
 END = "<!-- /results -->"  # of a block in the README
 

@@ -25,7 +25,6 @@ import argparse
 import copy
 import dataclasses
 import math
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -34,15 +33,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-if not __package__:  # started by its path: this folder must not be searched, its statistics.py would hide Python's own
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+if not __package__:  # python bench/step.py
+    from by_path import start_again
+
+    start_again(__file__)
 
 import statistics
 
 import torch
 
 from bench import record
-from bench.meter import Meter
+from bench.meter import TensorMeter
 from dida import recipes
 from dida.batch import Batch
 from dida.config import Config, changed
@@ -63,7 +64,7 @@ STAGES = ("data", "source", "teacher", "regeneration", "mixed", "instance loss",
 SCALE = (1024, 512)  # of both domains' pictures, as the paper's target
 PICTURES = Counts(source=32, source_val=1, target=32, val=1, test=1)
 WARMUP = 5  # steps of every method before the first that counts
-ROUNDS = 5  # in which the methods take turns
+TURNS = 5  # in which the methods take turns
 
 
 class Clock:
@@ -172,7 +173,7 @@ def build_pairs(data_root: Path, crop: int) -> Pairs:
     )
 
 
-class Block(NamedTuple):
+class Stretch(NamedTuple):
     """Some steps of one method in a row."""
 
     steps: list[dict[str, float]]  # milliseconds by stage
@@ -181,7 +182,7 @@ class Block(NamedTuple):
 
 def take_steps(
     contender: Contender, stream: Iterator[tuple[Batch, Any]], steps: int, dtype: torch.dtype, device: torch.device
-) -> Block:
+) -> Stretch:
     clock, state = Clock(device), contender.state
     method = watched(contender.method, clock)
     hook = state.optimizer.register_step_pre_hook(lambda *_: clock.mark("optimizer"))
@@ -197,10 +198,10 @@ def take_steps(
     _wait(device)
     seconds = time.perf_counter() - start
     hook.remove()
-    return Block(clock.read(), seconds)
+    return Stretch(clock.read(), seconds)
 
 
-def peak_memory(contender: Contender, batch: Batch, dtype: torch.dtype, device: torch.device) -> int:
+def peak_of_step(contender: Contender, batch: Batch, dtype: torch.dtype, device: torch.device) -> int:
     """Bytes of a step at its peak, all that stays included: of PyTorch's allocator on a GPU, counted on a CPU."""
     state = contender.state
     with _autocast(dtype, device):
@@ -209,7 +210,7 @@ def peak_memory(contender: Contender, batch: Batch, dtype: torch.dtype, device: 
             torch.cuda.reset_peak_memory_stats()
             train_step(state, batch, contender.method)
             return torch.cuda.max_memory_allocated()
-        with Meter() as meter:
+        with TensorMeter() as meter:
             meter.know([list(module.state_dict().values()) for module in (state.student, state.teacher, state.bank)])
             meter.know(list(contender.method.feature_distance.encoder.state_dict().values()))
             meter.know([list(moments.values()) for moments in state.optimizer.state.values()])
@@ -230,13 +231,13 @@ def _wait(device: torch.device) -> None:
 # ---- the comparison ------------------------------------------------------------------------------------------------
 
 
-def survey(
+def survey_steps(
     contenders: list[Contender], pairs: Pairs, dtypes: Sequence[torch.dtype], steps: int, workers: int,
     device: torch.device,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """One row per dtype and method. The first contender is what the others are compared with."""
     batch_size = Config().data.batch_size
-    block = -(-steps // ROUNDS)
+    block = -(-steps // TURNS)
     sizes = [min(block, steps - done) for done in range(0, steps, block)]
     needed = len(dtypes) * len(contenders) * (WARMUP + steps + 1)
     stream = batches(pairs, batch_size=batch_size, start=0, stop=needed, workers=workers, device=device)
@@ -244,18 +245,18 @@ def survey(
     for dtype in dtypes:
         for contender in contenders:
             take_steps(contender, stream, WARMUP, dtype, device)
-        blocks: list[list[Block]] = [[] for _ in contenders]
+        blocks: list[list[Stretch]] = [[] for _ in contenders]
         for size in sizes:
             for contender, mine in zip(contenders, blocks, strict=True):
                 mine.append(take_steps(contender, stream, size, dtype, device))
         for contender, mine in zip(contenders, blocks, strict=True):
-            peak = peak_memory(contender, next(stream)[0], dtype, device)
-            rows.append(row_of(contender, dtype, mine, 2 * batch_size, peak))
-        compare(rows[-len(contenders) :])
+            peak = peak_of_step(contender, next(stream)[0], dtype, device)
+            rows.append(step_row(contender, dtype, mine, 2 * batch_size, peak))
+        add_differences(rows[-len(contenders) :])
     return rows
 
 
-def row_of(contender: Contender, dtype: torch.dtype, blocks: list[Block], images: int, peak: int) -> dict[str, Any]:
+def step_row(contender: Contender, dtype: torch.dtype, blocks: list[Stretch], images: int, peak: int) -> dict[str, Any]:
     """`images`: crops in a step, of both domains."""
     steps = [step for block in blocks for step in block.steps]
     whole = [sum(step.values()) for step in steps]
@@ -276,7 +277,7 @@ def row_of(contender: Contender, dtype: torch.dtype, blocks: list[Block], images
     }
 
 
-def compare(rows: list[dict[str, Any]]) -> None:
+def add_differences(rows: list[dict[str, Any]]) -> None:
     """What each row costs more than the first one: per cent of the time, and bytes."""
     base = rows[0]
     for row in rows:
@@ -284,7 +285,7 @@ def compare(rows: list[dict[str, Any]]) -> None:
         row["more_bytes"] = row["peak_bytes"] - base["peak_bytes"]
 
 
-def render(result: dict[str, Any]) -> str:
+def step_report(result: dict[str, Any]) -> str:
     """The report in markdown; every number in it comes from `result`."""
     head = ["dtype", "method", "K", "images/s", "ms", "20 - 80 %", *STAGES, "peak MB", "more time", "more MB"]
     body = []
@@ -316,7 +317,7 @@ def main() -> None:
         contenders = build_contenders(options.backbone, options.crop, options.slots, options.steps, device)
         dtypes = [getattr(torch, name) for name in options.dtype]
         pairs = build_pairs(Path(data_root), options.crop)
-        rows = survey(contenders, pairs, dtypes, options.steps, options.workers, device)
+        rows = survey_steps(contenders, pairs, dtypes, options.steps, options.workers, device)
     result = {
         "header": record.header(options.device),
         "setting": {
@@ -329,10 +330,10 @@ def main() -> None:
         },
         "rows": rows,
     }
-    path = options.json or record.RESULTS / record.machine(options.device) / "step.json"
+    path = options.json or record.RESULTS_FOLDER / record.machine(options.device) / "step.json"
     record.write(path, result)
-    record.write(path.with_suffix(".md"), render(result))
-    print(render(result))
+    record.write(path.with_suffix(".md"), step_report(result))
+    print(step_report(result))
 
 
 if __name__ == "__main__":

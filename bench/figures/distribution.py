@@ -73,7 +73,7 @@ def main(options: Options) -> None:
         "slots": {name: _by_class(slots_C, order) for name, slots_C in slots.items()},
     }
     save_facts(options.out, runs, facts)  # before the picture, which a commit may hold: it would count as a change
-    draw(options.out, shares, slots, order)
+    draw_distribution(options.out, shares, slots, order)
 
 
 def slots_of(size: int, pixels_C: np.ndarray) -> dict[str, np.ndarray]:
@@ -93,7 +93,9 @@ def _by_class(values_C: np.ndarray, order: np.ndarray) -> dict[str, float]:
     return {NAMES[c]: values_C[c].item() for c in order}
 
 
-def draw(path: Path, shares: Mapping[str, np.ndarray], slots: Mapping[str, np.ndarray], order: np.ndarray) -> None:
+def draw_distribution(
+    path: Path, shares: Mapping[str, np.ndarray], slots: Mapping[str, np.ndarray], order: np.ndarray
+) -> None:
     """Pixels above, slots below, classes from the most to the least frequent, as a PNG. Needs matplotlib.
 
     shares: by name, of all pixels of a class [C]; the first two are drawn as bars, the others as marks. slots: by

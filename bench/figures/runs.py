@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from bench import record
-from bench.trainings import commits
+from bench.tables.trainings import commits
 from dida.config import parse_size
 from dida.data import domains
 from dida.data.domains import Labelled
@@ -67,7 +67,7 @@ def domain_of(trained: Trained, name: str | None, root: Path | None, split: str)
     return domains.labelled(name or data.tgt, root or data.data_root, split)
 
 
-def spread(domain: Labelled, count: int) -> list[int]:
+def evenly_spaced(domain: Labelled, count: int) -> list[int]:
     """Indices of `count` images, evenly spaced, so that none is chosen by eye. Raises ValueError for a wrong count."""
     if not 1 <= count <= len(domain.images):
         raise ValueError(f"--images {count}: {domain.name} {domain.split} has 1 to {len(domain.images)}")

@@ -82,7 +82,7 @@ def main(options: Options) -> None:
         raise ValueError(f"--image {options.image}: the images of {domain.name} {options.split} are 0 to {last}")
     image = images_of(trained, domain)[options.image]
     label = image.label.numpy()
-    pixels = [parse_pixel(text, label.shape) for text in options.pixels] or innermost(label, PIXELS)
+    pixels = [parse_pixel(text, label.shape) for text in options.pixels] or innermost_pixels(label, PIXELS)
     temperature = trained.config.bank.temperature
     found = look(trained.networks[options.network], bank, image, pixels, temperature)
     title = (
@@ -110,7 +110,7 @@ def main(options: Options) -> None:
         ],
     }
     save_facts(options.out, [trained], facts)  # before the picture, which a commit may hold: it would count as a change
-    draw(options.out, title, image, pixels, bank.labels.cpu().numpy(), found)
+    draw_similarity(options.out, title, image, pixels, bank.labels.cpu().numpy(), found)
 
 
 def parse_pixel(text: str, shape: Sequence[int]) -> Pixel:
@@ -124,7 +124,7 @@ def parse_pixel(text: str, shape: Sequence[int]) -> Pixel:
     return Pixel(int(x), int(y))
 
 
-def innermost(label: np.ndarray, count: int) -> list[Pixel]:
+def innermost_pixels(label: np.ndarray, count: int) -> list[Pixel]:
     """The pixel farthest from the edge of its class, for up to `count` of the classes of a label [H, W] uint8.
 
     They are evenly spaced over the classes sorted by area. Raises ValueError if no pixel belongs to a class.
@@ -185,7 +185,7 @@ def name_of(train_id: int) -> str:
     return "no class" if train_id == IGNORE else NAMES[train_id]
 
 
-def draw(
+def draw_similarity(
     path: Path,
     title: str,
     image: LabelledImage,

@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 import tyro
 
-from bench.figures.runs import domain_of, images_of, load_runs, names_of, predictions, save_facts, spread
+from bench.figures.runs import domain_of, evenly_spaced, images_of, load_runs, names_of, predictions, save_facts
 from dida.data.classes import colourise
 from dida.panel import legend
 from dida.predictions import save_png
 
-WIDTH = 256  # pixels of one picture in the strip
+PICTURE_WIDTH = 256  # pixels of one picture in the strip
 PAPER = 255
 _HEAD, _GAP = 22, 4  # pixels: height of the captions, and between two pictures
 
@@ -47,7 +47,7 @@ def main(options: Options) -> None:
     runs = load_runs(options.runs, options.device)
     names = names_of(runs, options.names)
     domain = domain_of(runs[0], options.tgt, options.data_root, options.split)
-    chosen = spread(domain, options.images)
+    chosen = evenly_spaced(domain, options.images)
     first = [images_of(runs[0], domain)[i] for i in chosen]
     columns = [
         ("image", [image.image.permute(1, 2, 0).numpy() for image in first]),
@@ -64,12 +64,13 @@ def main(options: Options) -> None:
         "rows": [domain.images[i].name for i in chosen],
     }
     save_facts(options.out, runs, facts)  # before the picture, which a commit may hold: it would count as a change
-    save_png(options.out, draw(columns))
+    save_png(options.out, draw_strips(columns))
 
 
-def draw(columns: list[tuple[str, list[np.ndarray]]]) -> np.ndarray:
+def draw_strips(columns: list[tuple[str, list[np.ndarray]]]) -> np.ndarray:
     """Columns of (caption, pictures [H, W, 3] RGB) -> one RGB picture with the legend of classes below."""
-    heights = [round(WIDTH * picture.shape[0] / picture.shape[1]) for picture in columns[1][1]]  # those of the truth
+    truth = columns[1][1]
+    heights = [round(PICTURE_WIDTH * picture.shape[0] / picture.shape[1]) for picture in truth]
     strip = np.concatenate([_column(caption, pictures, heights) for caption, pictures in columns], axis=1)
     key = legend()
     width = max(strip.shape[1], key.shape[1])
@@ -77,7 +78,7 @@ def draw(columns: list[tuple[str, list[np.ndarray]]]) -> np.ndarray:
 
 
 def _column(caption: str, pictures: list[np.ndarray], heights: list[int]) -> np.ndarray:
-    head = np.full((_HEAD, WIDTH, 3), PAPER, np.uint8)
+    head = np.full((_HEAD, PICTURE_WIDTH, 3), PAPER, np.uint8)
     cv2.putText(head, caption, (_GAP, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (20, 20, 20), 1, cv2.LINE_AA)
     scaled = [_scaled(picture, height) for picture, height in zip(pictures, heights, strict=True)]
     return np.concatenate([_padded(part, bottom=_GAP, right=_GAP) for part in (head, *scaled)])
@@ -85,7 +86,7 @@ def _column(caption: str, pictures: list[np.ndarray], heights: list[int]) -> np.
 
 def _scaled(picture: np.ndarray, height: int) -> np.ndarray:
     """To the width of a column. Colours of classes are never mixed, so no pixel shows a class that was not said."""
-    return cv2.resize(picture, (WIDTH, height), interpolation=cv2.INTER_NEAREST)
+    return cv2.resize(picture, (PICTURE_WIDTH, height), interpolation=cv2.INTER_NEAREST)
 
 
 def _padded(canvas: np.ndarray, bottom: int = 0, right: int = 0) -> np.ndarray:

@@ -5,8 +5,9 @@ import torch
 
 pytest.importorskip("triton")
 
-from bench import bank_memory, launches
+from bench import bank_memory
 from bench.bank_memory import Branch, Rest
+from bench.compiled import launches
 from tests.cases import MAIN, resized
 
 SCENE = resized(MAIN, D=32, hw=(16, 16), HW=(64, 64))
@@ -63,10 +64,10 @@ def test_the_report_takes_every_number_from_the_result():
         "card": bank_memory.CARD,
         "rest": Rest(1 << 20, 2 << 20, 3 << 20)._asdict(),
         "rows": rows,
-        "forms": bank_memory.summary(rows),
+        "forms": bank_memory.by_form(rows),
         "loss": {"paper float32": {"moved": 39_000_000_000, "peak": 4_610_000_000, "peak_at_largest_K": 10**12}},
     }
-    text = bank_memory.render(result)
+    text = bank_memory.memory_report(result)
     assert "12,288" in text  # 24 GiB at 2 MiB a slot
     assert "39.00" in text
     assert "4,610" in text

@@ -36,11 +36,11 @@ def test_index_add_alone_is_the_sum_within_the_equation():
 @needs_extension
 def test_every_way_has_its_time_and_what_is_wrong_has_none(monkeypatch):
     monkeypatch.setattr(clocks, "ROUNDS", 2)
-    rows = bank_update.survey({"image": IMAGE, "grid": GRID})
+    rows = bank_update.survey_updates({"image": IMAGE, "grid": GRID})
     assert len(rows) == 2 * (4 + 3)
     assert all(row["low"] <= row["median"] <= row["high"] for row in rows)
     assert all(row["of_ours"] == 1 for row in rows if row["way"] == "ours")
     assert bank_update.same_bits(IMAGE)
     monkeypatch.setattr(bank_update, "disagreement", lambda *_: "it is red")
     with pytest.raises(RuntimeError, match="not timed: it is red"):
-        bank_update.survey({"image": IMAGE})
+        bank_update.survey_updates({"image": IMAGE})

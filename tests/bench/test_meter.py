@@ -8,7 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import _disable_current_modes
 
 import dida_kernels
-from bench.meter import Meter
+from bench.meter import TensorMeter
 from tests import cases
 from tests.cases import MAIN, resized
 
@@ -25,7 +25,7 @@ def paper_form() -> tuple[int, int]:
         dida_kernels.instance_loss.reference(*made.args, **made.options).backward()
         made.args[0].grad = None
 
-    with Meter() as meter:
+    with TensorMeter() as meter:
         meter.know(made.args)
         with meter.extra() as peak:
             step()
@@ -47,35 +47,36 @@ def test_counted_peak_is_the_allocators():
 
 def test_bytes_of_in_place_and_out_operations():
     a, b = torch.ones(1000), torch.ones(1000)
-    with Meter() as meter:
+    with TensorMeter() as meter:
         a.add_(b)
         torch.add(a, b, out=b)
         b.copy_(a)
         a[:10].view(2, 5).t()
-    assert [(step.name, step.bytes) for step in meter.steps] == [("add_", 12000), ("add", 12000), ("copy_", 8000)]
+    assert [(step.name, step.bytes) for step in meter.operations] == [("add_", 12000), ("add", 12000), ("copy_", 8000)]
 
 
 def test_matrix_flops_and_temporaries_that_died():
-    with Meter() as meter:
+    with TensorMeter() as meter:
         a = torch.ones(20, 30)
         for _ in range(3):
             (a @ a.T).sum()
-    assert sum(step.flops for step in meter.steps) == 3 * 2 * 20 * 30 * 20
+    assert sum(step.flops for step in meter.operations) == 3 * 2 * 20 * 30 * 20
     assert meter.peak == 4 * (600 + 400 + 1)
     assert meter.live == 4 * 600
 
 
 def test_bodies_of_opaque_ops_are_opened():
     made = cases.call("instance_loss", SMALL)
-    with Meter() as meter, torch.no_grad(), dida_kernels.backend("torch"):
+    with TensorMeter() as meter, torch.no_grad(), dida_kernels.backend("torch"):
         dida_kernels.instance_loss(*made.args, **made.options)
-    assert {"bmm", "logsumexp"} <= {step.name for step in meter.steps}
+    assert {"bmm", "logsumexp"} <= {step.name for step in meter.operations}
 
 
 def test_launches_taken_down_allocate_what_the_interpreter_allocates(monkeypatch):
     """Forward and backward, on a fake GPU and on a CPU with numbers: the same peaks."""
     interpreter = pytest.importorskip("triton.runtime.interpreter")
-    from bench import bank_memory, launches
+    from bench import bank_memory
+    from bench.compiled import launches
     from dida_kernels.fused.launch import INTERPRETED
 
     if not INTERPRETED:
@@ -94,6 +95,6 @@ def test_launches_taken_down_allocate_what_the_interpreter_allocates(monkeypatch
 
     monkeypatch.setattr(interpreter.GridExecutor, "__call__", unmetered)
     x = bank_memory.make_inputs(TINY, torch.float32, "cpu")
-    with dida_kernels.backend("triton"), Meter() as meter:
+    with dida_kernels.backend("triton"), TensorMeter() as meter:
         real = bank_memory.count_phases("ours", x, TINY.temperature, meter, launches.backward)
     assert counted == real

@@ -29,7 +29,7 @@ def pairs(tmp_path_factory):
 def rows(pairs) -> list[dict]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step, "WARMUP", 1)
-        return step.survey(contenders(), pairs, [torch.float32, torch.bfloat16], STEPS, 0, CPU)
+        return step.survey_steps(contenders(), pairs, [torch.float32, torch.bfloat16], STEPS, 0, CPU)
 
 
 def test_every_row_has_every_field(rows):
@@ -63,7 +63,7 @@ def test_what_only_dida_does_costs_only_dida(rows):
 
 
 def test_the_report_takes_every_number_from_the_rows(rows):
-    text = step.render({"header": {"commit": "abc"}, "setting": {"backbone": "mit_b0"}, "rows": rows})
+    text = step.step_report({"header": {"commit": "abc"}, "setting": {"backbone": "mit_b0"}, "rows": rows})
     for row in rows:
         assert f"{row['images_per_second']:.2f}" in text
         assert f"{row['more_time_percent']:+.1f} %" in text
@@ -96,7 +96,7 @@ def test_a_slow_part_shows_in_its_stage(pairs, monkeypatch, field, stage):
     slowed = dida._replace(method=dataclasses.replace(dida.method, **{field: slow}))
     stream = step.batches(pairs, batch_size=2, start=0, stop=1, workers=0, device=CPU)
     block = step.take_steps(slowed, stream, 1, torch.float32, CPU)
-    assert block == step.Block([dict.fromkeys(step.STAGES, 0.0) | {stage: 500.0}], 0.5)
+    assert block == step.Stretch([dict.fromkeys(step.STAGES, 0.0) | {stage: 500.0}], 0.5)
 
 
 def test_watching_changes_no_bit(pairs):

@@ -21,7 +21,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction
 
-from bench.meter import CUDA_BLOCK, Meter, span
+from bench.meter import CUDA_BLOCK, TensorMeter, span
 from tests import cases
 from tests.cases import Scene
 
@@ -97,7 +97,7 @@ class Recording(NamedTuple):
     """A call taken down: its launches, and the meter that watched its tensors."""
 
     launches: list[Launch]
-    meter: Meter
+    meter: TensorMeter
 
     @property
     def moved(self) -> int:
@@ -108,7 +108,7 @@ class Recording(NamedTuple):
 @contextmanager
 def recording(capability: int) -> Iterator[Recording]:
     """Inside, tensors on "cuda" are fake, those of a GPU of this capability (86: sm_86); kernels are taken down."""
-    record = Recording([], Meter(block=CUDA_BLOCK))
+    record = Recording([], TensorMeter(block=CUDA_BLOCK))
 
     def take_down(kernel: Any, *args: Any, grid: tuple[int, ...], warmup: bool, **options: Any) -> None:
         values = tuple(_described(x) for x in args)
@@ -137,7 +137,7 @@ def record_call(op: str, scene: Scene, dtype: torch.dtype, capability: int) -> R
         made = cases.call(op, scene, dtype=dtype, device="cuda")
         if op in cases.GRADIENT:
             made.args[cases.GRADIENT[op]].requires_grad_()
-        record.meter.steps.clear()
+        record.meter.operations.clear()
         out = getattr(dida_kernels, op)(*made.args, **made.options)
         if op in cases.GRADIENT:
             backward(out)

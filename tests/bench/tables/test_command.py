@@ -1,4 +1,4 @@
-"""`python bench/tables.py` end to end, on trainings of three steps."""
+"""`python -m bench.tables` end to end, on trainings of three steps."""
 
 import json
 import os
@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from bench import tables
-from bench.rows import DIDA
-from bench.trainings import Training
+from bench.tables import __main__ as tables
+from bench.tables.rows import DIDA
+from bench.tables.trainings import Training
 from dida.data.toy import Counts, generate
-from tests.bench.test_tables import real
+from tests.bench.tables.test_render import real
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TINY = (
     "--embed-dim 16 --crop 64 --batch-size 2 --warmup 1 --bank-start 1 --bank-fill 1 --bank-every 1 "
     "--rare-class-pixels 5 --workers 0 --log-every 1 --panel-every 0 --save-every 1"
@@ -50,7 +50,7 @@ def exit_status(args: list[str]) -> int:
 
 
 def start(args: list[str]) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, str(ROOT / "bench" / "tables.py"), *args])
+    return subprocess.Popen([sys.executable, "-m", "bench.tables", *args], cwd=ROOT)
 
 
 def records(folder: Path) -> dict[str, dict]:

@@ -12,7 +12,7 @@ from PIL import Image
 from bench.figures import distribution
 from bench.figures.__main__ import cli
 from bench.figures.runs import domain_of, images_of, load_bank, load_runs, predictions
-from bench.figures.similarity import Pixel, innermost, look, parse_pixel
+from bench.figures.similarity import Pixel, innermost_pixels, look, parse_pixel
 from dida.batch import IGNORE
 from dida.config import Config, changed
 from dida.data.classes import CLASSES, NAMES, PALETTE
@@ -145,10 +145,10 @@ def test_similarity_is_drawn_with_its_numbers(run, tmp_path):
 def test_by_default_pixels_lie_deep_inside_classes_from_the_largest_to_the_smallest():
     label = np.full((20, 30), IGNORE, dtype=np.uint8)
     label[:9], label[10:15, 3:8], label[16:19, 20:23], label[15, 0] = 10, 13, 7, 5
-    assert innermost(label, 2) == [Pixel(4, 4), Pixel(0, 15)]
-    assert innermost(label, 9)[1:] == [Pixel(5, 12), Pixel(21, 17), Pixel(0, 15)]
+    assert innermost_pixels(label, 2) == [Pixel(4, 4), Pixel(0, 15)]
+    assert innermost_pixels(label, 9)[1:] == [Pixel(5, 12), Pixel(21, 17), Pixel(0, 15)]
     with pytest.raises(ValueError, match="no pixel of the image belongs to a class"):
-        innermost(np.full((4, 4), IGNORE, dtype=np.uint8), 2)
+        innermost_pixels(np.full((4, 4), IGNORE, dtype=np.uint8), 2)
 
 
 def test_the_distribution_counts_where_the_truth_has_a_class(run, other, data, tmp_path):

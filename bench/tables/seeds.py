@@ -7,7 +7,7 @@ from typing import NamedTuple
 CONFIDENCE = 0.95
 
 # Means over classes that the paper argues about, declared before anything was measured.
-GROUPS = {
+CLASS_GROUPS = {
     # Each holds less than 1 % of the toy source's pixels; so they do in GTA5.
     "rare": ("traffic light", "traffic sign", "rider", "motorcycle", "bicycle"),
     "road/sidewalk": ("road", "sidewalk"),

@@ -27,7 +27,7 @@ class Loop(NamedTuple):
     opcodes: Counter[str]
 
     def count(self, *prefixes: str) -> int:
-        return count(self.opcodes, *prefixes)
+        return count_opcodes(self.opcodes, *prefixes)
 
     @property
     def instructions(self) -> int:
@@ -47,7 +47,7 @@ REGISTERS = 65536  # of an SM, handed to warps in units of 8 a thread
 SYSTEM_SHARED = 1024  # bytes of shared memory that the driver takes for every CTA
 
 
-def count(opcodes: Counter[str], *prefixes: str) -> int:
+def count_opcodes(opcodes: Counter[str], *prefixes: str) -> int:
     return sum(n for opcode, n in opcodes.items() if opcode.startswith(prefixes))
 
 
@@ -68,7 +68,7 @@ def loops(code: list[Instruction]) -> list[Loop]:
     return sorted(found, key=lambda loop: -loop.instructions)
 
 
-def innermost(code: list[Instruction]) -> list[Loop]:
+def innermost_loops(code: list[Instruction]) -> list[Loop]:
     """The loops that hold no other loop."""
     found = loops(code)
     return [a for a in found if not any(a.start <= b.start and b.stop <= a.stop for b in found if b is not a)]
@@ -80,7 +80,7 @@ def hot_loop(code: list[Instruction]) -> Loop | None:
     ptxas may put a short copy of a loop behind it for the last iterations; this prefers the long one.
     """
     work = ("MUFU.EX2",), ("HMMA", "HGMMA"), ("",)
-    return max(innermost(code), key=lambda loop: [loop.count(*prefixes) for prefixes in work], default=None)
+    return max(innermost_loops(code), key=lambda loop: [loop.count(*prefixes) for prefixes in work], default=None)
 
 
 def ctas_per_sm(capability: int, registers: int, shared: int, warps: int) -> int:
@@ -111,16 +111,16 @@ def of_code(code: list[Instruction]) -> dict[str, int]:
     return {
         "instructions": len(code),
         "spills_in_loops": max((loop.count("LDL", "STL") for loop in loops(code)), default=0),
-        "spills_in_inner_loops": max((loop.count("LDL", "STL") for loop in innermost(code)), default=0),
+        "spills_in_inner_loops": max((loop.count("LDL", "STL") for loop in innermost_loops(code)), default=0),
         "hot_loop": hot.instructions,
         "ex2_in_hot_loop": hot.count("MUFU.EX2"),
         "fma_in_hot_loop": hot.count("FFMA"),
         "shuffles_in_hot_loop": hot.count("SHFL"),
         "barriers_in_hot_loop": hot.count("BAR"),
-        "hmma": count(whole, "HMMA"),
-        "hgmma": count(whole, "HGMMA"),
+        "hmma": count_opcodes(whole, "HMMA"),
+        "hgmma": count_opcodes(whole, "HGMMA"),
         "float_atomics": sum(n for opcode, n in whole.items() if _is_atomic(opcode)),
-        "fp64": count(whole, "DADD", "DMUL", "DFMA", "DMMA"),
+        "fp64": count_opcodes(whole, "DADD", "DMUL", "DFMA", "DMMA"),
     }
 
 

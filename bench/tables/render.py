@@ -5,13 +5,13 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from bench.comparison import Comparison, Line, Quantity
 from bench.record import NONE
 from bench.record import table as markdown_table
-from bench.statistics import Paired, Spread, spread
+from bench.tables.comparison import Comparison, Line, Quantity
+from bench.tables.seeds import Paired, Spread, spread
 from dida.evaluate import BAND
 
-SOURCES = {"gta5": "GTA5", "synthia": "SYNTHIA"}  # of the paper's numbers
+PAPER_SOURCES = {"gta5": "GTA5", "synthia": "SYNTHIA"}  # of the paper's numbers
 
 # ---- Markdown ------------------------------------------------------------------------------------------------------
 
@@ -81,7 +81,7 @@ def _main_table(found: Comparison) -> str:
         ]
         for line in found.lines
     ]
-    return markdown_table([*head, f"paper, real data ({SOURCES[found.paper_data]})"], rows)
+    return markdown_table([*head, f"paper, real data ({PAPER_SOURCES[found.paper_data]})"], rows)
 
 
 def _difference_cells(line: Line, difference: Paired | None) -> list[str]:
@@ -142,7 +142,7 @@ def _ranges(seeds: Sequence[int]) -> str:
 
 # ---- CSV -----------------------------------------------------------------------------------------------------------
 
-COLUMNS = (
+CSV_COLUMNS = (
     "benchmark", "table", "split", "row", "label", "network", "quantity", "mean", "std", "seeds", "against",
     "difference", "low", "high", "paired_seeds", "seeds_above", "resolved", "paper_real_data",
 )  # fmt: skip
@@ -151,7 +151,7 @@ COLUMNS = (
 def as_csv(found: Comparison) -> str:
     """One line per row, network and quantity, with all digits."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
     for line in found.lines:
         for network in ("student", "teacher"):

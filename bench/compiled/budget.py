@@ -1,8 +1,8 @@
 """Hold every kernel to what it was compiled to: registers, occupancy, spills, the instructions of its hot loop.
 
-    python -m bench.budget [--check] [--kernel NAME]    compile, compare with bench/budgets/, exit 1 on a regression
-    python -m bench.budget --update [--kernel NAME]     write what was measured, print old -> new
-    python -m bench.budget --except                     write what this older Triton may exceed, and nothing else
+    python -m bench.compiled.budget [--check] [--kernel NAME]   compile, compare with budgets/, exit 1 on a regression
+    python -m bench.compiled.budget --update [--kernel NAME]    write what was measured, print old -> new
+    python -m bench.compiled.budget --except                    write what this older Triton may exceed, nothing else
 
 No GPU is needed. The cases below are run on fake tensors of each arch; whatever Triton kernel they launch is compiled
 as it was launched (tile, dtypes, alignment) and its machine code is read. Triton keeps compiled kernels in its own
@@ -12,8 +12,8 @@ spill at all.
 A check allows SLACK on sizes and none on what must not be there. `goal` is what the kernel plan wished for; missing it
 is shown, not failed.
 
-Budgets are those of the newest Triton. bench/budgets/triton-X.Y holds the rows in which an older one really differs:
-3.6 lays out stores and unrolls loops otherwise in kernels that only move bytes (_scatter, _gather, _fold, _loss_reduce,
+Budgets are those of the newest Triton. budgets/triton-X.Y holds the rows in which an older one really differs: 3.6 lays
+out stores and unrolls loops otherwise in kernels that only move bytes (_scatter, _gather, _fold, _loss_reduce,
 _boundary_mask, _pack_bank) and takes a few registers more in two others. The loops with the exponentials of the
 interpolating kernels need no such row.
 """
@@ -35,14 +35,14 @@ from typing import Any, NamedTuple
 import torch
 import triton
 
-from bench import roofline, sass
-from bench.launches import Launch, Pointer, compiled, record_call
+from bench.compiled import roofline, sass
+from bench.compiled.launches import Launch, Pointer, compiled, record_call
 from bench.record import table
 from tests.cases import MAIN, resized
 
 ARCHS = (80, 86, 90)
-FOLDER = Path(__file__).parent / "budgets"
-SOURCES = Path(__file__).parent.parent / "csrc"
+BUDGETS = Path(__file__).parent / "budgets"
+CUDA_SOURCES = Path(__file__).parent.parent.parent / "csrc"
 PROCESSES = 2
 SLACK = 1.05  # ptxas and Triton change a few registers from one version to the next
 
@@ -106,7 +106,7 @@ GOALS: dict[tuple[str, str], dict[str, tuple[str, int]]] = {
 }
 
 
-class Row(NamedTuple):
+class BudgetRow(NamedTuple):
     """One kernel as launched by one case on one arch."""
 
     kernel: str
@@ -144,7 +144,7 @@ def jobs(capability: int) -> Iterator[Job]:
                 yield Job(launch, str(case), numbers[launch.name], capability)
 
 
-def compile_job(job: Job) -> Row:
+def compile_job(job: Job) -> BudgetRow:
     """Compile, read, predict. Runs in a process of its own, which may set Triton's driver."""
     launch, case, number, capability = job
     kernel = compiled(launch, capability)
@@ -161,10 +161,10 @@ def compile_job(job: Job) -> Row:
         "warps": kernel.metadata.num_warps,
         "stages": kernel.metadata.num_stages,
     }
-    return Row(launch.name, case, number, f"sm_{capability}", variant, measured)
+    return BudgetRow(launch.name, case, number, f"sm_{capability}", variant, measured)
 
 
-def compile_all(only: str | None = None) -> list[Row]:
+def compile_all(only: str | None = None) -> list[BudgetRow]:
     """All rows, or those of one kernel, in the order of the cases."""
     wanted = [job for capability in ARCHS for job in jobs(capability) if only in (None, job.launch.name)]
     # Processes are forked before any kernel is compiled; each compiles for all archs in turn.
@@ -180,17 +180,17 @@ def exceptions(folder: Path) -> Path:
     return folder / f"triton-{'.'.join(triton.__version__.split('.')[:2])}"
 
 
-def read_budgets(folder: Path) -> dict[tuple, Row]:
+def read_budgets(folder: Path) -> dict[tuple, BudgetRow]:
     """The committed rows by their place, those of this Triton before those of all."""
     rows = [
-        Row(kernel=path.stem, **row)
+        BudgetRow(kernel=path.stem, **row)
         for path in (*sorted(folder.glob("*.json")), *sorted(exceptions(folder).glob("*.json")))
         for row in json.loads(path.read_text())["rows"]
     ]
     return {row.place: row for row in rows}
 
 
-def write_budgets(rows: list[Row], folder: Path) -> None:
+def write_budgets(rows: list[BudgetRow], folder: Path) -> None:
     """One file per kernel, one line per row, so that a diff shows the row that changed."""
     folder.mkdir(exist_ok=True)
     for kernel in sorted({row.kernel for row in rows}):
@@ -208,7 +208,7 @@ def regressions(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [f"{name} {old[name]} -> {new[name]}{_percent(old[name], new[name])}" for name in worse]
 
 
-def compare(rows: list[Row], budgets: dict[tuple, Row], only: str | None = None) -> list[str]:
+def exceeded(rows: list[BudgetRow], budgets: dict[tuple, BudgetRow], only: str | None = None) -> list[str]:
     """Everything that a check fails on, a line each."""
     problems = []
     for row in rows:
@@ -224,7 +224,7 @@ def compare(rows: list[Row], budgets: dict[tuple, Row], only: str | None = None)
     return problems
 
 
-def changes(rows: list[Row], budgets: dict[tuple, Row]) -> list[str]:
+def changes(rows: list[BudgetRow], budgets: dict[tuple, BudgetRow]) -> list[str]:
     """What --update would change, a line per row that differs."""
     lines = []
     for row in rows:
@@ -237,7 +237,7 @@ def changes(rows: list[Row], budgets: dict[tuple, Row]) -> list[str]:
     return lines
 
 
-def goals(row: Row) -> str:
+def goals(row: BudgetRow) -> str:
     """Wished-for values beside the measured ones: "" without a wish, "met", or what is missed."""
     wishes = GOALS.get((row.kernel, row.case), {})
     values = row.measured | {"matrix_instructions": max(row.measured["hmma"], row.measured["hgmma"])}
@@ -249,7 +249,7 @@ def goals(row: Row) -> str:
     return "" if not wishes else "missed: " + ", ".join(missed) if missed else "met"
 
 
-def _name(row: Row) -> str:
+def _name(row: BudgetRow) -> str:
     return f"{row.kernel} [{row.case}, #{row.launch}, {row.arch}]"
 
 
@@ -257,13 +257,13 @@ def _percent(old: float, new: float) -> str:
     return f" ({100 * (new / old - 1):+.0f} %)" if old else ""
 
 
-def render(rows: list[Row]) -> str:
+def budget_table(rows: list[BudgetRow]) -> str:
     """The table of a run. Spills are those in an innermost loop / in any loop."""
     head = "kernel|case|arch|regs|smem KB|CTAs|spills|MMA|EX2|loop|loop/EX2|FMA|SHFL|BAR|atom|floor us|bound|goal"
     return table(head.split("|"), [_cells(row) for row in rows])
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: BudgetRow) -> list[str]:
     m = row.measured
     mma = f"{m['hgmma']} HGMMA" if m["hgmma"] else f"{m['hmma']} HMMA" if m["hmma"] else "-"
     per_exponential = f"{m['hot_loop'] / m['ex2_in_hot_loop']:.1f}" if m["ex2_in_hot_loop"] else "-"
@@ -281,9 +281,12 @@ def _cells(row: Row) -> list[str]:
 def nvcc_report(source: Path, capability: int) -> str:
     """What ptxas says of a .cu file."""
     with tempfile.TemporaryDirectory() as folder:
-        command = ["nvcc", "-cubin", "-O3", "-std=c++17", f"-arch=sm_{capability}", "-Xptxas", "-v", f"-I{SOURCES}"]
+        command = ["nvcc", "-cubin", "-O3", "-std=c++17", f"-arch=sm_{capability}"]
         done = subprocess.run(
-            [*command, str(source), "-o", f"{folder}/kernel.cubin"], capture_output=True, text=True, check=True
+            [*command, "-Xptxas", "-v", f"-I{CUDA_SOURCES}", str(source), "-o", f"{folder}/kernel.cubin"],
+            capture_output=True,
+            text=True,
+            check=True,
         )
     return done.stderr
 
@@ -307,7 +310,7 @@ def readable(name: str) -> str:
 
 def check_cuda() -> list[str]:
     """Compile csrc/*.cu, print registers, return the kernels that spill."""
-    sources = sorted(SOURCES.glob("*.cu"))
+    sources = sorted(CUDA_SOURCES.glob("*.cu"))
     if not sources or shutil.which("nvcc") is None:
         print(f"CUDA sources: not checked, {'nvcc is not installed' if sources else 'there are none in csrc/'}")
         return []
@@ -325,8 +328,8 @@ def check_cuda() -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--check", action="store_true", help="compare with bench/budgets (the default)")
-    mode.add_argument("--update", action="store_true", help="write bench/budgets and print what changed")
+    mode.add_argument("--check", action="store_true", help="compare with the budgets (the default)")
+    mode.add_argument("--update", action="store_true", help="write the budgets and print what changed")
     mode.add_argument(
         "--except", action="store_true", dest="exceptions", help="write the rows that this Triton exceeds"
     )
@@ -334,23 +337,23 @@ def main() -> int:
     options = parser.parse_args()
 
     rows = compile_all(options.kernel)
-    print(render(rows), end="\n\n")
-    budgets = read_budgets(FOLDER)
+    print(budget_table(rows), end="\n\n")
+    budgets = read_budgets(BUDGETS)
     if options.exceptions:
-        shutil.rmtree(exceptions(FOLDER), ignore_errors=True)
-        budgets = read_budgets(FOLDER)
+        shutil.rmtree(exceptions(BUDGETS), ignore_errors=True)
+        budgets = read_budgets(BUDGETS)
         worse = [row for row in rows if row.place in budgets and regressions(budgets[row.place].measured, row.measured)]
         print("\n".join(changes(worse, budgets)) or "no exceptions")
-        write_budgets(worse, exceptions(FOLDER))
+        write_budgets(worse, exceptions(BUDGETS))
         return 0
     if options.update:
         print("\n".join(changes(rows, budgets)) or "nothing changed")
-        write_budgets(rows, FOLDER)
-        for path in FOLDER.glob("*.json"):
+        write_budgets(rows, BUDGETS)
+        for path in BUDGETS.glob("*.json"):
             if options.kernel is None and path.stem not in {row.kernel for row in rows}:
                 path.unlink()
         return 0
-    problems = compare(rows, budgets, options.kernel)
+    problems = exceeded(rows, budgets, options.kernel)
     problems += [] if options.kernel else check_cuda()
     print("\n".join(problems) or f"{len(rows)} compiled kernels are within their budgets (Triton {triton.__version__})")
     return 1 if problems else 0

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from bench.comparison import Comparison, Line
+from bench.tables.comparison import Comparison, Line
 
 
-def draw(found: Comparison, path: Path) -> None:
+def draw_curve(found: Comparison, path: Path) -> None:
     """Paired differences to DIDA with their 95 % intervals over the swept option. Needs matplotlib."""
     from matplotlib.figure import Figure  # here, so that running needs no dev packages
 

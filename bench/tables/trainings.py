@@ -16,9 +16,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from bench.jobs import Task
 from bench.record import ROOT, header
-from bench.rows import WARM, Benchmark, Row
+from bench.tables.jobs import Task
+from bench.tables.rows import WARM, Benchmark, Row
 from dida import recipes
 from dida.config import MAY_CHANGE, Config, InstanceConfig, flat, from_dict, to_dict
 from dida.state import checkpoints

@@ -8,10 +8,10 @@ import pytest
 
 pytest.importorskip("triton")
 
-from bench import budget
-from bench.budget import Row
+from bench.compiled import budget
+from bench.compiled.budget import BudgetRow
 
-FUSED = budget.SOURCES.parent / "dida_kernels" / "fused"
+FUSED = budget.CUDA_SOURCES.parent / "dida_kernels" / "fused"
 
 MEASURED = {
     "registers": 128,
@@ -33,8 +33,8 @@ MEASURED = {
 }
 
 
-def row(**changed) -> Row:
-    return Row("_loss_fwd", budget.MAIN_LOSS, 1, "sm_90", {}, MEASURED | changed)
+def row(**changed) -> BudgetRow:
+    return BudgetRow("_loss_fwd", budget.MAIN_LOSS, 1, "sm_90", {}, MEASURED | changed)
 
 
 def launched_kernels() -> set[str]:
@@ -53,7 +53,7 @@ def test_every_kernel_that_is_launched_has_a_budget():
     launched = launched_kernels()
     assert launched
     assert {job.launch.name for job in budget.jobs(90)} == launched
-    assert {path.stem for path in budget.FOLDER.glob("*.json")} == launched
+    assert {path.stem for path in budget.BUDGETS.glob("*.json")} == launched
 
 
 def test_hopper_and_ampere_are_given_the_tiles_chosen_for_them():
@@ -65,7 +65,7 @@ def test_hopper_and_ampere_are_given_the_tiles_chosen_for_them():
 
 
 def test_the_budgets_hold_no_atomics_and_no_double_precision():
-    rows = budget.read_budgets(budget.FOLDER).values()
+    rows = budget.read_budgets(budget.BUDGETS).values()
     assert not [r.place for r in rows if r.measured["float_atomics"] or r.measured["fp64"]]
 
 
@@ -90,9 +90,9 @@ def test_a_few_registers_more_are_allowed():
 
 
 def test_rows_without_a_budget_and_budgets_without_a_row_fail():
-    assert "has no budget" in budget.compare([row()], {})[0]
-    assert "is launched no more" in budget.compare([], {row().place: row()})[0]
-    assert budget.compare([], {row().place: row()}, only="_fold") == []
+    assert "has no budget" in budget.exceeded([row()], {})[0]
+    assert "is launched no more" in budget.exceeded([], {row().place: row()})[0]
+    assert budget.exceeded([], {row().place: row()}, only="_fold") == []
 
 
 def test_budgets_survive_the_disk_one_line_a_row(tmp_path):
@@ -105,7 +105,7 @@ def test_budgets_survive_the_disk_one_line_a_row(tmp_path):
 
 def test_a_doctored_budget_fails_the_check(tmp_path, monkeypatch, capsys):
     budget.write_budgets([row(hot_loop=100)], tmp_path)
-    monkeypatch.setattr(budget, "FOLDER", tmp_path)
+    monkeypatch.setattr(budget, "BUDGETS", tmp_path)
     monkeypatch.setattr(budget, "compile_all", lambda only: [row(stack_bytes=0)])
     monkeypatch.setattr(sys, "argv", ["budget", "--check", "--kernel", "_loss_fwd"])
     assert budget.main() == 1
@@ -114,7 +114,7 @@ def test_a_doctored_budget_fails_the_check(tmp_path, monkeypatch, capsys):
 
 def test_an_older_triton_is_held_to_its_exceptions_and_otherwise_to_the_budget(tmp_path, monkeypatch, capsys):
     budget.write_budgets([row(), row(hot_loop=100)._replace(arch="sm_86")], tmp_path)
-    monkeypatch.setattr(budget, "FOLDER", tmp_path)
+    monkeypatch.setattr(budget, "BUDGETS", tmp_path)
     monkeypatch.setattr(budget.triton, "__version__", "3.6.1")
     compiled = [row(registers=160, stack_bytes=0), row(hot_loop=101, stack_bytes=0)._replace(arch="sm_86")]
     monkeypatch.setattr(budget, "compile_all", lambda only: compiled)

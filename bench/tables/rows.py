@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-Options = Mapping[str, Any]  # of train.py, by name
+TrainOptions = Mapping[str, Any]  # of train.py, by name
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class Row:
 
     name: str  # of its records: file-safe, and never used for other options
     label: str
-    options: Options
-    paper: Options = field(default_factory=dict)  # mIoU as printed, by benchmark
+    options: TrainOptions
+    paper: TrainOptions = field(default_factory=dict)  # mIoU as printed, by benchmark
     warm: bool = True  # branches from the seed's shared warm start, where the benchmark has one
     paired: bool = True  # takes part in differences
 
@@ -45,12 +45,12 @@ class Benchmark(NamedTuple):
     reported: str  # split; on another one choices are made
     note: str = ""  # on what all its tables say
     own_val: str = ""  # a domain like the source, to see whether the warm start learnt the source at all
-    stages: Mapping[str, Options] = field(default_factory=dict)
+    stages: Mapping[str, TrainOptions] = field(default_factory=dict)
 
 
 # Options that only the stages of a benchmark need, on top of what the recipe says: warm is the shared start, branch
 # what follows it, scratch a run without warm start (the oracle's on the toy, all of them on real data).
-NO_STAGE_OPTIONS: Mapping[str, Options] = {"warm": {}, "branch": {}, "scratch": {}}
+NO_STAGE_OPTIONS: Mapping[str, TrainOptions] = {"warm": {}, "branch": {}, "scratch": {}}
 
 BENCHMARKS = {
     "toy": Benchmark(

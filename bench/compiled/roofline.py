@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bench.launches import Launch
-from bench.meter import Step
+from bench.compiled.launches import Launch
+from bench.meter import Operation
 
 
 class Device(NamedTuple):
@@ -55,7 +55,7 @@ BY_NAME = {
 }
 
 
-def device_of(name: str) -> Device | None:
+def rates_of(name: str) -> Device | None:
     """The rates of the GPU that torch.cuda.get_device_name() calls so; None where they are not known."""
     return next((device for part, device in BY_NAME.items() if part in name), None)
 
@@ -108,7 +108,7 @@ def bounds(launch: Launch, device: Device, measured: dict[str, int] | None = Non
     return found
 
 
-def floor(launches: list[Launch], steps: list[Step], device: Device) -> float:
+def floor(launches: list[Launch], steps: list[Operation], device: Device) -> float:
     """Seconds of a whole call: its kernels and its PyTorch operations one after the other."""
     kernels = sum(max(bounds(launch, device).values()) for launch in launches)
     return kernels + sum(max(x.bytes / device.bandwidth, x.flops / device.products(x.dtype)) for x in steps)

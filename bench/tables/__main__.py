@@ -1,9 +1,9 @@
 """Run the rows of the paper's tables over several seeds, and render what came out.
 
-python bench/tables.py --seeds 100-103 --jobs 2             all methods; choices are made on val, with seeds from 100
-python bench/tables.py --table 3 --split test               what is finished is not run again, what stopped goes on
-python bench/tables.py --table 3 --split test --render      write bench/results/toy/3.md, 3.csv and the README's block
-python bench/tables.py --table 7 --data real --device cuda  the same rows with the paper's data and schedule
+python -m bench.tables --seeds 100-103 --jobs 2             all methods; choices are made on val, with seeds from 100
+python -m bench.tables --table 3 --split test               what is finished is not run again, what stopped goes on
+python -m bench.tables --table 3 --split test --render      write bench/results/toy/3.md, 3.csv and the README's block
+python -m bench.tables --table 7 --data real --device cuda  the same rows with the paper's data and schedule
 
 On the toy all rows of a seed branch off one shared source-only run and see the same draws, so that differences paired
 by seed are resolved with few seeds. Every number is that of the last checkpoint.
@@ -14,18 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-if not __package__:  # started by its path: this folder must not be searched, its statistics.py would hide Python's own
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
 import tyro
 
-from bench.comparison import collect, rows_of
-from bench.curve import draw
-from bench.jobs import Jobs, Signals
-from bench.record import RESULTS, replaced, write
-from bench.render import as_csv, page, summary
-from bench.rows import BENCHMARKS, Row
-from bench.trainings import Setting, plan
+from bench.record import RESULTS_FOLDER, replaced, write
+from bench.tables.comparison import collect, rows_of
+from bench.tables.curve import draw_curve
+from bench.tables.jobs import Jobs, Signals
+from bench.tables.render import as_csv, page, summary
+from bench.tables.rows import BENCHMARKS, Row
+from bench.tables.trainings import Setting, plan
 
 NUMBERS = {"1": "methods", "2": "methods"}  # Tables I and II have the same rows
 
@@ -57,7 +54,7 @@ class Options:
     """More options of train.py for every run, as in --options="--lr 1e-3"; a row's own options win over them."""
     work: Path = Path("runs/tables")
     """Folder for the runs."""
-    results: Path = RESULTS
+    results: Path = RESULTS_FOLDER
     """Folder for records and rendered tables."""
     data_root: Path = Path("data")
     """Folder that holds the data sets."""
@@ -79,7 +76,7 @@ def main(options: Options) -> int:
     tables = [(NUMBERS.get(name, name), setting(options, name)) for name in options.table]
     if options.render:
         for name, where in tables:
-            render(name, where, seeds, options.readme)
+            write_table(name, where, seeds, options.readme)
         return 0
     wanted = [(where, row) for name, where in tables for row in rows_of(name, where)]
     tasks = plan(chosen(wanted, options.rows), seeds)
@@ -138,14 +135,14 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(seeds))
 
 
-def render(name: str, where: Setting, seeds: tuple[int, ...], readme: Path | None) -> None:
+def write_table(name: str, where: Setting, seeds: tuple[int, ...], readme: Path | None) -> None:
     """Write a table as Markdown and CSV, and what is reported into its block of the README."""
     found = collect(name, where, seeds)
     target = where.results / where.name / found.file
     write(target.with_name(f"{found.file}.md"), page(found))
     write(target.with_name(f"{found.file}.csv"), as_csv(found))
     if found.table.sweeps:
-        draw(found, target.with_name(f"{found.file}.png"))
+        draw_curve(found, target.with_name(f"{found.file}.png"))
     print(f"{target}.*")
     if readme is None or not found.reported:
         return
@@ -159,11 +156,11 @@ def render(name: str, where: Setting, seeds: tuple[int, ...], readme: Path | Non
 
 def cli(args: list[str]) -> None:
     """`main` of a command line. What a user can put right ends in one message."""
-    options = tyro.cli(Options, prog="bench/tables.py", args=args)
+    options = tyro.cli(Options, prog="bench.tables", args=args)
     try:
         status = main(options)
     except ValueError as error:
-        sys.exit(f"bench/tables.py: {error}")
+        sys.exit(f"bench.tables: {error}")
     sys.exit(status)
 
 

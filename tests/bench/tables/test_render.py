@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from bench import tables
-from bench.comparison import collect, rows_of
 from bench.record import replaced
-from bench.render import as_csv, page, summary
-from bench.rows import BENCHMARKS, DACS, DAFORMER, DIDA, ORACLE, SOURCE, TABLES, WARM
-from bench.tables import Options
-from bench.trainings import Scoring, Setting, Training, minutes, plan, resolved, same_options
+from bench.tables import __main__ as tables
+from bench.tables.__main__ import Options
+from bench.tables.comparison import collect, rows_of
+from bench.tables.render import as_csv, page, summary
+from bench.tables.rows import BENCHMARKS, DACS, DAFORMER, DIDA, ORACLE, SOURCE, TABLES, WARM
+from bench.tables.trainings import Scoring, Setting, Training, minutes, plan, resolved, same_options
 from dida.data.classes import NAMES
 
 
@@ -340,6 +340,6 @@ def test_a_sweep_is_drawn(setting, tmp_path):
     for row in (DIDA, *TABLES["8b"].rows[:3]):
         for seed in range(2):
             put(setting, row, seed, 40.0 + row.options.get("bank_every", 0) / 100 + seed)
-    tables.render("8b", setting, (0, 1), None)
+    tables.write_table("8b", setting, (0, 1), None)
     assert (setting.results / "toy" / "8b.png").stat().st_size > 5000
     assert "![the curve](8b.png)" in (setting.results / "toy" / "8b.md").read_text()

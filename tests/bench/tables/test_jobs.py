@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.jobs import Jobs, Signals, Task
+from bench.tables.jobs import Jobs, Signals, Task
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 # Every task appends its name as often as it has steps, and goes on where it stopped: a training in miniature.
 WORKER = """
@@ -27,8 +27,8 @@ for step in range(done, steps):
 """
 RUNNER = """
 import sys
-from tests.bench.test_tables_jobs import chain
-from bench.jobs import Jobs, Signals
+from tests.bench.tables.test_jobs import chain
+from bench.tables.jobs import Jobs, Signals
 from pathlib import Path
 signals = Signals()
 Jobs(chain(Path(sys.argv[1])), 2, {}).run(signals)

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.paper import CLASS_IOU
-from bench.rows import TABLES, WARM, Row, Table
-from bench.statistics import GROUPS, Paired, Spread, paired, spread
-from bench.trainings import Scoring, Setting, Training
+from bench.tables.paper import CLASS_IOU
+from bench.tables.rows import TABLES, WARM, Row, Table
+from bench.tables.seeds import CLASS_GROUPS, Paired, Spread, paired, spread
+from bench.tables.trainings import Scoring, Setting, Training
 
 Record = Mapping[str, Any]
 Quantity = Callable[[Record], float | None]  # of a network's scores
@@ -75,7 +75,7 @@ class Comparison:
         first = self.setting.benchmark.classes
         return (
             {f"mIoU {n}": _mean_iou(n) for n in (first, *(n for n in (19, 16, 13) if n != first))}
-            | {name: _group_iou(group) for name, group in GROUPS.items()}
+            | {name: _group_iou(group) for name, group in CLASS_GROUPS.items()}
             | {f"boundary band, mIoU {first}": _band_mean_iou(first)}
             | {name: _group_iou((name,)) for name in self.records[0]["student"]["IoU"]}
         )
