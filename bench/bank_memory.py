@@ -392,7 +392,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
     kind = "cuda" if options.device == "cuda" else "counted"
-    folder = record.RESULTS_FOLDER / record.machine(kind)
+    folder = record.RESULTS_FOLDER / record.machine_name(kind)
     result = {"header": record.header(kind), **survey_memory(options.device), "loss": count_loss()}
     record.write(options.json or folder / "bank_memory.json", result)
     record.write(folder / "bank_memory.md", memory_report(result) + "\n")

@@ -257,7 +257,7 @@ def main() -> int:
     if found := obstacles():
         sys.exit("\n".join(found))
     until = time.monotonic() + options.seconds
-    folder = options.results / record.machine("cuda")
+    folder = options.results / record.machine_name("cuda")
 
     def left() -> float:
         return until - time.monotonic()

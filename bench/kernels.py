@@ -367,7 +367,7 @@ def main() -> None:
         record.write(options.json, result)
         return
     name = "kernels" if options.op is None else "kernels-" + "-".join(ops)
-    folder = record.RESULTS_FOLDER / record.machine(options.device)
+    folder = record.RESULTS_FOLDER / record.machine_name(options.device)
     record.write(folder / f"{name}.json", result)
     record.write(folder / f"{name}.md", kernel_report(result))
     plot_speedups(result, folder / f"{name}.png")

@@ -1,53 +1,62 @@
-"""What every recorded number travels with: the commit, the versions and the machine; and how it is printed."""
+"""What every recorded number travels with: its source, the machine and the date; and how it is printed."""
 
 import json
-import os
-import platform
-import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dida.provenance import machine, source_commit, source_digest
+
 ROOT = Path(__file__).parent.parent
 RESULTS_FOLDER = Path(__file__).parent / "results"
 NONE = "–"  # a cell without a value
-END = "<!-- /results -->"  # of a block in the README
+UNKNOWN = "unknown"  # the digest of a record that is older than digests; the commit where nothing says it
+END = "<!-- /results -->"  # of a block in a page
+
+
+# ---- where a number comes from -------------------------------------------------------------------------------------
 
 
 def header(device: str) -> dict[str, Any]:
     """Where, when and from what a result was made. `device`: cpu, cuda, or counted (nothing ran)."""
-    found = {
-        "commit": commit(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "device": device,
-        "python": platform.python_version(),
-        **{package: _version(package) for package in ("torch", "triton")},
-        "cpu": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load": [round(x, 1) for x in os.getloadavg()],  # processes that wanted a core, over 1, 5 and 15 minutes
-    }
-    if device == "cuda":
-        found |= {"gpu": torch.cuda.get_device_name(), "clocks": _clocks(), "cuda": torch.version.cuda}
-    return found
+    date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return {"commit": commit(), "digest": source_digest(ROOT), "date": date, "device": device, **machine()}
 
 
 def commit() -> str:
-    """What git says of this tree, else what DIDA_COMMIT says of a copy that travels without git; else "unknown"."""
-    if head := _answer("git", "rev-parse", "--short=12", "HEAD"):
-        sources = (".", ":(exclude)bench/results")  # results change while a table is made, and nothing reads them
-        return head + ("+changes" if _answer("git", "status", "--porcelain", "-uno", "--", *sources) else "")
-    return os.environ.get("DIDA_COMMIT", "unknown")
+    """Of this tree, its first 12 digits, "+changes" after it where files differ from it; or "unknown"."""
+    return origin([{"git": source_commit(ROOT)}])["commit"]
 
 
-def machine(device: str) -> str:
+def origin(environments: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """The commits and the digests of the source that a run's environment files name, joined by "+"."""
+    found = list(environments)
+    known = [environment["git"] for environment in found if environment["git"]]
+    commits = sorted({git["commit"][:12] for git in known}) or [UNKNOWN]
+    changes = ["changes"] if any(git["dirty"] for git in known) else []
+    digests = sorted({environment.get("digest", UNKNOWN) for environment in found})
+    return {"commit": "+".join(commits + changes), "digest": "+".join(digests)}
+
+
+def changed_files() -> list[str]:
+    """What differs from the commit of this tree, files that git does not know included; results are no source."""
+    if not (ROOT / ".git").exists():
+        return []  # a copy that travelled: its digest tells it from the commit it says it is of
+    command = ["git", "-C", str(ROOT), "status", "--porcelain", "--", ".", ":(exclude)bench/results"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [line[3:] for line in said.splitlines()]
+
+
+def machine_name(device: str) -> str:
     """The folder of a machine's results, such as nvidia-h200 or cpu."""
     return torch.cuda.get_device_name().lower().replace(" ", "-") if device == "cuda" else device
+
+
+# ---- how it is printed ---------------------------------------------------------------------------------------------
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -63,49 +72,26 @@ def render_header(found: dict[str, Any]) -> str:
     return "\n".join(f"- {name}: {value}" for name, value in found.items())
 
 
-def replaced(text: str, marker: str, block: str) -> str:
-    """`text` with what stands between `<!-- results:MARKER -->` and the next `<!-- /results -->` replaced.
+def start_of(block: str) -> str:
+    """The line in front of what a page has from us."""
+    return f"<!-- results:{block} -->"
+
+
+def replaced(text: str, block: str, content: str) -> str:
+    """`text` with what stands between `<!-- results:BLOCK -->` and the next `<!-- /results -->` replaced.
 
     Raises ValueError if one of the two is missing, or the first is there twice.
     """
-    start = f"<!-- results:{marker} -->"
+    start = start_of(block)
     if text.count(start) != 1:
         raise ValueError(f"expected one line {start}, found {text.count(start)}")
     before, _, after = text.partition(start)
     old, end, after = after.partition(END)
     if not end or "<!-- results:" in old:
         raise ValueError(f"expected a line {END} after {start}")
-    return f"{before}{start}\n{block.strip()}\n{END}{after}"
+    return f"{before}{start}\n{content.strip()}\n{END}{after}"
 
 
 def write(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content if isinstance(content, str) else json.dumps(content, indent=1) + "\n")
-
-
-def _answer(program: str, *arguments: str) -> str:
-    """What a program prints; nothing where it fails or is not there."""
-    if shutil.which(program) is None:
-        return ""
-    done = subprocess.run([program, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _clocks() -> str:
-    found = _answer("nvidia-smi", "--query-gpu=clocks.sm,clocks.mem,clocks.max.sm", "--format=csv,noheader")
-    return found.splitlines()[0] if found else "unknown"

@@ -330,7 +330,7 @@ def main() -> None:
         },
         "rows": rows,
     }
-    path = options.json or record.RESULTS_FOLDER / record.machine(options.device) / "step.json"
+    path = options.json or record.RESULTS_FOLDER / record.machine_name(options.device) / "step.json"
     record.write(path, result)
     record.write(path.with_suffix(".md"), step_report(result))
     print(step_report(result))

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from bench import record
-from bench.tables.trainings import commits
 from dida.config import parse_size
 from dida.data import domains
 from dida.data.domains import Labelled
@@ -112,5 +111,5 @@ def facts_of(trained: Trained) -> dict[str, Any]:
         "tgt": config.data.tgt,
         "backbone": config.model.backbone,
         "seed": config.run.seed,
-        **commits(environments),
+        **record.origin(environments),
     }

@@ -2,27 +2,32 @@
 
 python -m bench.tables --seeds 100-103 --jobs 2             all methods; choices are made on val, with seeds from 100
 python -m bench.tables --table 3 --split test               what is finished is not run again, what stopped goes on
-python -m bench.tables --table 3 --split test --render      write bench/results/toy/3.md, 3.csv and the README's block
+python -m bench.tables --table 3 --split test --render      write bench/results/toy/3.md, 3.csv and blocks of pages
 python -m bench.tables --table 7 --data real --device cuda  the same rows with the paper's data and schedule
 
 On the toy all rows of a seed branch off one shared source-only run and see the same draws, so that differences paired
 by seed are resolved with few seeds. Every number is that of the last checkpoint.
+
+Run it from a clone that nobody edits: what a changed tree trained could not be trained again, so it is refused, and a
+source that changes while its trainings go on leaves no record.
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import tyro
 
-from bench.record import RESULTS_FOLDER, replaced, write
-from bench.tables.comparison import collect, rows_of
+from bench import record
+from bench.tables.comparison import Comparison, collect, rows_of
 from bench.tables.curve import draw_curve
-from bench.tables.jobs import Jobs, Signals
-from bench.tables.render import as_csv, page, summary
+from bench.tables.jobs import Jobs
+from bench.tables.render import as_csv, filled, page
 from bench.tables.rows import BENCHMARKS, Row
-from bench.tables.trainings import Setting, plan
+from bench.tables.trainings import Setting, plan, this_source
+from dida.signals import Signals
 
 NUMBERS = {"1": "methods", "2": "methods"}  # Tables I and II have the same rows
 
@@ -54,7 +59,7 @@ class Options:
     """More options of train.py for every run, as in --options="--lr 1e-3"; a row's own options win over them."""
     work: Path = Path("runs/tables")
     """Folder for the runs."""
-    results: Path = RESULTS_FOLDER
+    results: Path = record.RESULTS_FOLDER
     """Folder for records and rendered tables."""
     data_root: Path = Path("data")
     """Folder that holds the data sets."""
@@ -62,24 +67,29 @@ class Options:
     """auto, cpu, cuda or cuda:N."""
     render: bool = False
     """Run nothing; write the tables of what is there."""
-    readme: Path | None = Path("README.md")
-    """File whose blocks <!-- results:toy-methods --> ... <!-- /results --> are replaced by what is reported: the test
-    split of the toy, val on real data. None is no file."""
+    digest: str | None = None
+    """With --render, the source whose records are shown; by default the one that has most seeds of every row, and of
+    equals the newest."""
+    pages: tuple[Path, ...] = (Path("README.md"), Path("docs/toy_results.md"))
+    """Files whose blocks <!-- results:toy-methods --> ... <!-- /results --> are replaced by what is reported: the test
+    split of the toy, val on real data. What all tables share goes into each, or once into a block toy-caption."""
 
 
 def main(options: Options) -> int:
     """The exit status: 0, 1 if something failed, 130 if it was asked to stop.
 
-    Raises ValueError for options that mean nothing, and for a README without the block of a table.
+    Raises ValueError for options that mean nothing, for a tree that no record may be made in, and if no page has the
+    block of a table.
     """
     seeds = parse_seeds(options.seeds)
     tables = [(NUMBERS.get(name, name), setting(options, name)) for name in options.table]
     if options.render:
         for name, where in tables:
-            write_table(name, where, seeds, options.readme)
+            write_table(collect(name, where, seeds, options.digest), options.pages)
         return 0
     wanted = [(where, row) for name, where in tables for row in rows_of(name, where)]
     tasks = plan(chosen(wanted, options.rows), seeds)
+    refuse_changes()
     threads = {name: str(options.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     signals = Signals()
     jobs = Jobs(tasks, options.jobs, threads)
@@ -89,7 +99,7 @@ def main(options: Options) -> int:
     finally:
         signals.restore()
     if signals.caught:
-        print(f"{signals.caught.name}: stopped; the same command goes on from here")
+        print(f"{signals.caught}: stopped; the same command goes on from here")
         return 130
     if failed:
         print(f"{len(failed)} failed: {', '.join(failed)}")
@@ -107,6 +117,7 @@ def setting(options: Options, table: str) -> Setting:
     return Setting(
         name=name,
         benchmark=benchmark,
+        digest=this_source(),
         split=options.split,
         work=options.work,
         results=options.results,
@@ -135,23 +146,40 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(seeds))
 
 
-def write_table(name: str, where: Setting, seeds: tuple[int, ...], readme: Path | None) -> None:
-    """Write a table as Markdown and CSV, and what is reported into its block of the README."""
-    found = collect(name, where, seeds)
-    target = where.results / where.name / found.file
-    write(target.with_name(f"{found.file}.md"), page(found))
-    write(target.with_name(f"{found.file}.csv"), as_csv(found))
+def refuse_changes() -> None:
+    """Raises ValueError in a tree of which no record may be made."""
+    if changed := record.changed_files():
+        raise ValueError(
+            f"{', '.join(changed)}: not as in the commit of this tree, so what it trains could not be trained again. "
+            "Commit, or run in a clean clone (git clone . ELSEWHERE); only files in bench/results may differ"
+        )
+    if record.commit() == record.UNKNOWN:
+        raise ValueError("no git here says which commit this is, and a record must: set DIDA_COMMIT to its hash")
+
+
+def write_table(found: Comparison, pages: Sequence[Path]) -> None:
+    """Write a table as Markdown and CSV, and what is reported into its blocks of the pages.
+
+    Raises ValueError if it is reported and no page has a block for it.
+    """
+    target = found.setting.results / found.setting.name / found.file
+    record.write(target.with_name(f"{found.file}.md"), page(found))
+    record.write(target.with_name(f"{found.file}.csv"), as_csv(found))
     if found.table.sweeps:
         draw_curve(found, target.with_name(f"{found.file}.png"))
     print(f"{target}.*")
-    if readme is None or not found.reported:
+    if not (pages and found.reported):
         return
-    try:
-        text = replaced(readme.read_text(), f"{where.name}-{name}", summary(found))
-    except (FileNotFoundError, ValueError) as error:
-        raise ValueError(f"{readme}: {error}; --readme None leaves it alone") from error
-    readme.write_text(text)
-    print(f"{readme}: block {where.name}-{name}")
+    start = record.start_of(f"{found.setting.name}-{found.name}")
+    having = [path for path in pages if path.exists() and start in path.read_text()]
+    if not having:
+        raise ValueError(f"{', '.join(map(str, pages))}: no line {start}; --pages alone, without a file, writes none")
+    for path in having:
+        try:
+            path.write_text(filled(path.read_text(), found))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        print(f"{path}: block {found.setting.name}-{found.name}")
 
 
 def cli(args: list[str]) -> None:

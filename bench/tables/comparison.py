@@ -1,9 +1,15 @@
-"""The records of a table, line by line, and what each line is compared with."""
+"""The records of a table, line by line, and what each line is compared with.
+
+A table shows what one state of the source trained. Where that has no record of a row, the row shows those of another
+state, says so, and is compared with nothing: a difference would be one of code as much as of methods. For the same
+reason no difference is called resolved between records that do not know what trained them.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from bench.record import UNKNOWN
 from bench.tables.paper import CLASS_IOU
 from bench.tables.rows import TABLES, WARM, Row, Table
 from bench.tables.seeds import CLASS_GROUPS, Paired, Spread, paired, spread
@@ -29,8 +35,22 @@ class Line:
         values = self.values(quantity, network)
         return spread(list(values.values())) if values else None
 
+    @property
+    def digest(self) -> str | None:
+        """Of the source that trained this row; None without a record."""
+        return next((record["digest"] for record in self.records.values()), None)
+
+    @property
+    def comparable(self) -> bool:
+        """Whether one source trained this line and the one that it is compared with, as far as they have records."""
+        return self.against is None or len({self.digest, self.against.digest} - {None}) < 2
+
+    def resolved(self, difference: Paired | None) -> bool:
+        """Whether a difference of this line is clear, and one of methods: the same code trained both."""
+        return difference is not None and difference.resolved and self.digest != UNKNOWN
+
     def difference(self, quantity: Quantity, network: str = "student") -> Paired | None:
-        if self.against is None:
+        if self.against is None or not self.comparable:
             return None
         return paired(self.values(quantity, network), self.against.values(quantity, network))
 
@@ -41,14 +61,19 @@ class Comparison:
 
     name: str  # of the table
     table: Table
-    setting: Setting
+    setting: Setting  # with the digest of the source that is shown
     lines: tuple[Line, ...]
     warm: Mapping[int, Record]  # of the shared start, scored on its own source
-    stale: tuple[str, ...]  # records of other options, which are not shown
+    stale: tuple[str, ...]  # records of that source and other options, which are not shown
 
     @property
     def records(self) -> list[Record]:
         return [record for line in self.lines for record in line.records.values()]
+
+    @property
+    def guests(self) -> list[Line]:
+        """Lines of another source than the table's."""
+        return [line for line in self.lines if line.digest not in (None, self.setting.digest)]
 
     @property
     def toy(self) -> bool:
@@ -92,11 +117,22 @@ class Comparison:
         return CLASS_IOU[self.paper_data].get(row.name, {}).get(quantity)
 
 
-def collect(name: str, setting: Setting, seeds: Sequence[int]) -> Comparison:
-    """The records of a table. Raises ValueError if there is none."""
-    found = {row.name: _records(setting, row, seeds) for row in (*rows_of(name, setting), WARM)}
+def collect(name: str, setting: Setting, seeds: Sequence[int], digest: str | None = None) -> Comparison:
+    """The records of a table: those of the source `digest`, by default of the one that knows most of the table.
+
+    Raises ValueError if there is none.
+    """
+    rows = (*rows_of(name, setting), WARM)
+    sources = {source.digest: {row.name: _records(source, row, seeds) for row in rows} for source in _sources(setting)}
+    if digest is not None and digest not in sources:
+        known = ", ".join(sorted(sources)) or "none"
+        raise ValueError(f"--digest {digest}: there are no records of it in {setting.records}; of these: {known}")
+    order = sorted(sources, key=lambda key: (key == digest, *_known(name, setting, sources[key])), reverse=True)
+    setting = replace(setting, digest=order[0]) if order else setting
+    # What the first source does not have comes from the next one that does.
+    found = {row.name: next(filter(None, (sources[key][row.name] for key in order)), {}) for row in rows}
     lines = tuple(_lines(name, setting, found))
-    warm = found[WARM.name] if setting.benchmark.warm_steps else {}
+    warm = sources[order[0]][WARM.name] if order and setting.benchmark.warm_steps else {}
     stale = tuple(
         scoring.name
         for line in lines
@@ -110,6 +146,19 @@ def collect(name: str, setting: Setting, seeds: Sequence[int]) -> Comparison:
             + (f"; of other options: {', '.join(stale)}" if stale else "")
         )
     return comparison
+
+
+def _sources(setting: Setting) -> list[Setting]:
+    """The setting once for every source that has records."""
+    folders = sorted(setting.records.iterdir()) if setting.records.exists() else []
+    return [replace(setting, digest=folder.name) for folder in folders]
+
+
+def _known(name: str, setting: Setting, found: Mapping[str, dict[int, Record]]) -> tuple[int, str]:
+    """How much a source knows of a table: the seeds that all rows have; and when it was last added to."""
+    rows = [found[row.name] for row in rows_of(name, setting)]
+    dates = [record["environment"]["scored"]["date"] for records in rows for record in records.values()]
+    return len(set.intersection(*map(set, rows))), max(dates, default="")
 
 
 def rows_of(name: str, setting: Setting) -> tuple[Row, ...]:

@@ -2,13 +2,14 @@
 
 import fcntl
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
+
+from dida.signals import Signals
 
 LAST_LINES = 15  # of a failed command's output
 POLL = 0.2  # seconds
@@ -24,25 +25,7 @@ class Task:
     done: Callable[[], bool]
     log: Path  # all it prints; its lock as well
     after: "Task | None" = None
-    finish: Callable[[], None] = lambda: None  # runs when the command has ended well
-
-
-class Signals:
-    """Remembers Ctrl-C and a batch system's request to stop. A second one acts as if nobody listened."""
-
-    def __init__(self) -> None:
-        self.caught: signal.Signals | None = None
-        self._before = {
-            kind: signal.signal(kind, self._remember) for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        }
-
-    def _remember(self, number: int, frame: object) -> None:
-        self.caught = signal.Signals(number)
-        self.restore()
-
-    def restore(self) -> None:
-        for kind, handler in self._before.items():
-            signal.signal(kind, handler)
+    finish: Callable[[], None] = lambda: None  # runs when the command has ended well; a ValueError is its failure
 
 
 class Jobs:
@@ -119,15 +102,19 @@ class Jobs:
             if process.poll() is None:
                 continue
             del self.running[task]
-            if process.returncode == 0:
-                task.finish()
+            why = f"exit code {process.returncode}\n{last_lines(task.log, LAST_LINES)}"
+            try:
+                if process.returncode == 0:
+                    task.finish()
+            except ValueError as error:
+                why = str(error)
             log.close()
             left = len(self.waiting) + len(self.running)
             if task.done():
                 took = (time.monotonic() - since) / 60
                 _say(f"done   {task.name} ({took:.1f} min; {self.total - left} of {self.total})")
             else:
-                self._fail(task, f"exit code {process.returncode}\n{last_lines(task.log, LAST_LINES)}")
+                self._fail(task, why)
 
     def _fail(self, task: Task, why: str) -> None:
         if task in self.waiting:

@@ -1,11 +1,11 @@
-"""A comparison as Markdown, as CSV and as a block of the README. No number here comes from anywhere but records."""
+"""A comparison as Markdown, as CSV and as blocks of pages. No number here comes from anywhere but records."""
 
 import csv
 import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from bench.record import NONE
+from bench.record import NONE, UNKNOWN, replaced, start_of
 from bench.record import table as markdown_table
 from bench.tables.comparison import Comparison, Line, Quantity
 from bench.tables.seeds import Paired, Spread, spread
@@ -17,15 +17,37 @@ PAPER_SOURCES = {"gta5": "GTA5", "synthia": "SYNTHIA"}  # of the paper's numbers
 
 
 def summary(found: Comparison) -> str:
-    """What was measured, the table of means, and where the numbers come from."""
-    title = f"### {found.table.title}: {found.setting.benchmark.title}, {found.setting.split}"
-    parts = (title, _caption(found), _main_table(found), found.table.note, _provenance(found))
+    """A table that stands alone: what all tables share is said with it."""
+    return f"{_title(found)}\n\n{caption(found)}\n\n{_body(found)}"
+
+
+def section(found: Comparison) -> str:
+    """A table of a page that has the caption elsewhere, once."""
+    return f"{_title(found)}\n\n{_body(found)}"
+
+
+def _title(found: Comparison) -> str:
+    return f"### {found.table.title}: {found.setting.benchmark.title}, {found.setting.split}"
+
+
+def _body(found: Comparison) -> str:
+    """Which seeds, the table of means, and where the numbers come from."""
+    parts = (_seeds(found), _main_table(found), found.table.note, _guests(found), _provenance(found))
     return "\n\n".join(part for part in parts if part)
+
+
+def filled(text: str, found: Comparison) -> str:
+    """A page with its block of this table replaced, and its caption if it has one. Raises as `replaced`."""
+    benchmark = found.setting.name
+    shared = f"{benchmark}-caption"
+    if start_of(shared) not in text:
+        return replaced(text, f"{benchmark}-{found.name}", summary(found))
+    return replaced(replaced(text, f"{benchmark}-{found.name}", section(found)), shared, caption(found))
 
 
 def page(found: Comparison) -> str:
     """The summary, then every group of classes and every class."""
-    head = ["", *(line.row.label for line in found.lines)]
+    head = ["", *(_label(found, line) for line in found.lines)]
     rows = [[name, *(_cell(line, q) for line in found.lines)] for name, q in found.quantities.items()]
     if not found.toy:
         printed = [line.row for line in found.lines if line.row.paper]
@@ -41,23 +63,32 @@ def page(found: Comparison) -> str:
     return f"{summary(found)}\n\n{picture}{note}\n\n{markdown_table(head, rows)}\n"
 
 
-def _caption(found: Comparison) -> str:
-    benchmark, records = found.setting.benchmark, found.records
-    seeds = sorted({record["seed"] for record in records})
-    images = " or ".join(sorted({str(record["images"]) for record in records}))
+def caption(found: Comparison) -> str:
+    """What all tables of a benchmark and a split share."""
+    benchmark = found.setting.benchmark
+    images = " or ".join(sorted({str(record["images"]) for record in found.records}))
     steps = f"{benchmark.branch_steps:,} steps".replace(",", " ")
     if benchmark.warm_steps:
-        steps += f", branched off {benchmark.warm_steps} shared ones on the source alone"
-        if any(not line.row.warm for line in found.lines):
-            steps += "; the oracle trains for as many from scratch"
+        steps += f", branched off {benchmark.warm_steps} shared ones on the source alone; an oracle trains for as many "
+        steps += "from scratch"
+    parts = [
+        "**Toy numbers**, not to be compared with published ones." if found.toy else "",
+        f"mIoU over {benchmark.classes} classes in percent on {found.setting.split} ({images} images), student of the "
+        f"last checkpoint ({steps}), mean ± standard deviation over seeds.",
+        "A difference is paired by seed and comes with its 95 % t interval; it is not resolved where that holds 0.",
+        "The intervals are over seeds on one data set: they say what other seeds would give here, and nothing of other "
+        "pictures. And there are many of them: where nothing differs, one in twenty leaves 0 out by chance.",
+        "A table shows what one state of the source trained, by commit and digest.",
+        benchmark.note,
+    ]
+    return " ".join(part for part in parts if part)
+
+
+def _seeds(found: Comparison) -> str:
+    seeds = sorted({record["seed"] for record in found.records})
     compared = f"{found.table.against.label} as the recipe has it" if found.table.against else "the row above"
-    return (
-        ("**Toy numbers**, not to be compared with published ones. " if found.toy else "")
-        + f"mIoU over {benchmark.classes} classes in percent on {found.setting.split} ({images} images), student of "
-        f"the last checkpoint ({steps}), mean ± standard deviation over {len(seeds)} seed{'s' * (len(seeds) != 1)} "
-        f"({_ranges(seeds)}). The difference to {compared} is paired by seed and comes with its 95 % t interval; it is "
-        "not resolved where that holds 0." + _warm_start(found) + (f" {benchmark.note}" if benchmark.note else "")
-    )
+    many = f"{len(seeds)} seed{'s' * (len(seeds) != 1)} ({_ranges(seeds)}); differences are to {compared}."
+    return many + _warm_start(found)
 
 
 def _warm_start(found: Comparison) -> str:
@@ -72,7 +103,7 @@ def _main_table(found: Comparison) -> str:
     head = ["", "mIoU", "difference (95 %)", "seeds above", "resolved", "teacher's mIoU", "seeds"]
     rows = [
         [
-            line.row.label,
+            _label(found, line),
             _mean(line.spread(quantity)),
             *_difference_cells(line, line.difference(quantity)),
             _mean(line.spread(quantity, "teacher")),
@@ -86,12 +117,18 @@ def _main_table(found: Comparison) -> str:
 
 def _difference_cells(line: Line, difference: Paired | None) -> list[str]:
     if difference is None:
-        return [NONE, NONE, NONE]
+        return [NONE if line.comparable else "not comparable", NONE, NONE]
     signs = f"{difference.above}/{difference.n}"
     if difference.n == 1:
         return [f"{difference.mean:+.2f}", signs, "not resolved (one seed)"]
     interval = f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
-    return [interval, signs, "yes" if difference.resolved else "not resolved"]
+    if line.digest == UNKNOWN:
+        return [interval, signs, "source unknown"]
+    return [interval, signs, "yes" if line.resolved(difference) else "not resolved"]
+
+
+def _label(found: Comparison, line: Line) -> str:
+    return f"{line.row.label} †" if line in found.guests else line.row.label
 
 
 def _cell(line: Line, quantity: Quantity) -> str:
@@ -100,7 +137,7 @@ def _cell(line: Line, quantity: Quantity) -> str:
         return NONE
     if difference is None or difference.n == 1:
         return f"{mean.mean:.1f}"
-    bold = "**" if difference.resolved else ""
+    bold = "**" if line.resolved(difference) else ""
     return f"{mean.mean:.1f} ({bold}{difference.mean:+.1f} ± {difference.half_width:.1f}{bold})"
 
 
@@ -114,20 +151,42 @@ def _or_none(value: float | None) -> str:
     return NONE if value is None else f"{value:.1f}"
 
 
+def _guests(found: Comparison) -> str:
+    """A line for the rows that another source trained."""
+    if not found.guests:
+        return ""
+    records = [record for line in found.guests for record in line.records.values()]
+    return f"† Trained by another source, and so not comparable with the rest: {_source(records)}."
+
+
 def _provenance(found: Comparison) -> str:
-    records = [*found.records, *found.warm.values()]
-    commits = sorted({commit for record in records for commit in record["commit"].split("+")})
-    dirty = " with uncommitted changes" if any(record["dirty"] for record in records) else ""
+    own = [line for line in found.lines if line not in found.guests]
+    records = [*(record for line in own for record in line.records.values()), *found.warm.values()]
     machines = sorted({_machine(record) for record in records})
     hours = sum(record["minutes"] for record in records) / 60
-    text = f"Commit {', '.join(commits)}{dirty}. {'; '.join(machines)}; {hours:.1f} hours of training in all."
+    text = f"C{_source(records)[1:]}. {'; '.join(machines)}; {hours:.1f} hours of training in all."
+    if found.setting.digest == UNKNOWN:
+        text += (
+            " These records are older than digests of the source: rows may be of different code, so no difference is "
+        )
+        text += "called resolved."
     if found.stale:
         text += f" Not shown, because their options are no longer those of the recipes: {', '.join(found.stale)}."
     return text
 
 
+def _source(records: Sequence[dict[str, Any]]) -> str:
+    """Commits and digests of records."""
+    named = {part for record in records for part in record["commit"].split("+")}
+    commits = ", ".join(sorted(named - {"changes"})) + (" with uncommitted changes" if "changes" in named else "")
+    digests = sorted({record["digest"] for record in records})
+    if digests == [UNKNOWN]:
+        return f"commit {commits}; source unknown"
+    return f"commit {commits}; source {', '.join(digests)}"
+
+
 def _machine(record: dict[str, Any]) -> str:
-    scored, threads = record["scored"], record["threads"]
+    scored, threads = record["environment"]["scored"], record["environment"]["trained"]["threads"]
     if scored["device"] == "cuda":
         return f"{scored['gpu']}, torch {scored['torch']}"
     return f"{scored['cpu']}, {threads} thread{'s' * (threads != 1)} a run, torch {scored['torch']}"
@@ -144,7 +203,7 @@ def _ranges(seeds: Sequence[int]) -> str:
 
 CSV_COLUMNS = (
     "benchmark", "table", "split", "row", "label", "network", "quantity", "mean", "std", "seeds", "against",
-    "difference", "low", "high", "paired_seeds", "seeds_above", "resolved", "paper_real_data",
+    "difference", "low", "high", "paired_seeds", "seeds_above", "resolved", "paper_real_data", "digest",
 )  # fmt: skip
 
 
@@ -176,6 +235,7 @@ def _csv_lines(found: Comparison, line: Line, network: str) -> Iterator[dict[str
             "std": round(mean.std, 4) if mean.n > 1 else None,
             "seeds": mean.n,
             "paper_real_data": found.paper(line.row, name) if network == "student" else None,
+            "digest": line.digest,
             **_csv_difference(line, line.difference(quantity, network)),
         }
 
@@ -191,5 +251,5 @@ def _csv_difference(line: Line, difference: Paired | None) -> dict[str, Any]:
         "high": round(difference.high, 4) if known else None,
         "paired_seeds": difference.n,
         "seeds_above": difference.above,
-        "resolved": "yes" if difference.resolved else "no",
+        "resolved": "yes" if line.resolved(difference) else "no",
     }

@@ -100,7 +100,8 @@ TABLES = {
     "methods": Table(
         "Methods (Tables I and II)",
         (SOURCE, DACS, DAFORMER, DIDA, ORACLE),
-        note="DAFormer is the same trainer with bank, L_ins and regeneration off.",
+        note="DAFormer is the same trainer with bank, L_ins and regeneration off. All rows here have one network; the "
+        "paper's number for DACS belongs to another (DeepLab-v2 with ResNet-101).",
     ),
     "3": Table(
         "Which instances fill the bank (Table III)",

@@ -1,7 +1,10 @@
 """From rows and seeds to trainings, and from finished trainings to records: the raw numbers that tables are made of.
 
-bench/results/<benchmark>/records/<row>_s<seed>_<split>.json      one per row, seed and split, committed
-runs/tables/<benchmark>/<method>_s<seed>_<hash of the options>/   run folders, not committed
+bench/results/<benchmark>/records/<digest>/<row>_s<seed>_<split>.json   one per row, seed and split, committed
+runs/tables/<benchmark>/<method>_s<seed>_<hash>/                        run folders, not committed
+
+<digest> is of the source that trained and scored (dida.provenance.source_digest), <hash> of it and the options. So what
+one state of the source made is never mistaken for another's: neither a record nor a run that was stopped.
 """
 
 import hashlib
@@ -16,11 +19,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from bench.record import ROOT, header
+from bench.record import ROOT, header, origin
 from bench.tables.jobs import Task
 from bench.tables.rows import WARM, Benchmark, Row
 from dida import recipes
-from dida.config import MAY_CHANGE, Config, InstanceConfig, flat, from_dict, to_dict
+from dida.config import MAY_CHANGE, InstanceConfig, flat, from_dict, to_dict
+from dida.provenance import source_digest
 from dida.state import checkpoints
 
 # Options that no number depends on, and two that a training names by itself: the seed, and where it branches off.
@@ -30,6 +34,8 @@ NOT_OPTIONS = MAY_CHANGE | {"resume", "check_data", "out", "init", "seed"}
 NO_BANK = {"selecting": "off", "instance_loss": "off", "regenerate_semantic": "none"}
 OF_THE_BANK = {f.name for f in fields(InstanceConfig)} - NO_BANK.keys()
 
+TRAINED_WITH = ("python", "torch", "triton", "cuda", "gpu", "platform", "threads")  # what a record keeps of a training
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -37,6 +43,7 @@ class Setting:
 
     name: str  # of the benchmark
     benchmark: Benchmark
+    digest: str  # of the source whose trainings these are
     split: str
     work: Path
     results: Path
@@ -46,7 +53,18 @@ class Setting:
 
     @property
     def records(self) -> Path:
+        """Where those of all sources are, each in the folder of its digest."""
         return self.results / self.name / "records"
+
+    @property
+    def of_this_tree(self) -> bool:
+        return self.digest == this_source()
+
+
+@cache
+def this_source() -> str:
+    """The digest of the source of this tree, when it was first asked for."""
+    return source_digest(ROOT)
 
 
 @dataclass(frozen=True)
@@ -88,9 +106,9 @@ class Training:
 
     @cached_property
     def folder(self) -> Path:
-        """Of the run. Its name has a hash of the options: two sets of options never share one, equal ones always do."""
-        digest = hashlib.sha256(json.dumps(self.options, sort_keys=True).encode()).hexdigest()[:8]
-        name = f"{self.row.options['method']}_s{self.seed}_{digest}"
+        """Of the run. Two sets of options, or two states of the source, never share one; equal ones always do."""
+        made_of = json.dumps([self.setting.digest, self.options], sort_keys=True)
+        name = f"{self.row.options['method']}_s{self.seed}_{hashlib.sha256(made_of.encode()).hexdigest()[:8]}"
         return self.setting.work / self.setting.name / name
 
     def done(self) -> bool:
@@ -137,7 +155,7 @@ class Scoring:
     @property
     def path(self) -> Path:
         """Of the record."""
-        return self.training.setting.records / f"{self.name}.json"
+        return self.training.setting.records / self.training.setting.digest / f"{self.name}.json"
 
     @property
     def scores(self) -> Path:
@@ -145,12 +163,19 @@ class Scoring:
         return self.training.folder / f"scores_{self.name}.json"
 
     def record(self) -> dict[str, Any] | None:
-        """The record, if there is one of exactly these options."""
+        """The record, if there is one of this source and exactly these options; only such a one saves a run.
+
+        Of another source, whose recipes and defaults this tree does not know, it is the one that has the row's options.
+        """
         try:
             found = json.loads(self.path.read_text())
         except FileNotFoundError:
             return None
-        return found if same_options(found["options"], self.training.options) else None
+        if self.training.setting.of_this_tree:
+            same = found["options"] == self.training.options
+        else:
+            same = found["options"].items() >= self.training.row.options.items()
+        return found if same else None
 
     def done(self) -> bool:
         return self.record() is not None
@@ -160,12 +185,21 @@ class Scoring:
         return [*script("eval.py"), str(self.training.folder), *where, *self.training.place]
 
     def write(self) -> None:
-        """Make the record of what eval.py found and of what the run says about itself."""
+        """Make the record of what eval.py found and of what the run says about itself.
+
+        Raises ValueError if the source was another one at any time from the warm start's first step until now.
+        """
         training, scores = self.training, json.loads(self.scores.read_text())
-        environments = [json.loads(path.read_text()) for path in sorted(training.folder.glob("environment*.json"))]
-        if training.warm:
-            environments += [json.loads(path.read_text()) for path in training.warm.folder.glob("environment*.json")]
-        trained = environments[0]
+        runs = [run.folder for run in (training, training.warm) if run]
+        environments = [json.loads(path.read_text()) for run in runs for path in sorted(run.glob("environment*.json"))]
+        source, trained = origin(environments), environments[0]
+        if source["digest"] != training.setting.digest or source_digest(ROOT) != training.setting.digest:
+            raise ValueError(
+                f"no record: it would be of source {training.setting.digest}, but the source was changed since "
+                f"({source['digest']} trained, {source_digest(ROOT)} now); run from a clone that nobody edits"
+            )
+        if "changes" in source["commit"]:
+            raise ValueError(f"no record: it was trained in a tree with uncommitted changes ({source['commit']})")
         content = {
             "row": training.row.name,
             "benchmark": training.setting.name,
@@ -175,9 +209,11 @@ class Scoring:
             "images": scores["images"],
             "step": scores["step"],
             "minutes": round(minutes(training.folder), 2),
-            **commits(environments),
-            "scored": header("cuda" if trained["gpu"] and training.setting.device != "cpu" else "cpu"),
-            "threads": trained["threads"],
+            **source,
+            "environment": {
+                "trained": {name: trained[name] for name in TRAINED_WITH},
+                "scored": header("cuda" if trained["gpu"] and training.setting.device != "cpu" else "cpu"),
+            },
             "unit": scores["unit"],
             "student": scores["student"],
             "teacher": scores["teacher"],
@@ -247,34 +283,8 @@ def has_no_bank(options: Mapping[str, Any]) -> bool:
     return all(options[name] == off for name, off in NO_BANK.items())
 
 
-def same_options(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Whether a record's options are those wanted.
-
-    An option that the record does not have was added to train.py since; what it does by default is what was done then.
-    """
-    if has_no_bank(wanted):
-        recorded = {name: value for name, value in recorded.items() if name not in OF_THE_BANK}
-    then = json.loads(json.dumps(flat(Config()), default=str)) | recorded
-    if not wanted.keys() <= then.keys() or not recorded.keys() <= wanted.keys():
-        return False
-    if recorded["warm_start"] and wanted["warm_start"]:
-        if not same_options(recorded["warm_start"], wanted["warm_start"]):
-            return False
-        then["warm_start"] = wanted["warm_start"]
-    return all(then[name] == value for name, value in wanted.items())
-
-
 def minutes(run: Path) -> float:
     """Training time of a run, from its log: it is the same however often the run was interrupted."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [0, *(line["step"] for line in lines)]
     return sum((b - a) / line["steps_per_second"] for (a, b), line in zip(pairwise(steps), lines, strict=True)) / 60
-
-
-def commits(environments: list[dict[str, Any]]) -> dict[str, Any]:
-    """The commits that a run was made with, the warm start and every resume included."""
-    known = [found["git"] for found in environments if found["git"]]
-    return {
-        "commit": "+".join(sorted({git["commit"][:12] for git in known})) or "unknown",
-        "dirty": any(git["dirty"] for git in known),
-    }

@@ -1,8 +1,9 @@
-"""`python -m bench.tables` end to end, on trainings of three steps."""
+"""`python -m bench.tables` in a clone: with real trainings of three steps, and with stand-ins that are killed."""
 
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from bench.tables import __main__ as tables
 from bench.tables.rows import DIDA
 from bench.tables.trainings import Training
 from dida.data.toy import Counts, generate
@@ -23,7 +23,74 @@ TINY = (
     "--embed-dim 16 --crop 64 --batch-size 2 --warmup 1 --bank-start 1 --bank-fill 1 --bank-every 1 "
     "--rare-class-pixels 5 --workers 0 --log-every 1 --panel-every 0 --save-every 1"
 )
-TIMES = {"minutes", "scored", "commit", "dirty"}  # of a record: someone may commit while this runs
+GIT = ["git", "-c", "user.name=Somebody", "-c", "user.email=somebody@example.org"]
+
+# Keep the files of a run as the engine does, learn nothing, and need no time but for what a kill may hit.
+TRAIN = """
+import json, sys, time
+from pathlib import Path
+from dida.provenance import source_commit, source_digest
+
+given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+root = Path(__file__).parent
+run = Path(given.get("--resume") or given["--out"])
+if "--out" in given:
+    run.mkdir(parents=True)
+    (run / "config.json").write_text(json.dumps(given))
+    (run / "environment.json").write_text(json.dumps({
+        "git": source_commit(root), "digest": source_digest(root), "threads": 1, "gpu": None, "python": "", "torch": "",
+        "triton": "", "cuda": None, "platform": ""}))
+given = json.loads((run / "config.json").read_text())
+assert "--init" not in given or list(Path(given["--init"]).glob("checkpoints/*"))
+(run / "checkpoints").mkdir(exist_ok=True)
+for step in range(1, int(given["--steps"]) + 1):
+    path = run / "checkpoints" / f"step_{step:06d}.pt"
+    if not path.exists():
+        time.sleep(0.1)
+        path.write_text(given["--seed"])
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, "steps_per_second": 10.0}) + "\\n")
+"""
+EVAL = """
+import json, sys
+from pathlib import Path
+
+given = dict(zip(sys.argv[2::2], sys.argv[3::2]))
+last = sorted(Path(sys.argv[1]).glob("checkpoints/*"))[-1]
+scores = {"mIoU": {"19": int(last.read_text()) + 50.0}, "IoU": {}}
+Path(given["--json"]).write_text(json.dumps(
+    {"images": 2, "step": int(last.stem[5:]), "unit": "percent", "student": scores, "teacher": scores}))
+"""
+
+
+def output_of(command: list[str]) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def clone(folder: Path, **files: str) -> Path:
+    """A checkout of the tree as it is, with these files put in place of its own, and nothing uncommitted."""
+    list_files = ["ls-files", "--cached", "--others", "--exclude-standard", "--", ".", ":!bench/results"]
+    listed = output_of(["git", "-C", str(ROOT), *list_files]).splitlines()
+    for name in listed:
+        if (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    for name, text in files.items():
+        (folder / f"{name}.py").write_text(text)
+    subprocess.run([*GIT, "-C", str(folder), "init", "--quiet"], check=True)
+    subprocess.run([*GIT, "-C", str(folder), "add", "--all"], check=True)
+    subprocess.run([*GIT, "-C", str(folder), "commit", "--quiet", "--message", "a tree"], check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    return clone(tmp_path_factory.mktemp("checkout"))
+
+
+@pytest.fixture
+def stand_in(tmp_path) -> Path:
+    return clone(tmp_path / "checkout", train=TRAIN, eval=EVAL)
 
 
 @pytest.fixture(scope="module")
@@ -33,34 +100,31 @@ def data(tmp_path_factory) -> Path:
     return root
 
 
-def arguments(data: Path, folder: Path) -> list[str]:
+def start(checkout: Path, folder: Path, *more: str) -> subprocess.Popen:
+    """The command, for DIDA and one seed."""
     folder.mkdir(exist_ok=True)
     words = [
-        "--seeds", "0", "--rows", "dida", "--warm-steps", "2", "--branch-steps", "3", "--data-root", data, "--device",
-        "cpu", "--work", folder / "runs", "--results", folder / "results", f"--options={TINY}",
+        "--seeds", "0", "--rows", "dida", "--warm-steps", "2", "--branch-steps", "3", "--device", "cpu",
+        "--work", str(folder / "runs"), "--results", str(folder / "results"), f"--options={TINY}", *more,
     ]  # fmt: skip
-    return list(map(str, words))
+    command = [sys.executable, "-m", "bench.tables", *words]
+    return subprocess.Popen(command, cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def exit_status(args: list[str]) -> int:
-    """Of the command, in this process."""
-    with pytest.raises(SystemExit) as ended:
-        tables.cli(args)
-    return ended.value.code
-
-
-def start(args: list[str]) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "bench.tables", *args], cwd=ROOT)
+def finished(process: subprocess.Popen) -> tuple[int, str]:
+    said = process.communicate()[0]
+    return process.returncode, said
 
 
 def records(folder: Path) -> dict[str, dict]:
-    found = {path.name: json.loads(path.read_text()) for path in (folder / "results" / "toy" / "records").iterdir()}
-    return {name: {key: value for key, value in record.items() if key not in TIMES} for name, record in found.items()}
+    """What a record says that is not of the hour."""
+    found = {path.name: json.loads(path.read_text()) for path in folder.glob("results/toy/records/*/*")}
+    return {name: {key: record[key] for key in record.keys() - {"environment"}} for name, record in found.items()}
 
 
 def power_cut(process: subprocess.Popen) -> None:
     """Kill a runner and then its commands, none of which can do anything about it."""
-    table = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    table = output_of(["ps", "-A", "-o", "pid=,ppid="])
     children = [int(child) for child, parent in map(str.split, table.splitlines()) if int(parent) == process.pid]
     process.kill()
     process.wait()
@@ -70,34 +134,73 @@ def power_cut(process: subprocess.Popen) -> None:
 
 
 @pytest.mark.slow
-def test_a_runner_that_is_killed_at_random_moments_gives_the_same_records(data, tmp_path, capsys):
+def test_real_trainings_become_records_of_their_source(checkout, data, tmp_path):
+    status, said = finished(start(checkout, tmp_path, "--data-root", str(data), "--warm-steps", "0"))
+    assert status == 0, said
+    commit = output_of(["git", "-C", str(checkout), "rev-parse", "HEAD"])
+    found = records(tmp_path)
+    assert list(found) == ["dida_s0_val.json"]
+    record = found["dida_s0_val.json"]
+    assert record["commit"] == commit[:12]
+    assert (tmp_path / f"results/toy/records/{record['digest']}/dida_s0_val.json").exists()
+    assert record["options"]["bank_fill"] == 1
+    assert 0 <= record["student"]["mIoU"]["19"] <= 100
+
+
+def test_a_runner_that_is_killed_at_random_moments_gives_the_same_records(stand_in, tmp_path):
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     began = time.monotonic()
-    assert exit_status(arguments(data, straight)) == 0
+    status, said = finished(start(stand_in, straight))
     took = time.monotonic() - began
+    assert status == 0, said
     assert set(records(straight)) == {"dida_s0_val.json", "warm_s0_val.json"}
-
-    moments = [random.uniform(0, took) for _ in range(2)]
-    process = start(arguments(data, broken))
+    moments = [random.uniform(0.3, 1) * took for _ in range(2)]  # before it nothing but modules is loaded
+    process = start(stand_in, broken)
     time.sleep(moments[0])
     power_cut(process)
-    process = start(arguments(data, broken))
+    process = start(stand_in, broken)
     time.sleep(moments[1])
     process.send_signal(signal.SIGTERM)
     process.wait()
-    assert exit_status(arguments(data, broken)) == 0
+    assert finished(start(stand_in, broken))[0] == 0
     assert records(broken) == records(straight), f"killed {moments} s after the start"
 
     before = {path: path.stat().st_mtime_ns for path in broken.rglob("*")}
-    capsys.readouterr()
-    assert exit_status(arguments(data, broken)) == 0
-    assert "0 things to do" in capsys.readouterr().out
+    assert "0 things to do" in finished(start(stand_in, broken))[1]
     assert {path: path.stat().st_mtime_ns for path in broken.rglob("*")} == before
 
 
-def test_a_failing_training_is_shown_and_ends_in_exit_status_1(tmp_path, capsys):
-    assert exit_status(arguments(tmp_path / "no data", tmp_path)) == 1
-    said = capsys.readouterr().out
+def test_a_changed_tree_trains_nothing(stand_in, tmp_path):
+    """A change, and a file that nobody knows; results are none."""
+    (stand_in / "bench" / "results").mkdir()
+    (stand_in / "bench" / "results" / "new.json").touch()
+    (stand_in / "dida" / "step.py").write_text("")
+    (stand_in / "dida" / "other.py").touch()
+    status, said = finished(start(stand_in, tmp_path))
+    assert status == 1
+    assert "dida/step.py, dida/other.py: not as in the commit of this tree" in said
+    assert "new.json" not in said
+    assert not list(tmp_path.rglob("records"))
+
+
+def test_a_source_that_changes_while_it_trains_leaves_no_record(stand_in, tmp_path):
+    process = start(stand_in, tmp_path)
+    for _ in range(600):
+        if list(tmp_path.rglob("metrics.jsonl")):
+            break
+        time.sleep(0.05)
+    (stand_in / "dida" / "recipes.py").write_text("# edited\n" + (stand_in / "dida" / "recipes.py").read_text())
+    status, said = finished(process)
+    assert status == 1
+    assert "FAILED score dida_s0_val: no record: it would be of source" in said
+    assert not list(tmp_path.rglob("dida_s0_val.json"))
+
+
+def test_a_failing_training_is_shown_and_ends_in_exit_status_1(stand_in, tmp_path):
+    (stand_in / "train.py").write_text("raise SystemExit('no data; made by: python -m dida.data.toy')")
+    subprocess.run([*GIT, "-C", str(stand_in), "commit", "--quiet", "--all", "--message", "it fails"], check=True)
+    status, said = finished(start(stand_in, tmp_path))
+    assert status == 1
     assert "FAILED train warm_s0: exit code 1" in said
     assert "made by: python -m dida.data.toy" in said  # the last lines of train.py
     assert "FAILED train dida_s0: not run" in said

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.tables.jobs import Jobs, Signals, Task
+from bench.tables.jobs import Jobs, Task
+from dida.signals import Signals
 
 ROOT = Path(__file__).parents[3]
 
@@ -28,7 +29,8 @@ for step in range(done, steps):
 RUNNER = """
 import sys
 from tests.bench.tables.test_jobs import chain
-from bench.tables.jobs import Jobs, Signals
+from bench.tables.jobs import Jobs
+from dida.signals import Signals
 from pathlib import Path
 signals = Signals()
 Jobs(chain(Path(sys.argv[1])), 2, {}).run(signals)

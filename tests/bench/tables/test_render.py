@@ -1,4 +1,4 @@
-"""Rows and their options, what counts as finished, and what is rendered."""
+"""Rows and their options, what counts as finished, which records a table shows, and what is rendered."""
 
 import csv
 import dataclasses
@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from bench.record import replaced
+from bench.record import UNKNOWN, replaced
 from bench.tables import __main__ as tables
 from bench.tables.__main__ import Options
 from bench.tables.comparison import collect, rows_of
-from bench.tables.render import as_csv, page, summary
+from bench.tables.render import as_csv, page, section, summary
 from bench.tables.rows import BENCHMARKS, DACS, DAFORMER, DIDA, ORACLE, SOURCE, TABLES, WARM
-from bench.tables.trainings import Scoring, Setting, Training, minutes, plan, resolved, same_options
+from bench.tables.trainings import Scoring, Setting, Training, minutes, plan
 from dida.data.classes import NAMES
 
 
@@ -30,9 +30,10 @@ def put(setting: Setting, row, seed: int, mean: float, **changes) -> Scoring:
     scoring = Scoring(Training(setting, row, seed))
     iou = dict.fromkeys(NAMES, mean) | changes.pop("iou", {})
     scores = {"mIoU": {"19": mean, "16": mean, "13": mean}, "IoU": iou} | changes.pop("scores", {})
+    scored = {"device": "cpu", "cpu": "Some CPU", "torch": "2.13", "date": changes.pop("date", "2026-01-01 00:00 UTC")}
     content = {
-        "row": row.name, "seed": seed, "images": 100, "minutes": 30.0, "commit": "abc123", "dirty": False, "threads": 1,
-        "scored": {"device": "cpu", "cpu": "Some CPU", "torch": "2.13"}, "options": scoring.training.options,
+        "row": row.name, "seed": seed, "images": 100, "minutes": 30.0, "commit": "abc123", "digest": setting.digest,
+        "environment": {"trained": {"threads": 1}, "scored": scored}, "options": scoring.training.options,
         "student": scores, "teacher": scores,
     }  # fmt: skip
     scoring.path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,17 +134,23 @@ def test_options_of_the_bank_mean_nothing_where_there_is_none(setting):
     unfed = {"method": "dida", "selecting": "off", "bank_init": "random"}  # its bank is there all the same
     unfed = dataclasses.replace(DIDA, options=unfed)
     assert Training(changed, unfed, 0).folder != Training(setting, unfed, 0).folder
-    scoring = put(setting, DAFORMER, 0, 50.0)
-    put(setting, DAFORMER, 0, 50.0, options=scoring.training.options | {"bank_size": 50, "phi": 0.5})
-    assert scoring.done()  # a record that still lists them
 
 
-def test_an_option_that_is_newer_than_a_record_had_its_default():
-    wanted = resolved(("--src", "toy-gta5", "--tgt", "toy-cityscapes")) | {"warm_start": None}
-    older = {name: value for name, value in wanted.items() if name != "clusters"}
-    assert same_options(older, wanted)
-    assert not same_options(older, wanted | {"clusters": 5})
-    assert not same_options(wanted | {"gone": 1}, wanted)
+def test_another_source_has_other_records_and_other_runs(setting):
+    changed = dataclasses.replace(setting, digest="f00d" * 4)
+    put(setting, DIDA, 0, 50.0)
+    assert not Scoring(Training(changed, DIDA, 0)).done()
+    assert Training(changed, DIDA, 0).folder != Training(setting, DIDA, 0).folder
+    assert Training(changed, DIDA, 0).warm.folder != Training(setting, DIDA, 0).warm.folder
+
+
+def test_a_record_of_another_source_is_shown_if_it_has_the_rows_options(setting):
+    """What the recipes were then this tree does not know."""
+    older = dataclasses.replace(setting, digest="f00d" * 4)
+    row = TABLES["8a"].rows[0]
+    then = Training(setting, row, 0).options | {"lr": 7.0, "gone": True}
+    assert put(older, row, 0, 50.0, options=then).record()["student"]["IoU"]["road"] == 50.0
+    assert put(older, row, 0, 50.0, options=then | {"bank_size": 1}).record() is None
 
 
 def test_training_time_is_that_of_steps_however_often_it_was_interrupted(tmp_path):
@@ -209,7 +216,9 @@ def test_the_table_says_what_it_is_a_table_of(measured):
     text = summary(collect("methods", measured, range(8)))
     for part in (
         "Toy numbers", "not to be compared", "19 classes", "test (100 images)", "student of the last checkpoint",
-        "3 seeds (0-2)", "80.00 ± 0.00 on other pictures of its own source", "Commit abc123.", "Some CPU, 1 thread",
+        "3 seeds (0-2)", "80.00 ± 0.00 on other pictures of its own source",
+        f"Commit abc123; source {measured.digest}.", "Some CPU, 1 thread", "over seeds on one data set",
+        "one in twenty leaves 0 out by chance",
         "6.0 hours", "paper, real data (GTA5)",
     ):  # fmt: skip
         assert part in text
@@ -268,7 +277,7 @@ def test_what_regeneration_adds_is_compared_with_daformer(setting):
     found = collect("regeneration", setting, range(8))
     assert cells(summary(found), "DAFormer")[2] == "–"
     assert cells(summary(found), "ẑ scaling, q̂ smoothing")[2:5] == ["+1.50 [+1.50, +1.50]", "2/2", "yes"]
-    assert "difference to DAFormer as the recipe has it" in summary(found)
+    assert "differences are to DAFormer as the recipe has it" in summary(found)
 
 
 def test_real_tables_have_the_papers_classes_beside_ours(tmp_path):
@@ -292,30 +301,115 @@ def test_the_csv_has_every_quantity_of_both_networks(measured):
     assert dacs["teacher", "mIoU 19"]["paper_real_data"] == ""
 
 
-def test_rendering_writes_files_and_the_readmes_block_alone(measured, tmp_path):
-    readme = tmp_path / "README.md"
+def test_rendering_writes_files_and_the_blocks_of_pages_alone(measured, tmp_path):
+    readme, results = tmp_path / "README.md", tmp_path / "results.md"
     other = "<!-- results:toy-3 -->\nkept\n<!-- /results -->\nafter\n"
-    readme.write_text(f"before\n<!-- results:toy-methods -->\nold\n<!-- /results -->\n{other}")
-    args = ["--render", "--results", str(measured.results), "--readme", str(readme)]
+    block = "<!-- results:toy-methods -->\nold\n<!-- /results -->\n"
+    readme.write_text(f"before\n{block}{other}")
+    results.write_text(f"<!-- results:toy-caption -->\n<!-- /results -->\n{block}{other}")
+    pages = [str(path) for path in (readme, results, tmp_path / "none.md")]
+    args = ["--render", "--results", str(measured.results), "--pages", *pages]
     for _ in range(2):  # rendering again changes nothing
         with pytest.raises(SystemExit, match="0"):
             tables.cli([*args, "--split", "test"])
-        text = readme.read_text()
-        assert text.startswith("before\n<!-- results:toy-methods -->\n### Methods")
-        assert text.endswith(f"<!-- /results -->\n{other}")
-        assert "\nold\n" not in text
+        assert readme.read_text().startswith("before\n<!-- results:toy-methods -->\n### Methods")
+        assert results.read_text().startswith("<!-- results:toy-caption -->\n**Toy numbers**")
+        for text in (readme.read_text(), results.read_text()):
+            assert text.endswith(f"<!-- /results -->\n{other}")
+            assert "\nold\n" not in text
+            assert text.count("### Methods") == text.count("Toy numbers") == 1
     assert (measured.results / "toy" / "methods.md").read_text().startswith("### Methods")
     assert (measured.results / "toy" / "methods.csv").exists()
 
 
-def test_a_split_for_choices_stays_out_of_the_readme(measured, tmp_path):
+def test_a_page_without_a_place_for_the_table_is_named(measured, tmp_path):
+    page_of_ours = tmp_path / "page.md"
+    page_of_ours.write_text("nothing")
+    args = ["--render", "--split", "test", "--results", str(measured.results), "--pages", str(page_of_ours)]
+    with pytest.raises(SystemExit, match=r"page\.md: no line <!-- results:toy-methods -->"):
+        tables.cli(args)
+    page_of_ours.write_text("<!-- results:toy-methods -->\nno end")
+    with pytest.raises(SystemExit, match=r"page\.md: expected a line <!-- /results -->"):
+        tables.cli(args)
+
+
+def test_a_split_for_choices_stays_out_of_the_pages(measured, tmp_path):
     choosing = dataclasses.replace(measured, split="val")
     put(choosing, DIDA, 100, 40.0)
-    args = ["--render", "--results", str(measured.results), "--readme", str(tmp_path / "none.md"), "--seeds", "100"]
+    args = ["--render", "--results", str(measured.results), "--pages", str(tmp_path / "none.md"), "--seeds", "100"]
     with pytest.raises(SystemExit, match="0"):
         tables.cli(args)
     assert (measured.results / "toy" / "methods_val.md").exists()
     assert not (measured.results / "toy" / "methods.md").exists()
+
+
+# ---- which source a table shows ------------------------------------------------------------------------------------
+
+OLD, NEW = "0" * 16, "1" * 16
+
+
+def of_source(setting: Setting, digest: str, rows, seeds: int, more: float = 0.0, **changes) -> None:
+    """Records of one source: 50 for seed 0, one more for each seed, and `more` for each row."""
+    for i, row in enumerate(rows):
+        for seed in range(seeds):
+            put(dataclasses.replace(setting, digest=digest), row, seed, 50.0 + i * more + seed, **changes)
+
+
+def shown(setting: Setting, digest: str | None = None) -> str:
+    return section(collect("regeneration", setting, range(8), digest))
+
+
+REGENERATIONS = (DAFORMER, *TABLES["regeneration"].rows)
+
+
+def test_the_newest_source_that_knows_most_is_shown(setting):
+    of_source(setting, OLD, REGENERATIONS, 3, date="2026-01-01 00:00 UTC", commit="0ld")
+    of_source(setting, NEW, REGENERATIONS, 2, date="2026-01-02 00:00 UTC", commit="ne3")
+    assert f"Commit 0ld; source {OLD}." in shown(setting)  # its trainings are not all there yet
+    assert f"Commit ne3; source {NEW}." in shown(setting, NEW)
+    of_source(setting, NEW, REGENERATIONS, 3, date="2026-01-02 00:00 UTC", commit="ne3")
+    assert f"Commit ne3; source {NEW}." in shown(setting)
+    assert f"Commit 0ld; source {OLD}." in shown(setting, OLD)
+    with pytest.raises(ValueError, match=rf"--digest abc: .* of these: {OLD}, {NEW}"):
+        shown(setting, "abc")
+
+
+def test_this_trees_source_needs_no_records(measured):
+    elsewhere = dataclasses.replace(measured, digest="e" * 16)  # a tree that moved on
+    assert summary(collect("methods", elsewhere, range(8))) == summary(collect("methods", measured, range(8)))
+
+
+def test_a_row_of_another_source_says_so_and_is_compared_with_nothing(setting):
+    of_source(setting, OLD, REGENERATIONS, 3, commit="0ld")
+    reversed_rules = TABLES["5"].rows[2]
+    of_source(setting, NEW, [row for row in REGENERATIONS if row != reversed_rules], 3, commit="ne3")
+    text = shown(setting, NEW)
+    assert cells(text, "ẑ scaling, q̂ smoothing †")[1:5] == ["51.00 ± 1.00", "not comparable", "–", "–"]
+    assert cells(text, "ẑ scaling, q̂ scaling")[2:5] == ["+0.00 [+0.00, +0.00]", "0/3", "not resolved"]
+    assert f"† Trained by another source, and so not comparable with the rest: commit 0ld; source {OLD}." in text
+    assert f"Commit ne3; source {NEW}." in text
+    found = collect("regeneration", setting, range(8), NEW)
+    rows = [row for row in csv.DictReader(as_csv(found).splitlines()) if row["quantity"] == "mIoU 19"]
+    assert {row["digest"]: row["difference"] for row in rows if row["row"] == reversed_rules.name} == {OLD: ""}
+    assert "ẑ scaling, q̂ smoothing †" in page(found)
+
+
+def test_rows_that_are_compared_with_a_row_of_another_source_are_not(setting):
+    of_source(setting, OLD, [DAFORMER], 3)
+    of_source(setting, NEW, REGENERATIONS[1:], 3)
+    text = shown(setting, NEW)
+    assert cells(text, "DAFormer †")[1:5] == ["51.00 ± 1.00", "–", "–", "–"]
+    assert cells(text, "ẑ scaling, q̂ scaling")[2:5] == ["not comparable", "–", "–"]
+
+
+def test_no_difference_of_an_unknown_source_is_resolved(setting):
+    of_source(setting, UNKNOWN, REGENERATIONS, 3, more=1.0, commit="0ld+0lder+changes")
+    text = shown(setting)
+    assert cells(text, "ẑ scaling, q̂ scaling")[2:5] == ["+4.00 [+4.00, +4.00]", "3/3", "source unknown"]
+    assert "Commit 0ld, 0lder with uncommitted changes; source unknown." in text
+    found = collect("regeneration", setting, range(8))
+    assert "**" not in page(found).partition("By class")[2].partition("|")[2]
+    assert {row["resolved"] for row in csv.DictReader(as_csv(found).splitlines())} == {"no", ""}
 
 
 @pytest.mark.parametrize(
@@ -340,6 +434,6 @@ def test_a_sweep_is_drawn(setting, tmp_path):
     for row in (DIDA, *TABLES["8b"].rows[:3]):
         for seed in range(2):
             put(setting, row, seed, 40.0 + row.options.get("bank_every", 0) / 100 + seed)
-    tables.write_table("8b", setting, (0, 1), None)
+    tables.write_table(collect("8b", setting, (0, 1)), ())
     assert (setting.results / "toy" / "8b.png").stat().st_size > 5000
     assert "![the curve](8b.png)" in (setting.results / "toy" / "8b.md").read_text()
