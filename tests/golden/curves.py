@@ -3,7 +3,7 @@
     python -m tests.golden.curves            write curves.json anew: only where results are meant to change, and then
                                              in the commit that changes them, whose message says why
 
-A refactor leaves every bit as it was. The bits belong to a processor, a thread and a torch: `machine` says which, and on
+A refactor leaves every bit as it was. The bits belong to a processor, a thread and a torch: `machine` says which. On
 another one the test compares the first steps' losses instead (see test_golden_curves.py).
 """
 
@@ -27,10 +27,10 @@ from train import assemble
 FILE = Path(__file__).with_name("curves.json")
 STEPS = 20
 SMALL = {
-    "src": "toy-gta5", "tgt": "toy-cityscapes", "src_size": "512x256", "tgt_size": "128x64", "crop": 64, "batch_size": 2,
-    "workers": 0, "device": "cpu", "embed_dim": 32, "steps": STEPS, "lr": 1e-3, "warmup": 4, "bank_size": 40,
-    "bank_start": 8, "bank_fill": 4, "bank_every": 3, "threshold": 0.2, "rare_class_pixels": 5, "feature_weight": 0.005,
-    "phi": 0.7,
+    "src": "toy-gta5", "tgt": "toy-cityscapes", "src_size": "512x256", "tgt_size": "128x64", "crop": 64,
+    "batch_size": 2, "workers": 0, "device": "cpu", "embed_dim": 32, "steps": STEPS, "lr": 1e-3, "warmup": 4,
+    "bank_size": 40, "bank_start": 8, "bank_fill": 4, "bank_every": 3, "threshold": 0.2, "rare_class_pixels": 5,
+    "feature_weight": 0.005, "phi": 0.7,
 }  # fmt: skip
 CURVES: dict[str, dict[str, Any]] = {
     "source": {"method": "source"},
