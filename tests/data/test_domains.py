@@ -24,7 +24,7 @@ from .factories import (
 )
 
 
-def label_of(domain: domains.Labelled, index: int) -> np.ndarray:
+def label_of(domain: domains.LabelledDomain, index: int) -> np.ndarray:
     return read_label(domain.labels[index], domain.encoding(index))
 
 

@@ -202,7 +202,7 @@ def test_target_labels_need_not_exist(tmp_path):
 
 def test_a_labelled_target_is_refused(root):
     labelled = domains.labelled("cityscapes", root, "val")
-    with pytest.raises(TypeError, match="unlabelled domain, not Labelled"):
+    with pytest.raises(TypeError, match="unlabelled domain, not LabelledDomain"):
         Pairs(labelled, labelled, seed=0, source_view=SOURCE_VIEW, target_view=TARGET_VIEW)
 
 

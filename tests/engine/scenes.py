@@ -3,7 +3,7 @@
 import torch
 
 from dida import recipes
-from dida.batch import IGNORE, Batch, Labeled
+from dida.batch import IGNORE, Batch, LabelledCrops
 from dida.config import Config, changed
 from dida.method import Method, build_method
 from dida.method.bank import InstanceBank
@@ -55,4 +55,4 @@ def batch(step: int = 0, *, size: int = 64, images: int = 2) -> Batch:
     label = label.repeat_interleave(32, 1).repeat_interleave(32, 2)
     label[:, :, :3] = IGNORE
     noise = torch.randn(2, images, 3, size, size, generator=generator)
-    return Batch(Labeled(noise[0] + label[:, None] / 10, label), noise[1])
+    return Batch(LabelledCrops(noise[0] + label[:, None] / 10, label), noise[1])

@@ -18,11 +18,11 @@ import torch
 from torch import nn
 
 from dida import recipes
-from dida.data.pairs import batches
+from dida.assemble import assemble
+from dida.data.loader import batches
 from dida.data.toy import Counts, generate
 from dida.models.segmentor import Segmentor
 from dida.step import train_step
-from train import assemble
 
 FILE = Path(__file__).with_name("curves.json")
 STEPS = 20
@@ -33,8 +33,8 @@ SMALL = {
     "feature_weight": 0.005, "phi": 0.7,
 }  # fmt: skip
 CURVES: dict[str, dict[str, Any]] = {
-    "source": {"method": "source"},
-    "oracle": {"method": "oracle", "src": "toy-cityscapes-oracle"},
+    "source": {"method": "source", "source_colour": "plain"},
+    "oracle": {"method": "oracle", "src": "toy-cityscapes-oracle", "source_colour": "plain"},
     "dacs": {"method": "dacs", "teacher_momentum": 0.99, "ignore_bottom": 64},
     "daformer": {"method": "daformer"},
     "dida": {"method": "dida", "instance_pixels": "all", "instance_weight": 1.0},
@@ -68,11 +68,12 @@ def curve(name: str, folder: Path) -> dict[str, Any]:
     options = SMALL | CURVES[name] | {"data_root": folder, "weights": folder / "mit_b0.pth"}
     arguments = [part for option, value in options.items() for part in ("--" + option.replace("_", "-"), str(value))]
     config = recipes.from_command_line(arguments)
-    state, method, pairs, device = assemble(config)
+    parts = assemble(config)
+    state = parts.state
     losses: dict[str, list[str]] = {}
-    stream = batches(pairs, batch_size=config.data.batch_size, start=0, stop=STEPS, workers=0, device=device)
+    stream = batches(parts.pairs, batch_size=config.data.batch_size, start=0, stop=STEPS, workers=0, device=parts.device)
     for batch, _ in stream:
-        for term, loss in train_step(state, batch, method).losses.items():
+        for term, loss in train_step(state, batch, parts.method).losses.items():
             losses.setdefault(term, []).append(float(loss).hex())
     modules = {"student": state.student, "teacher": state.teacher, "bank": state.bank}
     return {"losses": losses} | {part: hashed(module) for part, module in modules.items()}
