@@ -109,9 +109,7 @@ def build_student(config: Config, class_set: ClassSet) -> Segmentor:
     return Segmentor(model.backbone, len(class_set), model.embed_dim, model.drop_path)
 
 
-def load_networks(
-    config: Config, class_set: ClassSet, device: torch.device
-) -> tuple[Segmentor, nn.Module | None]:
+def load_networks(config: Config, class_set: ClassSet, device: torch.device) -> tuple[Segmentor, nn.Module | None]:
     """The student, and the encoder of the feature distance where there are ImageNet weights to stay close to."""
     model = config.model
     student = build_student(config, class_set)

@@ -57,7 +57,7 @@ class ModelConfig:
     backbone: str = "mit_b5"
     """mit_b0 .. mit_b5, or a timm model with maps [B, C, h, w] at strides 4, 8, 16 and 32 (such as pvt_v2_b0)."""
     weights: str = "auto"
-    """Encoder weights: auto (ImageNet weights from the hub), none, or a .pth/.safetensors file."""
+    """ImageNet weights of the encoder: auto (from the hub), none, or a .pth/.safetensors file."""
     init: Path | None = None
     """Checkpoint or run folder whose student both networks start from (after the encoder weights)."""
     embed_dim: Annotated[int, Range(1, 1 << 14)] = 256
@@ -197,7 +197,7 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
 
     def check(self) -> None:
-        """Raise ValueError for values that no run could mean, alone or together, naming the option and what it may be."""
+        """Raise ValueError for values that no run could mean, alone or together, naming option and expectation."""
         check_values(self)
         for name in ("src_size", "tgt_size"):
             parse_size(getattr(self.data, name), option=flag(name))

@@ -195,7 +195,9 @@ def evaluate(
             f"none of the {sum(sizes.values())} labels holds a pixel of a class, so there is nothing to score: "
             "benchmarks publish their test split without labels"
         )
-    scores, band = ({name: score(matrix, class_set.subsets) for name, matrix in counted.items()} for counted in (total, in_band))
+    scores, band = (
+        {name: score(matrix, class_set.subsets) for name, matrix in counted.items()} for counted in (total, in_band)
+    )
     return Evaluation(scores, band, sum(sizes.values()), dict(sizes))
 
 

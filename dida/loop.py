@@ -11,7 +11,6 @@ from dida.signals import Signals
 from dida.step import train_step
 
 
-
 def train(config: Config, parts: Parts) -> Path:
     """Train until `config.optim.steps`; a signal ends the run early with a checkpoint to resume from.
 

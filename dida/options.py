@@ -2,8 +2,8 @@
 
 An option is a field of a frozen dataclass. A number carries its range in its type, `steps: Annotated[int, AtLeast(1)]`,
 and `check_values` holds every field of any such dataclass, nested ones included, to its type, choices and range: one
-place for command lines, saved configs, scripts and benches. Only the standard library and tyro are imported here, so that
-`--help` answers at once.
+place for command lines, saved configs, scripts and benches. Only the standard library and tyro are imported here, so
+that `--help` answers at once.
 """
 
 import dataclasses

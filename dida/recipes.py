@@ -114,10 +114,10 @@ def synthia(config: Config) -> Config:
 
 
 def from_command_line(args: list[str], program: str = "train.py") -> Config:
-    """The config of a command line: that of the run to resume, or the method's and domain's recipe; then what was given.
+    """The config of a command line: that of the run to resume, or the method's and domain's recipe; then what is given.
 
-    Exits with a message for an unknown option, a choice that does not exist, a value that no run could mean, or one that
-    cannot change on --resume.
+    Exits with a message for an unknown option, a choice that does not exist, a value that no run could mean, or one
+    that cannot change on --resume.
     """
     if resume := given(args, "resume", ""):
         return _resumed(Path(resume), args, program)

@@ -122,9 +122,7 @@ def score_table(report: Report) -> Iterator[str]:
     means = [first, *(n for n in map(int, report[networks[0]]["mIoU"]) if n != first)]
     below = f" ({' and '.join(map(str, means[1:]))} below)" if means[1:] else ""
     yield f"{report['domain']} {report['split']}{toy}: {report['images']} images at {report['size']}{how}"
-    yield (
-        f"{first} classes{below}, {' and '.join(networks)}, scored at full resolution ({scored})"
-    )
+    yield (f"{first} classes{below}, {' and '.join(networks)}, scored at full resolution ({scored})")
     yield (
         f"{report['method']} from {report['src']}, {report['backbone']}, seed {report['seed']}, step {report['step']}: "
         f"{report['checkpoint']}"

@@ -30,9 +30,7 @@ class Trained:
     networks: dict[str, nn.Module]  # by name, see NETWORKS
 
     @contextmanager
-    def labeller(
-        self, network: str, size: tuple[int, int], inference: Inference = WHOLE_IMAGE
-    ) -> "Iterator[Labeller]":
+    def labeller(self, network: str, size: tuple[int, int], inference: Inference = WHOLE_IMAGE) -> "Iterator[Labeller]":
         """A function from pictures to label maps, for as long as the block lasts.
 
         `network`: one of NETWORKS. `size` (width, height): each picture is scaled to fit into it, its ratio kept.

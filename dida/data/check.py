@@ -192,7 +192,9 @@ def _report(name: str, split: str, folder: Path, looks: list[_Finding], labels: 
 def _label_lines(labels: LabelReport) -> list[str]:
     ids = f"raw ids {min(labels.ids)} to {max(labels.ids)}" if labels.ids else "no ids"
     total = max(sum(labels.ids.values()), 1)
-    shares = [f"{name} {pixels / total:.2%}" for name, pixels in zip(labels.class_set.names, labels.pixels, strict=True)]
+    shares = [
+        f"{name} {pixels / total:.2%}" for name, pixels in zip(labels.class_set.names, labels.pixels, strict=True)
+    ]
     return [
         f"  {labels.files} labels: {ids}; {labels.class_share:.1%} of all pixels belong to a class",
         "  pixels: " + ", ".join(shares),

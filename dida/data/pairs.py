@@ -1,7 +1,7 @@
 """Pairs of a labelled source crop and an unlabelled target crop: samples.
 
 Sample i is a pure function of (seed, i): every random choice comes from a generator keyed with both. So neither the
-number of workers nor the step a run resumes at changes any sample, and nothing needs to be saved to resume. Four
+number of workers nor the step a run resumes at changes any sample, and nothing needs to be saved to resume. Five
 streams per sample keep the choices apart: with rare class sampling on or off, the target crops stay the same.
 """
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dida.data.colour_distortion import distorted, draw_distortion
 from dida.data.domains import LabelledDomain, UnlabelledDomain
 from dida.data.image_file import read_image, read_label, require_same_size
 from dida.data.rare_class import RareClasses
@@ -38,6 +39,7 @@ class View(NamedTuple):
     crop: tuple[int, int]  # what is then cut out
     cat_max_ratio: float = 1.0  # a class may take at most this share of a crop's labelled pixels; 1: any crop will do
     flip_chance: float = 0.5
+    distort_colours: bool = False  # of the source, for methods that do not adapt; see colour_distortion.py
 
 
 class Sample(NamedTuple):
@@ -57,6 +59,7 @@ class _Stream(IntEnum):
     SOURCE_CROP = 1
     TARGET_FILE = 2
     TARGET_CROP = 3
+    SOURCE_COLOUR = 4
 
 
 class Pairs(Dataset[Sample]):
@@ -83,6 +86,8 @@ class Pairs(Dataset[Sample]):
             raise ValueError(f"source crop {source_view.crop} and target crop {target_view.crop} differ")
         if target_view.cat_max_ratio < 1:
             raise ValueError("a target crop cannot be chosen by its classes: it has no label")
+        if target_view.distort_colours:
+            raise ValueError("the target's colours are not distorted by its view: the method's strong view does that")
         if seed < 0:
             raise ValueError(f"seed is {seed}, it must not be negative")
         self.source, self.target = source, target
@@ -133,6 +138,8 @@ class Pairs(Dataset[Sample]):
         native_image = read_image(domain.images[file])
         require_same_size(domain.images[file], native_image.shape, domain.labels[file], native_label.shape)
         image = scaled_image(native_image, view.scale)
+        if view.distort_colours:  # before the cut, whose padding keeps the mean colour
+            image = distorted(image, draw_distortion(self._rng(index, _Stream.SOURCE_COLOUR)))
         return file, cut_image(image, at, view.crop, flip=flip), cut_label(label, at, view.crop, flip=flip)
 
     def _target(self, index: int) -> tuple[int, np.ndarray]:

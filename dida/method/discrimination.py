@@ -69,7 +69,7 @@ class AtImage:
 
 @dataclass(frozen=True)
 class AtStride4:
-    """The cells of the feature grid, of `size` (h, w): those of valid pixels only, with the mean class prior of each."""
+    """Cells of the feature grid, of `size` (h, w): those of valid pixels only, each with its mean class prior."""
 
     def valid_and_label(self, mixed: Mixed, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         whole_Bhw = F.adaptive_avg_pool2d(mixed.valid.float(), size) == 1
@@ -108,7 +108,7 @@ class CountBalanced:
         count_C = torch.zeros(self.classes + 1, device=label_BHW.device).index_add(
             0, index_BHW.flatten(), torch.ones(index_BHW.numel(), device=label_BHW.device)
         )
-        rarest = count_C[:self.classes].where(count_C[:self.classes] > 0, torch.inf).amin()
+        rarest = count_C[: self.classes].where(count_C[: self.classes] > 0, torch.inf).amin()
         keep_C = rarest / count_C.clamp(min=1)
         draw_BHW = torch.rand(label_BHW.shape, generator=rng.device, device=label_BHW.device)
         return valid_BHW & (draw_BHW < keep_C[index_BHW])

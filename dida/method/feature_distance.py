@@ -47,9 +47,7 @@ class NoFeatureDistance:
         return seen.logits.new_zeros(())
 
 
-def feature_distance(
-    encoder: nn.Module, *, weight: float, things: tuple[int, ...], classes: int
-) -> FeatureDistance:
+def feature_distance(encoder: nn.Module, *, weight: float, things: tuple[int, ...], classes: int) -> FeatureDistance:
     """The distance to `encoder`, which is frozen here, on cells of the classes `things`."""
     encoder = encoder.eval().requires_grad_(False)
     is_thing = [c in things for c in range(classes + 1)]

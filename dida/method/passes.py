@@ -64,9 +64,7 @@ class Believe:
 class Abstain:
     """No belief about the target: source-only training and the oracle."""
 
-    def __call__(
-        self, teacher: nn.Module, bank: InstanceBank, target_B3HW: Tensor, step: int, rng: StepRandom
-    ) -> None:
+    def __call__(self, teacher: nn.Module, bank: InstanceBank, target_B3HW: Tensor, step: int, rng: StepRandom) -> None:
         return None
 
 

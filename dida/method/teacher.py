@@ -75,8 +75,8 @@ class LabelTarget:
     """Label = argmax of z-hat; weight from the confident pixels; rows at the top and bottom count nothing.
 
     Confidence is the maximum of the teacher's z, not of z-hat: with phi = 0.9 and an uninformative bank z-hat stays
-    below 0.905, no pixel would ever pass tau = 0.968 and the target loss would vanish. `of_regenerated` takes z-hat: the
-    paper read literally.
+    below 0.905, no pixel would ever pass tau = 0.968 and the target loss would vanish. `of_regenerated` takes z-hat:
+    the paper read literally.
     """
 
     threshold: float  # tau

@@ -26,8 +26,7 @@ class StepRandom(NamedTuple):
 
 @dataclass(frozen=True)
 class Photometric:
-    """Colour jitter, then blur, each with its chance for the whole batch (DACS: one draw per step whether, one per image
-    how much)."""
+    """Colour jitter, then blur: one draw per step whether, one per image how much (DACS)."""
 
     jitter_chance: float
     jitter_strength: float
@@ -67,7 +66,7 @@ class PhotometricView:
 
 @dataclass(frozen=True)
 class ClassMix:
-    """The strong view: half of the source classes pasted onto the target, with their labels and weight 1, recoloured."""
+    """The strong view: half of the source classes pasted onto the target, with labels and weight 1, recoloured."""
 
     classes: int
     per_image: bool  # classes are drawn from each image's own, or from those of the whole batch

@@ -80,6 +80,27 @@ def test_the_target_does_not_see_how_the_source_is_drawn(root):
     assert any(rare[i].source_index != uniform[i].source_index for i in range(8))
 
 
+def test_distorted_colours_change_nothing_but_the_source_image(root):
+    plain, distorting = make_pairs(root), make_pairs(root)
+    distorting.source_view = SOURCE_VIEW._replace(distort_colours=True)
+    samples = [(plain[i], distorting[i]) for i in range(12)]
+    assert all(same(a[1:], b[1:]) for a, b in samples)
+    changed = [not torch.equal(a.source_image, b.source_image) for a, b in samples]
+    assert sum(changed) >= 9  # 1 of 16 pictures is left as it is
+    assert all(same(b, distorting[i]) for i, (_, b) in enumerate(samples))
+    levels = {float((b.source_image.float() - a.source_image.float()).mean()) for a, b in samples}
+    assert len(levels) >= 9  # each picture in its own way
+
+
+def test_padding_keeps_the_mean_colour_when_colours_are_distorted(root):
+    larger = View(scale=(96, 48), crop=(112, 56), distort_colours=True)
+    data = make_pairs(root, rare=False)
+    data.source_view = larger
+    data.target_view = larger._replace(distort_colours=False)
+    for i in range(6):
+        assert (data[i].source_image[:, 50:] == torch.tensor(MEAN).round()[:, None, None]).all()
+
+
 def test_very_late_samples_are_as_cheap_as_the_first(root):
     assert make_pairs(root)[10**15].source_label.shape == (40, 48)
 
@@ -217,6 +238,7 @@ def test_the_oracle_has_the_target_domain_as_labelled_source(tmp_path):
     [
         ({"target_view": View((96, 48), (40, 40))}, "differ"),
         ({"target_view": View((96, 48), (48, 40), 0.75)}, "no label"),
+        ({"target_view": TARGET_VIEW._replace(distort_colours=True)}, "the target's colours are not distorted"),
         ({"seed": -1}, "seed is -1"),
     ],
 )

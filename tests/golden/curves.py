@@ -71,7 +71,9 @@ def curve(name: str, folder: Path) -> dict[str, Any]:
     parts = assemble(config)
     state = parts.state
     losses: dict[str, list[str]] = {}
-    stream = batches(parts.pairs, batch_size=config.data.batch_size, start=0, stop=STEPS, workers=0, device=parts.device)
+    stream = batches(
+        parts.pairs, batch_size=config.data.batch_size, start=0, stop=STEPS, workers=0, device=parts.device
+    )
     for batch, _ in stream:
         for term, loss in train_step(state, batch, parts.method).losses.items():
             losses.setdefault(term, []).append(float(loss).hex())
