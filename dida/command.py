@@ -4,7 +4,6 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from dida import loop
 from dida.assemble import assemble
@@ -13,6 +12,7 @@ from dida.data import domains
 from dida.data.check import check_labelled, check_unlabelled
 from dida.data.image_file import ImageFileError
 from dida.device import find_device
+from dida.eval_config import EvalConfig
 from dida.evaluate import Inference
 from dida.files import write_json
 from dida.labelling import label_pictures
@@ -20,9 +20,6 @@ from dida.meter import NonFiniteLoss
 from dida.options import parse_size
 from dida.scoring import score_domain, score_table
 from dida.trained import Trained, load_trained
-
-if TYPE_CHECKING:  # a script: nothing imports it
-    from eval import EvalOptions
 
 
 def train(config: Config) -> None:
@@ -46,41 +43,41 @@ def check(config: Config) -> None:
     sys.exit(0 if all(report.ok for report in reports) else 1)
 
 
-def evaluate(options: "EvalOptions") -> None:
+def evaluate(config: EvalConfig) -> None:
     """Score, or label pictures, and print what came out."""
     with told_in_one_line("eval.py", FileNotFoundError, ValueError):
-        inference = Inference(options.window, options.stride or max(options.window // 2, 1), options.flip)
-        trained = load_trained(options.run, find_device(options.device))
-        size = parse_size(options.size or trained.config.data.tgt_size, option="--size")
-        if options.images is not None:
-            _label(options, trained, size, inference)
+        inference = Inference(config.window, config.stride or max(config.window // 2, 1), config.flip)
+        trained = load_trained(config.run, find_device(config.device))
+        size = parse_size(config.size or trained.config.data.tgt_size, option="--size")
+        if config.images is not None:
+            _label(config, trained, size, inference)
         else:
-            _score(options, trained, size, inference)
+            _score(config, trained, size, inference)
 
 
-def _score(options: "EvalOptions", trained: Trained, size: tuple[int, int], inference: Inference) -> None:
+def _score(config: EvalConfig, trained: Trained, size: tuple[int, int], inference: Inference) -> None:
     data = trained.config.data
     report = score_domain(
         trained,
-        domains.labelled(options.tgt or data.tgt, options.data_root or data.data_root, options.split),
+        domains.labelled(config.tgt or data.tgt, config.data_root or data.data_root, config.split),
         size=size,
         inference=inference,
-        workers=data.workers if options.workers is None else options.workers,
-        save_to=options.save_predictions,
-        network=options.network,
+        workers=data.workers if config.workers is None else config.workers,
+        save_to=config.save_predictions,
+        network=config.network,
     )
     print("\n".join(score_table(report)))
-    if options.json is not None:
-        write_json(options.json, report)
-        print(f"numbers: {options.json}")
-    if options.save_predictions is not None:
-        print(f"label maps of the {options.network}: {options.save_predictions}")
+    if config.json is not None:
+        write_json(config.json, report)
+        print(f"numbers: {config.json}")
+    if config.save_predictions is not None:
+        print(f"label maps of the {config.network}: {config.save_predictions}")
 
 
-def _label(options: "EvalOptions", trained: Trained, size: tuple[int, int], inference: Inference) -> None:
-    out = options.out or (options.run if options.run.is_dir() else options.run.parent) / "images"
-    count = label_pictures(trained, options.images, out, network=options.network, size=size, inference=inference)
-    print(f"{count} pictures labelled by the {options.network} of step {trained.step}: {out / 'overlay'}")
+def _label(config: EvalConfig, trained: Trained, size: tuple[int, int], inference: Inference) -> None:
+    out = config.out or (config.run if config.run.is_dir() else config.run.parent) / "images"
+    count = label_pictures(trained, config.images, out, network=config.network, size=size, inference=inference)
+    print(f"{count} pictures labelled by the {config.network} of step {trained.step}: {out / 'overlay'}")
 
 
 @contextmanager
