@@ -1,7 +1,7 @@
 """The values that flow through one training step. All are immutable; a function returns new ones.
 
 Shape legend, used by every suffix in this project:
-    B images in a batch          C classes (19)              D embedding channels (256)
+    B images in a batch          C classes of the class set  D embedding channels
     K slots of the instance bank N pixels, flattened         HW the image grid, hw the feature grid (stride 4)
 """
 
@@ -14,7 +14,7 @@ MEAN = (123.675, 116.28, 103.53)  # of ImageNet, RGB in 0 .. 255: "normalised" m
 STD = (58.395, 57.12, 57.375)
 
 
-class Labeled(NamedTuple):
+class LabelledCrops(NamedTuple):
     """Images with their ground truth."""
 
     image: Tensor  # [B, 3, H, W] float, normalised with the ImageNet mean and deviation
@@ -24,7 +24,7 @@ class Labeled(NamedTuple):
 class Batch(NamedTuple):
     """What the data hands to one step: labelled source images and target images without labels."""
 
-    source: Labeled
+    source: LabelledCrops
     target: Tensor  # [B, 3, H, W] float, normalised
 
 
@@ -75,16 +75,33 @@ class Mixed(NamedTuple):
     valid: Tensor  # [B, H, W] bool: target pixels whose pseudo-labels are used
 
 
-class Adaptation(NamedTuple):
-    """The target half of a step, for the log and the pictures."""
+class Target(NamedTuple):
+    """What is believed about the target images of a step: what its passes over them learn from."""
 
     belief: Belief
     pseudo: PseudoLabel
-    mixed: Mixed
+
+
+class OnSource(NamedTuple):
+    """What the pass over the source leaves behind; its graph is gone."""
+
+    losses: dict[str, Tensor]  # scalars by name, already weighted, detached
+    embed: Tensor  # [B, D, h, w] detached: what the bank learns from
+
+
+class OnTarget(NamedTuple):
+    """What a pass over the target leaves behind; its graph is gone."""
+
+    losses: dict[str, Tensor]  # scalars by name, already weighted, detached
+    view: Mixed  # what the student was shown
 
 
 class Trace(NamedTuple):
-    """What a step leaves behind. Everything is detached and still on the device."""
+    """What a step leaves behind. Everything is detached and still on the device.
+
+    It holds maps at image resolution (134 MB at 2 x 512 x 512): let it go before the next step.
+    """
 
     losses: dict[str, Tensor]  # scalars by name, already weighted
-    adaptation: Adaptation | None  # None for methods that never look at the target
+    target: Target | None  # None for methods that never look at the target
+    mixed: tuple[Mixed, ...]  # the strong view of every target pass

@@ -1,18 +1,19 @@
 """Every option of a run: what it means, its unit and its default, which is the paper's unless it says otherwise.
 
-`recipes.py` holds the named sets (methods, the toy), `read` turns a command line into a `Config`. Only the standard
-library and tyro are imported here, so that `--help` answers at once.
+`recipes.py` holds the named sets (methods, the toy), `options.py` reads and checks them. Only the standard library is
+imported here, so that `--help` answers at once.
 """
 
 import dataclasses
 import difflib
 import json
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-Method = Literal["source", "dacs", "daformer", "dida", "oracle"]
+from dida.options import COUNT, COUNT_OR_NONE, SHARE, Above, AtLeast, Range, check_values, flag, parse_size
+
+MethodName = Literal["source", "dacs", "daformer", "dida", "oracle"]
 
 
 @dataclass(frozen=True)
@@ -29,21 +30,23 @@ class DataConfig:
     """WxH in pixels that a source picture is scaled into, its ratio kept (GTA5 becomes 1280x704)."""
     tgt_size: str = "1024x512"
     """WxH in pixels that a target picture is scaled into, its ratio kept; also the size of evaluation."""
-    crop: int = 512
+    crop: Annotated[int, Range(32, 1 << 14)] = 512
     """Side of the square training crop, in pixels."""
-    batch_size: int = 2
+    batch_size: Annotated[int, Range(1, 4096)] = 2
     """Source crops and as many target crops in one step."""
-    workers: int = 4
+    workers: Annotated[int, Range(0, 256)] = 4
     """Processes that load data; results do not depend on it."""
     rare_class_sampling: bool = True
     """Draw source pictures by rare classes instead of uniformly."""
-    rare_class_temperature: float = 0.01
+    rare_class_temperature: Annotated[float, Above(0)] = 0.01
     """Temperature of the class probabilities softmax((1 - frequency) / T)."""
-    rare_class_pixels: int = 3000
+    rare_class_pixels: Annotated[int, COUNT_OR_NONE] = 3000
     """Pixels of a class, at the label's own size, that make a picture a candidate for it."""
-    rare_class_crop_share: float = 0.5
+    rare_class_crop_share: Annotated[float, SHARE] = 0.5
     """A crop is drawn again (10 times at most) until it holds this share of the pixels above."""
-    max_class_share: float = 0.75
+    source_colour: Literal["plain", "distort"] = "plain"
+    """Colours of source crops: as they are, or distorted as the family does for source-only and oracle."""
+    max_class_share: Annotated[float, SHARE] = 0.75
     """A source crop is drawn again (10 times at most) while one class covers more than this share; 1 is off."""
 
 
@@ -54,12 +57,12 @@ class ModelConfig:
     backbone: str = "mit_b5"
     """mit_b0 .. mit_b5, or a timm model with maps [B, C, h, w] at strides 4, 8, 16 and 32 (such as pvt_v2_b0)."""
     weights: str = "auto"
-    """Encoder weights: auto (ImageNet weights from the hub), none, or a .pth/.safetensors file."""
+    """ImageNet weights of the encoder: auto (from the hub), none, or a .pth/.safetensors file."""
     init: Path | None = None
     """Checkpoint or run folder whose student both networks start from (after the encoder weights)."""
-    embed_dim: int = 256
+    embed_dim: Annotated[int, Range(1, 1 << 14)] = 256
     """Channels D of the head's fused map, which are the instance embeddings."""
-    drop_path: float = 0.1
+    drop_path: Annotated[float, Range(0, 1, high_open=True)] = 0.1
     """Stochastic depth of the encoder's last block (linear from 0)."""
 
 
@@ -67,15 +70,15 @@ class ModelConfig:
 class OptimConfig:
     """AdamW with linear warm-up and linear decay."""
 
-    steps: int = 40_000
+    steps: Annotated[int, COUNT] = 40_000
     """Optimizer steps of the whole run."""
-    lr: float = 6e-5
+    lr: Annotated[float, Above(0)] = 6e-5
     """Peak learning rate of the encoder."""
-    head_lr_factor: float = 10.0
+    head_lr_factor: Annotated[float, Above(0)] = 10.0
     """The head learns this many times faster."""
-    weight_decay: float = 0.01
+    weight_decay: Annotated[float, AtLeast(0)] = 0.01
     """Decoupled weight decay; norm layers of the encoder have none."""
-    warmup: int = 1500
+    warmup: Annotated[int, COUNT_OR_NONE] = 1500
     """Steps of linear warm-up (multiplied with the decay)."""
 
 
@@ -85,31 +88,31 @@ class SelfTrainingConfig:
 
     self_training: bool = True
     """Learn from pseudo-labels of the target; off is source-only."""
-    teacher_momentum: float = 0.999
+    teacher_momentum: Annotated[float, SHARE] = 0.999
     """alpha of the teacher's moving average, reached by min(1 - 1/(step + 2), alpha)."""
     teacher_norm: Literal["batch", "averaged"] = "batch"
     """Batch norm of the teacher: statistics of its own batch (the family's habit), or the student's running ones."""
-    threshold: float = 0.968
+    threshold: Annotated[float, SHARE] = 0.968
     """tau: a pixel is confident when its probability reaches this."""
     pseudo_weight: Literal["batch", "image", "pixel"] = "batch"
     """Weight of pseudo-labels: share of confident pixels in the batch, in the image, or 0/1 per pixel."""
     confidence: Literal["teacher", "regenerated"] = "teacher"
     """Whose maximum meets the threshold: the teacher's z, or the regenerated z-hat (the paper taken literally)."""
-    ignore_top: int = 15
+    ignore_top: Annotated[int, Range(0, 511)] = 15
     """Rows at the top of a target crop whose pseudo-labels are not used, in 1/512 of the crop."""
-    ignore_bottom: int = 120
+    ignore_bottom: Annotated[int, Range(0, 511)] = 120
     """Rows at the bottom of a target crop whose pseudo-labels are not used (the car's hood), in 1/512 of the crop."""
     mix_classes: Literal["batch", "image"] = "batch"
     """ClassMix draws half of the classes found in the whole source batch, or in each image."""
-    jitter_chance: float = 0.8
+    jitter_chance: Annotated[float, SHARE] = 0.8
     """Probability per step that the mixed images get colour jitter."""
-    jitter_strength: float = 0.2
+    jitter_strength: Annotated[float, SHARE] = 0.2
     """Half-width of the brightness, contrast, saturation and hue factors."""
-    blur_chance: float = 0.5
+    blur_chance: Annotated[float, SHARE] = 0.5
     """Probability per step that the mixed images are blurred, each with sigma in 0.15 .. 1.15 pixels."""
     weak_view: Literal["plain", "photometric"] = "plain"
     """What the teacher sees: the crop itself, or a photometrically changed copy."""
-    feature_weight: float = 0.005
+    feature_weight: Annotated[float, AtLeast(0)] = 0.005
     """lambda_FD of the ImageNet feature distance; 0 is off, and it is off when there are no encoder weights."""
 
 
@@ -119,39 +122,39 @@ class InstanceConfig:
 
     instance_loss: Literal["image", "stride4", "off"] = "image"
     """L_ins at image resolution, at the features' resolution, or not at all."""
-    instance_weight: float = 1.0
+    instance_weight: Annotated[float, AtLeast(0)] = 1.0
     """lambda_ins."""
     instance_pixels: Literal["all", "balanced"] = "all"
     """Target pixels that L_ins is a mean over: all, or a random part with as many of every class as of the rarest."""
-    temperature: float = 0.1
+    temperature: Annotated[float, Above(0)] = 0.1
     """t of the softmax over the bank."""
     regenerate_semantic: Literal["smooth", "scale", "none"] = "smooth"
     """z-hat: the class level corrected by the bank (Table V, rows)."""
     regenerate_instance: Literal["scale", "smooth", "none"] = "scale"
     """q-hat: the instance level corrected by the class level (Table V, columns)."""
-    phi: float = 0.9
+    phi: Annotated[float, SHARE] = 0.9
     """Share of the teacher's own class level in z-hat when smoothing; 1 is off."""
-    instance_phi: float = 0.9
+    instance_phi: Annotated[float, SHARE] = 0.9
     """Share of the teacher's own instance level in q-hat when smoothing (not printed in the paper)."""
-    bank_size: int = 300
+    bank_size: Annotated[int, Range(1, 10**7)] = 300
     """K, slots of the bank."""
     sampling: Literal["cbs", "rs", "ils", "nu"] = "cbs"
     """Slots per class: balanced, by pixel frequency, by inverse frequency, or by frequency and never updated."""
     selecting: Literal["bps", "avg", "km", "rs", "off"] = "bps"
     """Pixels that make a class's vector: boundary and interior, all, a K-means centre, one at random; off: no bank."""
-    clusters: int = 1
+    clusters: Annotated[int, Range(1, 1000)] = 1
     """K-means clusters of each class's interior, for `bps` and `km`: the largest one counts; 1 is all of it."""
-    boundary_classes: int = 2
+    boundary_classes: Annotated[int, Range(1, 9)] = 2
     """Distinct classes in the 3x3 window that make a boundary pixel (Algorithm 1 prints 3)."""
-    bank_momentum: float = 0.999
+    bank_momentum: Annotated[float, SHARE] = 0.999
     """omega of the bank's moving average."""
-    bank_every: int = 50
+    bank_every: Annotated[int, COUNT] = 50
     """u, steps between two updates of the bank."""
     bank_init: Literal["source", "random"] = "source"
     """What slots hold at first: real source embeddings, or random unit vectors."""
-    bank_start: int = 1500
+    bank_start: Annotated[int, COUNT_OR_NONE] = 1500
     """Step at which the bank is used and L_ins and regeneration begin; it is filled just before."""
-    bank_fill: int = 500
+    bank_fill: Annotated[int, COUNT_OR_NONE] = 500
     """Steps before `bank_start` whose source embeddings fill the slots."""
 
 
@@ -159,17 +162,17 @@ class InstanceConfig:
 class RunConfig:
     """Where a run lives and what it writes."""
 
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     """Seed of everything random; with the step it determines every sample and draw."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     out: Path | None = None
     """The run folder itself; by default runs/<date>_<method>_<src>2<tgt>_<backbone>_s<seed>."""
-    log_every: int = 50
+    log_every: Annotated[int, COUNT] = 50
     """Steps between two log lines."""
-    panel_every: int = 1000
+    panel_every: Annotated[int, COUNT_OR_NONE] = 1000
     """Steps between two pictures; 0 is never."""
-    save_every: int = 1000
+    save_every: Annotated[int, COUNT] = 1000
     """Steps between two checkpoints (one is always written at the end)."""
 
 
@@ -180,7 +183,7 @@ class Config:
     The defaults shown are those of the chosen --method and --src (a toy source has a schedule of its own).
     """
 
-    method: Method = "dida"
+    method: MethodName = "dida"
     """source, dacs, daformer and dida are steps of one another; oracle learns from the target's labels."""
     resume: Path | None = None
     """Run folder to continue exactly where it stopped; its own options are used."""
@@ -190,20 +193,14 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     teach: SelfTrainingConfig = field(default_factory=SelfTrainingConfig)
-    bank: InstanceConfig = field(default_factory=InstanceConfig)
+    instance: InstanceConfig = field(default_factory=InstanceConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
     def check(self) -> None:
-        """Raise ValueError for values that no run could mean, naming the option and what it may be."""
+        """Raise ValueError for values that no run could mean, alone or together, naming option and expectation."""
+        check_values(self)
         for name in ("src_size", "tgt_size"):
-            parse_size(getattr(self.data, name), option=_flag(name))
-        for group in (self.data, self.optim, self.bank, self.run, self.teach):
-            for name in POSITIVE & {f.name for f in dataclasses.fields(group)}:
-                if not getattr(group, name) > 0:
-                    raise ValueError(f"{_flag(name)}: expected a number above 0, got {getattr(group, name)}")
-            for name in SHARES & {f.name for f in dataclasses.fields(group)}:
-                if not 0 <= getattr(group, name) <= 1:
-                    raise ValueError(f"{_flag(name)}: expected a number in [0, 1], got {getattr(group, name)}")
+            parse_size(getattr(self.data, name), option=flag(name))
         if self.teach.ignore_top + self.teach.ignore_bottom >= 512:
             raise ValueError(
                 f"--ignore-top {self.teach.ignore_top} and --ignore-bottom {self.teach.ignore_bottom} leave no row: "
@@ -214,40 +211,25 @@ class Config:
         self._check_bank()
 
     def _check_bank(self) -> None:
-        asked = [name for name, off in _ASKS_THE_BANK.items() if getattr(self.bank, name) != off]
-        if asked and self.bank.bank_start >= self.optim.steps:
+        inst = self.instance
+        asked = [name for name, off in _ASKS_THE_BANK.items() if getattr(inst, name) != off]
+        if asked and inst.bank_start >= self.optim.steps:
             raise ValueError(
-                f"--bank-start {self.bank.bank_start}: a run of --steps {self.optim.steps} ends before its bank is used"
+                f"--bank-start {inst.bank_start}: a run of --steps {self.optim.steps} ends before its bank is used"
             )
-        if asked and self.bank.selecting == "off" and self.bank.bank_init == "source":
-            used = " and ".join(f"{_flag(name)} {getattr(self.bank, name)}" for name in asked)
+        if asked and inst.selecting == "off" and inst.bank_init == "source":
+            used = " and ".join(f"{flag(name)} {getattr(inst, name)}" for name in asked)
             raise ValueError(f"--selecting off: nothing fills the bank that {used} would ask")
-        if self.bank.selecting != "off" and self.bank.bank_init == "source":
-            if not 0 < self.bank.bank_fill <= self.bank.bank_start:
+        if inst.selecting != "off" and inst.bank_init == "source":
+            if not 0 < inst.bank_fill <= inst.bank_start:
                 raise ValueError(
-                    f"--bank-fill {self.bank.bank_fill}: the steps that fill the bank come before --bank-start "
-                    f"{self.bank.bank_start}, so there are 1 to {self.bank.bank_start} of them"
+                    f"--bank-fill {inst.bank_fill}: the steps that fill the bank come before --bank-start "
+                    f"{inst.bank_start}, so there are 1 to {inst.bank_start} of them"
                 )
 
 
-POSITIVE = {
-    "crop", "batch_size", "rare_class_temperature", "steps", "lr", "head_lr_factor", "temperature", "bank_size",
-    "clusters", "boundary_classes", "bank_every", "log_every", "save_every",
-}  # fmt: skip
-SHARES = {
-    "rare_class_crop_share", "max_class_share", "teacher_momentum", "threshold", "jitter_chance", "blur_chance", "phi",
-    "instance_phi", "bank_momentum",
-}  # fmt: skip
 _ASKS_THE_BANK = {"instance_loss": "off", "regenerate_semantic": "none"}
 MAY_CHANGE = {"data_root", "workers", "device", "log_every", "panel_every", "save_every"}  # on --resume
-
-
-def parse_size(text: str, *, option: str) -> tuple[int, int]:
-    """ "1280x720" -> (1280, 720), width first. Raises ValueError that names the option."""
-    width, x, height = text.partition("x")
-    if not (x and width.isdigit() and height.isdigit() and int(width) and int(height)):
-        raise ValueError(f"{option}: expected WIDTHxHEIGHT in pixels such as 1280x720, got {text!r}")
-    return int(width), int(height)
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -255,12 +237,17 @@ def to_dict(config: Config) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
 
-def from_dict(values: dict[str, Any]) -> Config:
-    """The inverse of `to_dict`. Raises ValueError for an option that this version does not know."""
-    return _build(Config, values)
+def from_dict(values: Any) -> Config:
+    """The inverse of `to_dict`. Raises ValueError for options that this version does not know, and for values that no
+    option could have."""
+    config = _build(Config, values)
+    check_values(config)
+    return config
 
 
-def _build(kind: type, values: dict[str, Any]) -> Any:
+def _build(kind: type, values: Any) -> Any:
+    if not isinstance(values, dict):
+        raise ValueError(f"expected an object with the options of {kind.__name__}, got {type(values).__name__}")
     fields = {f.name: f for f in dataclasses.fields(kind)}
     if unknown := set(values) - set(fields):
         raise ValueError(f"unknown options {sorted(unknown)} in a saved config: it was written by another version")
@@ -269,7 +256,7 @@ def _build(kind: type, values: dict[str, Any]) -> Any:
         kind_of = fields[name].type
         if dataclasses.is_dataclass(kind_of):
             value = _build(kind_of, value)
-        elif value is not None and kind_of in (Path, Path | None):
+        elif isinstance(value, str) and kind_of in (Path, Path | None):
             value = Path(value)
         read[name] = value
     return kind(**read)
@@ -300,29 +287,3 @@ def flat(config: Config) -> dict[str, Any]:
         value = getattr(config, f.name)
         out.update(vars(value) if dataclasses.is_dataclass(value) else {f.name: value})
     return out
-
-
-def option(args: list[str], name: str, default: str) -> str:
-    """The value of `--name` in a raw command line, read before the parser runs because it selects the defaults."""
-    for i, arg in enumerate(args):
-        if arg == f"--{name}" and i + 1 < len(args):
-            default = args[i + 1]
-        elif arg.startswith(f"--{name}="):
-            default = arg.partition("=")[2]
-    return default
-
-
-def read(args: list[str], default: Config, program: str) -> Config:
-    """Parse a command line over `default`. An unknown option exits with an error that suggests the nearest."""
-    import tyro
-
-    config = tyro.cli(Config, prog=program, args=args, default=default, config=(tyro.conf.OmitArgPrefixes,))
-    try:
-        config.check()
-    except ValueError as error:
-        sys.exit(f"{program}: {error}")
-    return config
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")

@@ -20,8 +20,9 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dida.batch import IGNORE
-from dida.data.classes import CLASSES, SUBSETS
+from dida.data.classes import ClassSet
 from dida.data.labelled_images import LabelledImage
+from dida.data.loader import one_thread
 from dida.data.transforms import Normalise
 
 BAND = 3  # pixels that the boundary band reaches to either side of a class boundary
@@ -32,8 +33,8 @@ OnPrediction = Callable[[str, str, np.ndarray], None]  # (network, path of the i
 
 
 @dataclass(frozen=True)
-class Look:
-    """How a network looks at an image: all at once, or through a sliding window."""
+class Inference:
+    """How a network is asked about an image: all at once, or through a sliding window."""
 
     window: int = 0  # side of the square window in pixels of the scaled image; 0: the whole image at once
     stride: int = 0  # pixels from one window to the next; at most `window`
@@ -48,12 +49,15 @@ class Look:
             )
 
 
+WHOLE_IMAGE = Inference()
+
+
 class Scores(NamedTuple):
     """Shares in [0, 1]. NaN where nothing can be said: of a class that occurs neither in labels nor predictions."""
 
     iou: np.ndarray  # [C] intersection over union
     accuracy: np.ndarray  # [C] share of the class's labelled pixels that were found (recall); NaN if there are none
-    mean_iou: dict[int, float]  # over the 19, 16 and 13 classes of the published tables
+    mean_iou: dict[int, float]  # over all classes, and over the fewer ones of published tables, by their number
     all_accuracy: float  # aAcc: share of all labelled pixels that are right
     mean_accuracy: float  # mAcc: mean of `accuracy` over the classes that are labelled
 
@@ -89,17 +93,16 @@ def boundary_band(label: np.ndarray, width: int = BAND) -> np.ndarray:
     return valid & (largest != smallest)
 
 
-def score(confusion_CC: Tensor) -> Scores:
-    """Scores of a confusion matrix [C, C] (rows are labels). Subsets are means over their own classes of the C."""
+def score(confusion_CC: Tensor, subsets: Mapping[int, tuple[int, ...]]) -> Scores:
+    """Scores of a confusion matrix [C, C] (rows are labels). `subsets`: the train ids of each mean, by their number."""
     pixels_CC = confusion_CC.cpu().numpy().astype(np.float64)
     hit_C, labelled_C, predicted_C = np.diag(pixels_CC), pixels_CC.sum(1), pixels_CC.sum(0)
     iou_C = _share(hit_C, labelled_C + predicted_C - hit_C)
     accuracy_C = _share(hit_C, labelled_C)
-    subsets = {n: np.array(subset) for n, subset in SUBSETS.items() if max(subset) < len(iou_C)}
     return Scores(
         iou=iou_C,
         accuracy=accuracy_C,
-        mean_iou={n: mean_of_known(iou_C[subset]) for n, subset in subsets.items()},
+        mean_iou={n: mean_of_known(iou_C[np.array(ids)]) for n, ids in subsets.items()},
         all_accuracy=float(_share(hit_C.sum(), labelled_C.sum())),
         mean_accuracy=mean_of_known(accuracy_C),
     )
@@ -111,20 +114,20 @@ def mean_of_known(values: np.ndarray) -> float:
     return float(known.mean()) if len(known) else float("nan")
 
 
-def class_scores(model: nn.Module, image: Tensor, look: Look) -> Tensor:
+def class_scores(model: nn.Module, image: Tensor, inference: Inference) -> Tensor:
     """Class scores (logits) [B, C, H, W] of normalised images [B, 3, H, W]; `model` returns a `Prediction`.
 
     Windows that overlap, and the mirror image, are averaged as logits.
     """
-    scores = _seen(model, image, look)
-    if look.flip:
-        scores = (scores + _seen(model, image.flip(3), look).flip(3)) / 2
+    scores = _seen(model, image, inference)
+    if inference.flip:
+        scores = (scores + _seen(model, image.flip(3), inference).flip(3)) / 2
     return scores
 
 
-def predict(model: nn.Module, image: Tensor, size: tuple[int, int], look: Look) -> Tensor:
+def predict(model: nn.Module, image: Tensor, size: tuple[int, int], inference: Inference) -> Tensor:
     """Train ids [B, H, W] uint8 at `size` = (H, W) of normalised images [B, 3, h, w], scores enlarged bilinearly."""
-    scores = class_scores(model, image, look)
+    scores = class_scores(model, image, inference)
     if scores.shape[2:] != size:
         scores = F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
     return scores.argmax(1).to(torch.uint8)
@@ -150,20 +153,22 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
 def evaluate(
     networks: Mapping[str, nn.Module],
     images: Sequence[LabelledImage],
+    class_set: ClassSet,
     *,
-    look: Look = Look(),
+    inference: Inference = WHOLE_IMAGE,
     workers: int = 0,
     on_prediction: OnPrediction | None = None,
 ) -> Evaluation:
-    """Score networks of `CLASSES` classes, all on one device, in one pass over the images (`LabelledImages`).
+    """Score networks of these classes, all on one device, in one pass over the images (`LabelledImages`).
 
     `on_prediction` is handed every predicted label map. Raises ImageFileError for a file that cannot be used, and
     ValueError if no pixel of the labels belongs to a class.
     """
     device = next(next(iter(networks.values())).parameters()).device
     normalise = Normalise().to(device)
+    C = len(class_set)
     total, in_band = (
-        {name: torch.zeros(CLASSES, CLASSES, dtype=torch.int64, device=device) for name in networks} for _ in range(2)
+        {name: torch.zeros(C, C, dtype=torch.int64, device=device) for name in networks} for _ in range(2)
     )
     sizes: Counter[tuple[int, int]] = Counter()
     loader = DataLoader(
@@ -171,7 +176,7 @@ def evaluate(
         batch_size=None,  # one by one: sizes differ within a data set
         num_workers=workers,
         pin_memory=device.type == "cuda",
-        worker_init_fn=_one_thread,
+        worker_init_fn=one_thread,
     )
     with evaluating(*networks.values()):
         for sample in tqdm(loader, desc="scoring", unit="image", disable=None):  # the bar shows on a terminal only
@@ -180,9 +185,9 @@ def evaluate(
             band = torch.from_numpy(boundary_band(sample.label.numpy())).to(device, non_blocking=True)
             sizes[label.shape[1], label.shape[0]] += 1
             for name, network in networks.items():
-                predicted = predict(network, image, tuple(label.shape), look)[0]
-                total[name] += confusion(label, predicted, CLASSES)
-                in_band[name] += confusion(label.where(band, IGNORE), predicted, CLASSES)
+                predicted = predict(network, image, tuple(label.shape), inference)[0]
+                total[name] += confusion(label, predicted, C)
+                in_band[name] += confusion(label.where(band, IGNORE), predicted, C)
                 if on_prediction is not None:
                     on_prediction(name, sample.path, predicted.cpu().numpy())
     if not any(matrix.any() for matrix in total.values()):
@@ -190,19 +195,21 @@ def evaluate(
             f"none of the {sum(sizes.values())} labels holds a pixel of a class, so there is nothing to score: "
             "benchmarks publish their test split without labels"
         )
-    scores, band = ({name: score(matrix) for name, matrix in counted.items()} for counted in (total, in_band))
+    scores, band = (
+        {name: score(matrix, class_set.subsets) for name, matrix in counted.items()} for counted in (total, in_band)
+    )
     return Evaluation(scores, band, sum(sizes.values()), dict(sizes))
 
 
-def _seen(model: nn.Module, image: Tensor, look: Look) -> Tensor:
+def _seen(model: nn.Module, image: Tensor, inference: Inference) -> Tensor:
     """Scores of the whole image at once, or the mean over the windows that show a pixel."""
-    if not look.window:
+    if not inference.window:
         return model(image).logits
     height, width = image.shape[2:]
     total, windows_HW = None, image.new_zeros(height, width)
-    for top in _starts(height, look):
-        for left in _starts(width, look):
-            place = (..., slice(top, top + look.window), slice(left, left + look.window))
+    for top in _starts(height, inference):
+        for left in _starts(width, inference):
+            place = (..., slice(top, top + inference.window), slice(left, left + inference.window))
             scores = model(image[place]).logits
             if total is None:
                 total = scores.new_zeros(len(image), scores.shape[1], height, width)
@@ -211,16 +218,12 @@ def _seen(model: nn.Module, image: Tensor, look: Look) -> Tensor:
     return total / windows_HW
 
 
-def _starts(length: int, look: Look) -> list[int]:
+def _starts(length: int, inference: Inference) -> list[int]:
     """Where windows start along one side: every stride, and the last one flush with the end."""
-    last = max(length - look.window, 0)
-    return [*range(0, last, look.stride), last]
+    last = max(length - inference.window, 0)
+    return [*range(0, last, inference.stride), last]
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that is wanted
         return part / whole
-
-
-def _one_thread(worker: int) -> None:
-    cv2.setNumThreads(0)  # the workers themselves are the parallelism

@@ -4,6 +4,7 @@ Drawn outside the step, from the values that it leaves behind.
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -11,9 +12,8 @@ import torch
 from torch import Tensor
 
 import dida_kernels
-from dida.batch import MEAN, STD, Adaptation, Batch, Belief, Trace
-from dida.config import Config
-from dida.data.classes import CLASSES, NAMES, PALETTE, colourise
+from dida.batch import MEAN, STD, Batch, Belief, Mixed, PseudoLabel, Trace
+from dida.data.classes import ClassSet
 from dida.method.bank import InstanceBank
 
 COLUMNS = 4
@@ -23,24 +23,80 @@ _GAP = 4
 _INK, _PAPER = (32, 32, 32), 255
 _SHOWN = 4  # classes whose similarity is drawn
 
-Tile = tuple[str, np.ndarray]  # caption, [H, W, 3] uint8 RGB
+Captioned = tuple[str, np.ndarray]  # caption, [H, W, 3] uint8 RGB
 
 
-def save_panel(path: Path, batch: Batch, trace: Trace, bank: InstanceBank, config: Config) -> None:
-    """Write the panel of the batch's first images as a PNG, with the folders above it.
+class Panel(NamedTuple):
+    """What a panel needs to know of the run."""
 
-    Source-only methods leave no target half: the first row is all there is. Raises OSError if it cannot be written.
-    """
-    tiles = _inputs(batch, config.bank.boundary_classes)
-    if trace.adaptation is not None:
-        tiles += _adaptation(trace.adaptation)
-        tiles += _similarity(trace.adaptation.belief, bank, config.bank.temperature)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), np.ascontiguousarray(draw(tiles)[:, :, ::-1])):  # OpenCV writes B, G, R
-        raise OSError(f"{path}: could not be written")
+    class_set: ClassSet
+    boundary_classes: int  # distinct classes in the 3x3 window that make a boundary pixel
+    temperature: float  # t of the softmax over the bank
+
+    def save(self, path: Path, batch: Batch, trace: Trace, bank: InstanceBank) -> None:
+        """Write the panel of the batch's first images as a PNG, with the folders above it.
+
+        Methods that never look at the target leave one row, the inputs. Raises OSError if it cannot be written.
+        """
+        tiles = self._inputs(batch)
+        if trace.target is not None:
+            tiles += self._labels(trace.target.belief, trace.target.pseudo)
+            tiles += [tile for mixed in trace.mixed for tile in self._mixed(mixed)]
+            tiles += self._similarity(trace.target.belief, bank)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture = np.ascontiguousarray(draw(tiles, self.class_set)[:, :, ::-1])  # OpenCV writes B, G, R
+        if not cv2.imwrite(str(path), picture):
+            raise OSError(f"{path}: could not be written")
+
+    def _inputs(self, batch: Batch) -> list[Captioned]:
+        label = batch.source.label[:1]
+        boundary = dida_kernels.boundary_mask(label, classes=len(self.class_set), threshold=self.boundary_classes)
+        return [
+            ("source", picture(batch.source.image[0])),
+            ("its label", self._colours(label[0])),
+            ("its boundary pixels", heat(boundary[0])),
+            ("target", picture(batch.target[0])),
+        ]
+
+    def _labels(self, belief: Belief, pseudo: PseudoLabel) -> list[Captioned]:
+        return [
+            ("pseudo-label", self._colours(pseudo.label[0])),
+            (f"its weight (mean {float(pseudo.weight[0].mean()):.2f})", heat(pseudo.weight[0])),
+            ("teacher's confidence", heat(belief.prior[0].amax(0))),
+        ]
+
+    def _mixed(self, mixed: Mixed) -> list[Captioned]:
+        return [
+            ("pixels pasted by ClassMix", heat(mixed.pasted[0])),
+            ("mixed, strong view", picture(mixed.image[0])),
+            ("its label", self._colours(mixed.label[0])),
+            ("its weight", heat(mixed.weight[0])),
+            ("pixels open to the instance loss", heat(mixed.valid[0])),
+        ]
+
+    def _similarity(self, belief: Belief, bank: InstanceBank) -> list[Captioned]:
+        """What the bank says of the target: its class, and its mass on the classes that it finds most of."""
+        embed = next((term.embed[:1] for term in belief.terms if bool(term.embed[0].any())), None)
+        if embed is None:  # no instance level (yet)
+            return []
+        mass = dida_kernels.class_similarity(
+            embed,
+            bank.features,
+            bank.labels,
+            classes=len(self.class_set),
+            temperature=self.temperature,
+            size=tuple(belief.prior.shape[-2:]),
+        )[0]
+        names = self.class_set.names
+        chosen = mass.mean((1, 2)).topk(min(_SHOWN - 1, len(names))).indices.tolist()
+        tiles = [("most similar class in the bank", self._colours(mass.argmax(0)))]
+        return tiles + [(f"bank: {names[c]} (at most {float(mass[c].max()):.2f})", heat(mass[c])) for c in chosen]
+
+    def _colours(self, train_ids: Tensor) -> np.ndarray:
+        return self.class_set.colourise(train_ids.to(torch.uint8).cpu().numpy())
 
 
-def draw(tiles: list[Tile]) -> np.ndarray:
+def draw(tiles: list[Captioned], class_set: ClassSet) -> np.ndarray:
     """Tiles of one size in rows of `COLUMNS`, each below its caption, and the legend of classes below all: RGB."""
     height, width = tiles[0][1].shape[:2]
     factor = max(-(-SIDE // max(height, width)), 1)
@@ -48,23 +104,23 @@ def draw(tiles: list[Tile]) -> np.ndarray:
              for caption, picture in tiles]  # fmt: skip
     cells += [np.full_like(cells[0], _PAPER)] * (-len(cells) % COLUMNS)
     rows = [np.concatenate(cells[i : i + COLUMNS], 1) for i in range(0, len(cells), COLUMNS)]
-    grid, key = np.concatenate(rows), legend()
+    grid, key = np.concatenate(rows), legend(class_set)
     width = max(grid.shape[1], key.shape[1])
     return np.concatenate([_padded(part, right=width - part.shape[1]) for part in (grid, key)])
 
 
-def overlay(image: np.ndarray, train_ids: np.ndarray) -> np.ndarray:
+def overlay(image: np.ndarray, train_ids: np.ndarray, class_set: ClassSet) -> np.ndarray:
     """[H, W, 3] RGB: the image and the colours of its classes, half and half; 255 leaves the image as it is."""
-    blend = cv2.addWeighted(image, 0.5, colourise(train_ids), 0.5, 0)
-    return np.where((train_ids < CLASSES)[:, :, None], blend, image)
+    blend = cv2.addWeighted(image, 0.5, class_set.colourise(train_ids), 0.5, 0)
+    return np.where((train_ids < len(class_set))[:, :, None], blend, image)
 
 
-def legend() -> np.ndarray:
+def legend(class_set: ClassSet) -> np.ndarray:
     """The colour of every class beside its name, RGB."""
     columns, width, height = 7, 144, 20
-    rows = -(-CLASSES // columns)
+    rows = -(-len(class_set) // columns)
     canvas = np.full((rows * height, columns * width, 3), _PAPER, dtype=np.uint8)
-    for i, (name, colour) in enumerate(zip(NAMES, PALETTE.tolist(), strict=True)):
+    for i, (name, colour) in enumerate(zip(class_set.names, class_set.colours, strict=True)):
         left, top = i % columns * width, i // columns * height
         cv2.rectangle(canvas, (left + 4, top + 4), (left + 24, top + 16), colour, cv2.FILLED)
         _write(canvas, name, left + 30, top + 14)
@@ -82,53 +138,6 @@ def heat(share: Tensor) -> np.ndarray:
     """Numbers in [0, 1], [H, W] -> [H, W, 3] uint8 RGB, dark to bright."""
     level = (share.float() * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
     return cv2.applyColorMap(level, cv2.COLORMAP_VIRIDIS)[:, :, ::-1]
-
-
-def _inputs(batch: Batch, boundary_classes: int) -> list[Tile]:
-    label = batch.source.label[:1]
-    boundary = dida_kernels.boundary_mask(label, classes=CLASSES, threshold=boundary_classes)
-    return [
-        ("source", picture(batch.source.image[0])),
-        ("its label", _colours(label[0])),
-        ("its boundary pixels", heat(boundary[0])),
-        ("target", picture(batch.target[0])),
-    ]
-
-
-def _adaptation(adaptation: Adaptation) -> list[Tile]:
-    belief, pseudo, mixed = adaptation
-    return [
-        ("pseudo-label", _colours(pseudo.label[0])),
-        (f"its weight (mean {float(pseudo.weight[0].mean()):.2f})", heat(pseudo.weight[0])),
-        ("teacher's confidence", heat(belief.prior[0].amax(0))),
-        ("pixels pasted by ClassMix", heat(mixed.pasted[0])),
-        ("mixed, strong view", picture(mixed.image[0])),
-        ("its label", _colours(mixed.label[0])),
-        ("its weight", heat(mixed.weight[0])),
-        ("pixels open to the instance loss", heat(mixed.valid[0])),
-    ]
-
-
-def _similarity(belief: Belief, bank: InstanceBank, temperature: float) -> list[Tile]:
-    """What the bank says of the target: its class, and its mass on the classes that it finds most of."""
-    embed = next((term.embed[:1] for term in belief.terms if bool(term.embed[0].any())), None)
-    if embed is None:  # no instance level (yet)
-        return []
-    mass = dida_kernels.class_similarity(
-        embed,
-        bank.features,
-        bank.labels,
-        classes=CLASSES,
-        temperature=temperature,
-        size=tuple(belief.prior.shape[-2:]),
-    )[0]
-    chosen = mass.mean((1, 2)).topk(_SHOWN - 1).indices.tolist()
-    tiles = [("most similar class in the bank", _colours(mass.argmax(0)))]
-    return tiles + [(f"bank: {NAMES[c]} (at most {float(mass[c].max()):.2f})", heat(mass[c])) for c in chosen]
-
-
-def _colours(train_ids: Tensor) -> np.ndarray:
-    return colourise(train_ids.to(torch.uint8).cpu().numpy())
 
 
 def _captioned(caption: str, tile: np.ndarray) -> np.ndarray:

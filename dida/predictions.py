@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dida.data.classes import TRAIN_TO_CITYSCAPES, colourise
+from dida.data.classes import ClassSet
 
 FOLDERS = ("train_ids", "label_ids", "colour")
 
 
-def save_prediction(folder: Path, stem: str, train_ids: np.ndarray) -> None:
-    """Write FOLDER/train_ids/STEM.png (0 .. 18), FOLDER/label_ids/STEM.png (Cityscapes ids 0 .. 33, as its server
-    takes them) and FOLDER/colour/STEM.png (RGB, the Cityscapes colours). `train_ids` is [H, W] uint8.
+def save_prediction(folder: Path, stem: str, train_ids: np.ndarray, class_set: ClassSet) -> None:
+    """Write FOLDER/train_ids/STEM.png (0 .. C-1), FOLDER/label_ids/STEM.png (the raw ids of the class set, those of
+    Cityscapes as its server takes them) and FOLDER/colour/STEM.png (RGB). `train_ids` is [H, W] uint8.
     """
-    content = (train_ids, TRAIN_TO_CITYSCAPES[train_ids], colourise(train_ids))
+    content = (train_ids, class_set.to_label_ids(train_ids), class_set.colourise(train_ids))
     for name, pixels in zip(FOLDERS, content, strict=True):
         save_png(folder / name / f"{stem}.png", pixels)
 

@@ -3,14 +3,26 @@
 A recipe takes a config and returns a changed one; rows of an ablation table are `changed(dida(config), option=value)`.
 """
 
+import json
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
-from dida.config import Config, changed, option, read
+from dida.config import MAY_CHANGE, Config, changed, flat, from_dict
+from dida.options import given, read_command_line
 
 
 def source(config: Config) -> Config:
-    """Supervised on the source alone, uniformly sampled: the lower bound."""
-    return changed(dacs(config), method="source", self_training=False, teacher_norm="averaged")
+    """Supervised on the source alone, uniformly sampled, with distorted colours as the family's: the lower bound."""
+    return changed(
+        daformer(config),
+        method="source",
+        self_training=False,
+        teacher_norm="averaged",
+        rare_class_sampling=False,
+        feature_weight=0.0,
+        source_colour="distort",
+    )
 
 
 def oracle(config: Config) -> Config:
@@ -20,8 +32,16 @@ def oracle(config: Config) -> Config:
 
 
 def dacs(config: Config) -> Config:
-    """DACS: the teacher labels the target, ClassMix pastes source classes onto it."""
-    return changed(daformer(config), method="dacs", rare_class_sampling=False, feature_weight=0.0)
+    """DACS: the teacher labels the target, ClassMix pastes source classes onto it; a faster teacher, and every row."""
+    return changed(
+        daformer(config),
+        method="dacs",
+        rare_class_sampling=False,
+        feature_weight=0.0,
+        teacher_momentum=0.99,
+        ignore_top=0,
+        ignore_bottom=0,
+    )
 
 
 def daformer(config: Config) -> Config:
@@ -94,15 +114,36 @@ def synthia(config: Config) -> Config:
 
 
 def from_command_line(args: list[str], program: str = "train.py") -> Config:
-    """The config of a command line: the method's and domain's recipe, then every option that was given.
+    """The config of a command line: that of the run to resume, or the method's and domain's recipe; then what is given.
 
-    Exits with a message for an unknown option, a choice that does not exist, or a value that no run could mean.
+    Exits with a message for an unknown option, a choice that does not exist, a value that no run could mean, or one
+    that cannot change on --resume.
     """
+    if resume := given(args, "resume", ""):
+        return _resumed(Path(resume), args, program)
     base = Config()
-    src, tgt = option(args, "src", base.data.src), option(args, "tgt", base.data.tgt)
+    src, tgt = given(args, "src", base.data.src), given(args, "tgt", base.data.tgt)
     if src.startswith("toy") or tgt.startswith("toy"):
         base = toy(base)
     elif src == "synthia":
         base = synthia(base)
-    base = changed(base, tgt=option(args, "tgt", base.data.tgt), tgt_size=option(args, "tgt-size", base.data.tgt_size))
-    return read(args, METHODS.get(option(args, "method", base.method), dida)(base), program)
+    base = changed(base, tgt=given(args, "tgt", base.data.tgt), tgt_size=given(args, "tgt-size", base.data.tgt_size))
+    recipe = METHODS.get(given(args, "method", base.method), dida)
+    return read_command_line(Config, args, program, recipe(base))
+
+
+def _resumed(run: Path, args: list[str], program: str) -> Config:
+    try:
+        saved = from_dict(json.loads((run / "config.json").read_text()))
+    except (FileNotFoundError, NotADirectoryError):
+        sys.exit(f"{program}: --resume {run}: no run folder, there is no config.json in it")
+    except ValueError as error:
+        sys.exit(f"{program}: --resume {run}: {error}")
+    config = read_command_line(Config, args, program, saved)
+    before, after = flat(saved), flat(config)
+    if other := {name for name in before if before[name] != after[name]} - MAY_CHANGE - {"resume"}:
+        sys.exit(
+            f"{program}: --resume continues a run as it was configured; {', '.join(sorted(other))} cannot change "
+            f"(only {', '.join(sorted(MAY_CHANGE))} can)"
+        )
+    return config

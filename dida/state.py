@@ -1,6 +1,5 @@
 """All that changes during training, and how it is kept on disk."""
 
-import os
 import pickle
 import random
 import re
@@ -14,10 +13,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from dida.files import whole_file
 from dida.method.bank import InstanceBank
 from dida.method.views import StepRandom
 
-FORMAT = 1  # of the checkpoint file
+FORMAT = 2  # of the checkpoint file
 FOLDER = "checkpoints"
 KEPT = 2  # newest checkpoints that stay on disk
 PARTS = ("student", "teacher", "bank", "optimizer", "schedule")
@@ -44,19 +44,12 @@ class TrainState:
         device.manual_seed(host.getrandbits(63))
         return StepRandom(host, device)
 
-    def save(self, run: Path, config: dict[str, Any]) -> Path:
+    def save(self, run: Path, config: dict[str, Any], class_set: dict[str, Any]) -> Path:
         """Write RUN/checkpoints/step_N.pt so that a crash at any moment leaves a whole file, and keep the last two."""
-        folder = run / FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"step_{self.step:06d}.pt"
-        partial = path.with_suffix(".partial")
-        content = {"format": FORMAT, "step": self.step, "config": config}
-        with partial.open("wb") as file:
+        path = run / FOLDER / f"step_{self.step:06d}.pt"
+        content = {"format": FORMAT, "step": self.step, "config": config, "classes": class_set}
+        with whole_file(path) as file:
             torch.save(content | {part: getattr(self, part).state_dict() for part in PARTS}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        _sync_folder(folder)
         for old in checkpoints(run)[:-KEPT]:
             old.unlink()
         return path
@@ -110,12 +103,3 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], *, source: str,
     except RuntimeError as error:
         some = "\n".join(str(error).splitlines()[1:4])  # a line per tensor, of which there may be hundreds
         raise ValueError(f"{source}: not the weights of {expected}, e.g.\n{some}") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dida.data.classes import CLASSES, NAMES
-from dida.data.domains import Survey, Unlabelled
+from dida.data.classes import ClassSet
+from dida.data.domains import Survey, UnlabelledDomain
 from dida.data.image_file import Encoding, ImageFileError, read_image, require_same_size
 from dida.data.statistics import MIN_CLASS_SHARE, LabelCount, UnknownId, count_label, tally_unknown
 from dida.data.sweep import sweep
@@ -23,6 +23,7 @@ class LabelReport:
 
     files: int
     ids: dict[int, int]  # pixels by raw id
+    class_set: ClassSet
     pixels: np.ndarray  # [C] pixels by class
     unknown: dict[int, UnknownId]
     unreadable: tuple[str, ...]
@@ -78,8 +79,8 @@ class Report:
         found = {"all-black images": self.black}
         if self.labels is not None:
             found["images left out (they do not match their label as published)"] = self.labels.left_out
-            absent = (NAMES[c] for c in range(CLASSES) if self.labels.pixels[c] == 0)
-            found["classes that never occur"] = tuple(absent)
+            pixels_of = zip(self.labels.class_set.names, self.labels.pixels, strict=True)
+            found["classes that never occur"] = tuple(name for name, pixels in pixels_of if pixels == 0)
         return {what: names for what, names in found.items() if names}
 
     @property
@@ -104,7 +105,7 @@ class Report:
         return "\n".join(lines)
 
 
-def check_unlabelled(domain: Unlabelled, *, workers: int | None = None) -> Report:
+def check_unlabelled(domain: UnlabelledDomain, *, workers: int | None = None) -> Report:
     """Decode every image. Label folders are neither opened nor listed."""
     title = f"checking {domain.name} ({domain.split})"
     looks = sweep(_look_at_image, domain.images, title=title, workers=workers)
@@ -114,14 +115,16 @@ def check_unlabelled(domain: Unlabelled, *, workers: int | None = None) -> Repor
 def check_labelled(survey: Survey, *, workers: int | None = None) -> Report:
     """Decode every image and every label of `domains.survey(...)`."""
     domain = survey.domain
-    jobs = [_Pair(image, domain.labels[index], domain.encoding(index)) for index, image in enumerate(domain.images)]
+    C = len(domain.class_set)
+    jobs = [_Pair(image, domain.labels[index], domain.encoding(index), C) for index, image in enumerate(domain.images)]
     looks = sweep(_look_at_pair, jobs, title=f"checking {domain.name} ({domain.split})", workers=workers)
     counted = [(look.count, path) for look, path in zip(looks, domain.labels, strict=True) if look.count is not None]
     counts = [count for count, _ in counted]
     labels = LabelReport(
         files=len(domain.labels),
         ids=dict(sorted(sum((Counter(count.ids) for count in counts), Counter()).items())),
-        pixels=sum((count.pixels for count in counts), np.zeros(CLASSES, dtype=np.int64)),
+        class_set=domain.class_set,
+        pixels=sum((count.pixels for count in counts), np.zeros(C, dtype=np.int64)),
         unknown=tally_unknown(counts, [path for _, path in counted]),
         unreadable=_texts(look.unreadable_label for look in looks),
         mismatched=_texts(look.mismatch for look in looks),
@@ -136,9 +139,10 @@ class _Pair(NamedTuple):
     image: Path
     label: Path
     encoding: Encoding
+    classes: int
 
 
-class _Look(NamedTuple):
+class _Finding(NamedTuple):
     """What one image, or one pair, turned out to be."""
 
     size: tuple[int, int] | None = None
@@ -149,18 +153,18 @@ class _Look(NamedTuple):
     count: LabelCount | None = None
 
 
-def _look_at_image(path: Path) -> _Look:
+def _look_at_image(path: Path) -> _Finding:
     try:
         image = read_image(path)
     except ImageFileError as error:
-        return _Look(unreadable_image=str(error))
-    return _Look(size=(image.shape[1], image.shape[0]), black=None if image.any() else str(path))
+        return _Finding(unreadable_image=str(error))
+    return _Finding(size=(image.shape[1], image.shape[0]), black=None if image.any() else str(path))
 
 
-def _look_at_pair(pair: _Pair) -> _Look:
+def _look_at_pair(pair: _Pair) -> _Finding:
     look = _look_at_image(pair.image)
     try:
-        count = count_label(pair.label, pair.encoding)
+        count = count_label(pair.label, pair.encoding, classes=pair.classes)
     except ImageFileError as error:
         return look._replace(unreadable_label=str(error))
     look = look._replace(count=count)
@@ -172,7 +176,7 @@ def _look_at_pair(pair: _Pair) -> _Look:
     return look
 
 
-def _report(name: str, split: str, folder: Path, looks: list[_Look], labels: LabelReport | None) -> Report:
+def _report(name: str, split: str, folder: Path, looks: list[_Finding], labels: LabelReport | None) -> Report:
     return Report(
         name=name,
         split=split,
@@ -188,7 +192,9 @@ def _report(name: str, split: str, folder: Path, looks: list[_Look], labels: Lab
 def _label_lines(labels: LabelReport) -> list[str]:
     ids = f"raw ids {min(labels.ids)} to {max(labels.ids)}" if labels.ids else "no ids"
     total = max(sum(labels.ids.values()), 1)
-    shares = [f"{name} {pixels / total:.2%}" for name, pixels in zip(NAMES, labels.pixels, strict=True)]
+    shares = [
+        f"{name} {pixels / total:.2%}" for name, pixels in zip(labels.class_set.names, labels.pixels, strict=True)
+    ]
     return [
         f"  {labels.files} labels: {ids}; {labels.class_share:.1%} of all pixels belong to a class",
         "  pixels: " + ", ".join(shares),

@@ -1,7 +1,13 @@
-"""The 19 Cityscapes training classes and the id tables of every label format (train ids; 255 is no class)."""
+"""Class sets as values, and the id tables of the label formats (train ids; 255 is no class).
+
+A domain carries the class set of its labels, a run has that of its source, and head, bank, metrics, pictures and label
+files follow from it: nothing below this file names a class or a number of classes.
+"""
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -9,56 +15,72 @@ import numpy as np
 from dida.batch import IGNORE
 
 
-class _Class(NamedTuple):
-    name: str
-    colour: tuple[int, int, int]  # RGB
-    cityscapes: int  # raw id in Cityscapes and GTA5
-    synthia: int  # raw id in SYNTHIA-RAND-CITYSCAPES; terrain, truck and train are named there but never drawn
-    thing: bool  # countable, as opposed to stuff
-
-
-_CLASSES = (
-    _Class("road", (128, 64, 128), 7, 3, False),
-    _Class("sidewalk", (244, 35, 232), 8, 4, False),
-    _Class("building", (70, 70, 70), 11, 2, False),
-    _Class("wall", (102, 102, 156), 12, 21, False),
-    _Class("fence", (190, 153, 153), 13, 5, False),
-    _Class("pole", (153, 153, 153), 17, 7, False),
-    _Class("traffic light", (250, 170, 30), 19, 15, True),
-    _Class("traffic sign", (220, 220, 0), 20, 9, True),
-    _Class("vegetation", (107, 142, 35), 21, 6, False),
-    _Class("terrain", (152, 251, 152), 22, 16, False),
-    _Class("sky", (70, 130, 180), 23, 1, False),
-    _Class("person", (220, 20, 60), 24, 10, True),
-    _Class("rider", (255, 0, 0), 25, 17, True),
-    _Class("car", (0, 0, 142), 26, 8, True),
-    _Class("truck", (0, 0, 70), 27, 18, True),
-    _Class("bus", (0, 60, 100), 28, 19, True),
-    _Class("train", (0, 80, 100), 31, 20, True),
-    _Class("motorcycle", (0, 0, 230), 32, 12, True),
-    _Class("bicycle", (119, 11, 32), 33, 11, True),
-)
-
-NAMES = tuple(c.name for c in _CLASSES)
-CLASSES = len(NAMES)
-THINGS = tuple(i for i, c in enumerate(_CLASSES) if c.thing)
-
-_NOT_IN_SYNTHIA = {"terrain", "truck", "train"}
-_THIN_OR_FLAT = {"wall", "fence", "pole"}
-_SUBSET_16 = tuple(i for i, name in enumerate(NAMES) if name not in _NOT_IN_SYNTHIA)
-SUBSETS = {  # class count of a published table -> the train ids that its mean runs over
-    19: tuple(range(CLASSES)),
-    16: _SUBSET_16,
-    13: tuple(i for i in _SUBSET_16 if NAMES[i] not in _THIN_OR_FLAT),
-}
-
-
 def _frozen(array: np.ndarray) -> np.ndarray:
     array.setflags(write=False)
     return array
 
 
-PALETTE = _frozen(np.array([c.colour for c in _CLASSES], dtype=np.uint8))  # [C, 3] RGB
+@dataclass(frozen=True)
+class ClassSet:
+    """The classes that a network tells apart. A train id is the place of a class in these tuples."""
+
+    names: tuple[str, ...]
+    colours: tuple[tuple[int, int, int], ...]  # RGB of each class in pictures
+    things: tuple[int, ...]  # train ids of what can be counted, as opposed to stuff
+    label_ids: tuple[int, ...]  # raw id of each class in label files that are written; pixels of no class get 0
+    means: Mapping[int, tuple[int, ...]] = field(default_factory=dict)  # published means over fewer classes, by count
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where the parts do not belong together."""
+        C = len(self.names)
+        if not C or len(set(self.names)) != C or len(self.colours) != C or len(self.label_ids) != C:
+            raise ValueError(f"a class set needs names, each its own, and as many colours and label ids: {self}")
+        if C > IGNORE:
+            raise ValueError(f"a label is one byte, in which {IGNORE} is no class: {C} classes do not fit")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def palette(self) -> np.ndarray:
+        """[C, 3] uint8 RGB."""
+        return _frozen(np.array(self.colours, dtype=np.uint8))
+
+    @property
+    def subsets(self) -> dict[int, tuple[int, ...]]:
+        """Number of classes -> the train ids that a mean runs over: all of them first, then the published ones."""
+        return {len(self): tuple(range(len(self)))} | dict(self.means)
+
+    def to_label_ids(self, train_ids: np.ndarray) -> np.ndarray:
+        """[H, W] uint8 train ids -> [H, W] raw ids (uint8, or uint16 where they need it); no class becomes 0."""
+        dtype = np.uint8 if max(self.label_ids) < 256 else np.uint16
+        table = np.zeros(256, dtype=dtype)
+        table[: len(self)] = self.label_ids
+        return table[train_ids]
+
+    def colourise(self, train_ids: np.ndarray) -> np.ndarray:
+        """[..., H, W] train ids -> [..., H, W, 3] uint8 RGB; no class is black."""
+        colours = np.zeros((256, 3), dtype=np.uint8)
+        colours[: len(self)] = self.palette
+        return colours[train_ids]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A form of plain values that `from_dict` reads back, for checkpoints and JSON."""
+        return asdict(self) | {"means": {str(n): ids for n, ids in self.means.items()}}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ClassSet":
+        """The inverse of `to_dict`. Raises ValueError for what is no class set."""
+        try:
+            return cls(
+                names=tuple(str(name) for name in values["names"]),
+                colours=tuple((int(r), int(g), int(b)) for r, g, b in values["colours"]),
+                things=tuple(int(c) for c in values["things"]),
+                label_ids=tuple(int(raw) for raw in values["label_ids"]),
+                means={int(n): tuple(int(c) for c in ids) for n, ids in values["means"].items()},
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"no class set: {error!r}") from error
 
 
 class IdMap(NamedTuple):
@@ -86,23 +108,55 @@ def id_map(name: str, train_of: Mapping[int, int], void: Iterable[int] = ()) -> 
     return IdMap(name, _frozen(train), _frozen(known))
 
 
-_CITYSCAPES_IDS = {c.cityscapes: i for i, c in enumerate(_CLASSES)}
+def train_id_map(class_set: ClassSet) -> IdMap:
+    """Of label files that already hold train ids."""
+    return id_map("train", {c: c for c in range(len(class_set))}, void=(IGNORE,))
+
+
+# ---- the 19 classes that Cityscapes trains, and those of GTA5 and SYNTHIA ------------------------------------------
+
+
+class _Class(NamedTuple):
+    name: str
+    colour: tuple[int, int, int]  # RGB
+    cityscapes: int  # raw id in Cityscapes and GTA5
+    synthia: int  # raw id in SYNTHIA-RAND-CITYSCAPES; terrain, truck and train are named there but never drawn
+    thing: bool  # countable, as opposed to stuff
+
+
+_STREET = (
+    _Class("road", (128, 64, 128), 7, 3, False),
+    _Class("sidewalk", (244, 35, 232), 8, 4, False),
+    _Class("building", (70, 70, 70), 11, 2, False),
+    _Class("wall", (102, 102, 156), 12, 21, False),
+    _Class("fence", (190, 153, 153), 13, 5, False),
+    _Class("pole", (153, 153, 153), 17, 7, False),
+    _Class("traffic light", (250, 170, 30), 19, 15, True),
+    _Class("traffic sign", (220, 220, 0), 20, 9, True),
+    _Class("vegetation", (107, 142, 35), 21, 6, False),
+    _Class("terrain", (152, 251, 152), 22, 16, False),
+    _Class("sky", (70, 130, 180), 23, 1, False),
+    _Class("person", (220, 20, 60), 24, 10, True),
+    _Class("rider", (255, 0, 0), 25, 17, True),
+    _Class("car", (0, 0, 142), 26, 8, True),
+    _Class("truck", (0, 0, 70), 27, 18, True),
+    _Class("bus", (0, 60, 100), 28, 19, True),
+    _Class("train", (0, 80, 100), 31, 20, True),
+    _Class("motorcycle", (0, 0, 230), 32, 12, True),
+    _Class("bicycle", (119, 11, 32), 33, 11, True),
+)
+_NOT_IN_SYNTHIA = {"terrain", "truck", "train"}
+_THIN_OR_FLAT = {"wall", "fence", "pole"}
+_SYNTHIA_16 = tuple(i for i, c in enumerate(_STREET) if c.name not in _NOT_IN_SYNTHIA)
+
+CITYSCAPES_CLASSES = ClassSet(
+    names=tuple(c.name for c in _STREET),
+    colours=tuple(c.colour for c in _STREET),
+    things=tuple(i for i, c in enumerate(_STREET) if c.thing),
+    label_ids=tuple(c.cityscapes for c in _STREET),
+    means={16: _SYNTHIA_16, 13: tuple(i for i in _SYNTHIA_16 if _STREET[i].name not in _THIN_OR_FLAT)},
+)
+
+_CITYSCAPES_IDS = {c.cityscapes: i for i, c in enumerate(_STREET)}
 CITYSCAPES_TO_TRAIN = id_map("Cityscapes", _CITYSCAPES_IDS, void=set(range(35)) - set(_CITYSCAPES_IDS))
-SYNTHIA_TO_TRAIN = id_map("SYNTHIA", {c.synthia: i for i, c in enumerate(_CLASSES)}, void=(0, 13, 14, 22))
-TRAIN_TO_TRAIN = id_map("train", {i: i for i in range(CLASSES)}, void=(IGNORE,))
-
-
-def _train_to_cityscapes() -> np.ndarray:
-    table = np.zeros(256, dtype=np.uint8)  # Cityscapes id 0 is "unlabeled"
-    table[:CLASSES] = [c.cityscapes for c in _CLASSES]
-    return _frozen(table)
-
-
-TRAIN_TO_CITYSCAPES = _train_to_cityscapes()  # [256] uint8: train id -> label id, as the benchmark server wants it
-
-
-def colourise(label: np.ndarray) -> np.ndarray:
-    """[..., H, W] train ids -> [..., H, W, 3] uint8 RGB in the Cityscapes colours; 255 is black."""
-    colours = np.zeros((256, 3), dtype=np.uint8)
-    colours[:CLASSES] = PALETTE
-    return colours[label]
+SYNTHIA_TO_TRAIN = id_map("SYNTHIA", {c.synthia: i for i, c in enumerate(_STREET)}, void=(0, 13, 14, 22))

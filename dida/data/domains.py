@@ -23,17 +23,18 @@ import json
 import logging
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from dida.batch import IGNORE
 from dida.data.classes import (
+    CITYSCAPES_CLASSES,
     CITYSCAPES_TO_TRAIN,
-    CLASSES,
-    NAMES,
     SYNTHIA_TO_TRAIN,
-    TRAIN_TO_TRAIN,
+    ClassSet,
     id_map,
+    train_id_map,
 )
 from dida.data.image_file import Encoding
 
@@ -45,7 +46,7 @@ _FOLDER = "folder:"
 
 
 @dataclass(frozen=True)
-class Unlabelled:
+class UnlabelledDomain:
     """Images and nothing else: a training target cannot leak labels that it does not know of."""
 
     name: str
@@ -55,7 +56,7 @@ class Unlabelled:
 
 
 @dataclass(frozen=True, eq=False)
-class Labelled:
+class LabelledDomain:
     """Images, each with its label file."""
 
     name: str
@@ -64,16 +65,21 @@ class Labelled:
     images: tuple[Path, ...]  # sorted
     labels: tuple[Path, ...]  # labels[i] belongs to images[i]
     raw: Encoding  # of the label files that hold raw ids
+    class_set: ClassSet
 
     def encoding(self, index: int) -> Encoding:
         """How labels[index] spells classes."""
-        return Encoding(TRAIN_TO_TRAIN) if self.labels[index].stem.endswith("_labelTrainIds") else self.raw
+        return self._train if self.labels[index].stem.endswith("_labelTrainIds") else self.raw
+
+    @cached_property
+    def _train(self) -> Encoding:
+        return Encoding(train_id_map(self.class_set))
 
 
 class Survey(NamedTuple):
     """A labelled domain with what does not fit in it."""
 
-    domain: Labelled
+    domain: LabelledDomain
     images_without_label: tuple[Path, ...]
     labels_without_image: tuple[Path, ...]
     left_out: tuple[Path, ...]  # images that do not match their label as published
@@ -90,6 +96,8 @@ class _Layout(NamedTuple):
     raw_ending: str = ".png"  # what replaces image ending and suffix in the name of the label
     train_ending: str = "_labelTrainIds.png"
     broken: frozenset[str] = frozenset()  # stems of images that do not match their label as published
+    class_set: ClassSet = CITYSCAPES_CLASSES
+    published_mean: int | None = None  # number of classes that published means over this source have; None: all
 
 
 _GTA5 = _Layout(
@@ -119,6 +127,7 @@ _SYNTHIA = _Layout(
     labels="GT/LABELS",
     origin="published at https://synthia-dataset.net (SYNTHIA-RAND-CITYSCAPES)",
     raw=Encoding(SYNTHIA_TO_TRAIN, red_of_16_bit=True),
+    published_mean=16,  # it lacks three of the classes
 )
 _TOY = "made by: python -m dida.data.toy --data-root {root}"
 _LAYOUTS = {
@@ -134,7 +143,7 @@ _ALIASES = {"gta": "gta5", "toy-gta": "toy-gta5"}
 DOMAINS = (*_LAYOUTS, "folder:PATH")
 
 
-def unlabelled(name: str, root: Path, split: str) -> Unlabelled:
+def unlabelled(name: str, root: Path, split: str) -> UnlabelledDomain:
     """The images of a domain. No label folder is opened, listed or needed.
 
     Raises ValueError for a name or split that does not exist or for two images of one name, FileNotFoundError if there
@@ -145,10 +154,10 @@ def unlabelled(name: str, root: Path, split: str) -> Unlabelled:
     images = _images(folder / layout.images.format(split=split), layout)
     if not images:
         raise _missing(name, layout, Path(root), split, (layout.images,))
-    return Unlabelled(name, split, folder, tuple(images.values()))
+    return UnlabelledDomain(name, split, folder, tuple(images.values()))
 
 
-def labelled(name: str, root: Path, split: str) -> Labelled:
+def labelled(name: str, root: Path, split: str) -> LabelledDomain:
     """The images of a domain with their labels; every image has one.
 
     Raises ValueError for a name or split that does not exist, two images of one name or a malformed classes.json,
@@ -182,13 +191,19 @@ def survey(name: str, root: Path, split: str) -> Survey:
     paired = tuple(labels[key] for key in keys)
     raw = layout.raw
     if name.startswith(_FOLDER) and not all(path.name.endswith(layout.train_ending) for path in paired):
-        raw = _read_class_file(folder / "classes.json")
+        raw = _read_class_file(folder / "classes.json", layout.class_set)
     return Survey(
-        Labelled(name, split, folder, tuple(images[key] for key in keys), paired, raw),
+        LabelledDomain(name, split, folder, tuple(images[key] for key in keys), paired, raw, layout.class_set),
         images_without_label=tuple(path for key, path in images.items() if key not in labels),
         labels_without_image=tuple(path for key, path in labels.items() if key not in images),
         left_out=left_out,
     )
+
+
+def published_mean(source: str) -> int | None:
+    """Number of classes that published means of networks trained on this source have; None: all."""
+    layout = _LAYOUTS.get(_ALIASES.get(source, source))
+    return layout.published_mean if layout else None
 
 
 def _layout(name: str, split: str) -> tuple[str, _Layout]:
@@ -214,7 +229,7 @@ def _folder_layout(folder: Path, split: str) -> _Layout:
         images="images" + below,
         labels="labels" + below,
         origin="your own: images/, and where labels are needed labels/ and classes.json",
-        raw=Encoding(TRAIN_TO_TRAIN),
+        raw=Encoding(train_id_map(CITYSCAPES_CLASSES)),
     )
 
 
@@ -275,7 +290,7 @@ def _missing(name: str, layout: _Layout, root: Path, split: str, needed: tuple[s
     )
 
 
-def _read_class_file(path: Path) -> Encoding:
+def _read_class_file(path: Path, class_set: ClassSet) -> Encoding:
     """The id table of a `folder:` domain. Raises FileNotFoundError, or ValueError naming the entry at fault."""
     if not path.is_file():
         raise FileNotFoundError(
@@ -287,14 +302,15 @@ def _read_class_file(path: Path) -> Encoding:
         raise ValueError(f"{path}: not JSON ({error})") from error
     if not isinstance(entries, dict):
         raise ValueError(f'{path}: an object {{"raw id": class}} is needed')
-    train_of = {name: index for index, name in enumerate(NAMES)} | {"ignore": IGNORE}
+    C = len(class_set)
+    train_of = {name: index for index, name in enumerate(class_set.names)} | {"ignore": IGNORE}
     mapped = {}
     for raw, value in entries.items():
         train_id = train_of.get(value) if isinstance(value, str) else value
-        if not raw.isdecimal() or int(raw) > 0xFFFF or train_id not in (*range(CLASSES), IGNORE):
+        if not raw.isdecimal() or int(raw) > 0xFFFF or train_id not in (*range(C), IGNORE):
             raise ValueError(
                 f"{path}: entry {raw!r}: {value!r} does not map a raw id (0 to 65535) to a train id "
-                f"(0 to {CLASSES - 1}), to 255, to 'ignore' or to one of {', '.join(NAMES)}"
+                f"(0 to {C - 1}), to 255, to 'ignore' or to one of {', '.join(class_set.names)}"
             )
         mapped[int(raw)] = int(train_id)
     return Encoding(id_map(path.name, mapped))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dida.data.domains import Labelled
+from dida.data.domains import LabelledDomain
 from dida.data.image_file import read_image, read_label, require_same_size
 from dida.data.transforms import scaled_image
 
@@ -23,7 +23,7 @@ class LabelledImage(NamedTuple):
 class LabelledImages(Dataset[LabelledImage]):
     """Whole images of a labelled domain with full-resolution labels, in order, for evaluation."""
 
-    def __init__(self, domain: Labelled, scale: tuple[int, int]) -> None:
+    def __init__(self, domain: LabelledDomain, scale: tuple[int, int]) -> None:
         """`scale` (width, height): each image is scaled to fit into it, keeping its aspect ratio."""
         self.domain = domain
         self.scale = scale

@@ -1,27 +1,23 @@
-"""Pairs of a labelled source crop and an unlabelled target crop, and the batches made of them.
+"""Pairs of a labelled source crop and an unlabelled target crop: samples.
 
 Sample i is a pure function of (seed, i): every random choice comes from a generator keyed with both. So neither the
-number of workers nor the step a run resumes at changes any sample, and nothing needs to be saved to resume. Four
+number of workers nor the step a run resumes at changes any sample, and nothing needs to be saved to resume. Five
 streams per sample keep the choices apart: with rare class sampling on or off, the target crops stay the same.
 """
 
-import time
-from collections.abc import Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from dida.batch import Batch, Labeled
-from dida.data.domains import Labelled, Unlabelled
+from dida.data.colour_distortion import distorted, draw_distortion
+from dida.data.domains import LabelledDomain, UnlabelledDomain
 from dida.data.image_file import read_image, read_label, require_same_size
 from dida.data.rare_class import RareClasses
 from dida.data.transforms import (
-    Normalise,
     cut_image,
     cut_label,
     random_crop,
@@ -43,6 +39,7 @@ class View(NamedTuple):
     crop: tuple[int, int]  # what is then cut out
     cat_max_ratio: float = 1.0  # a class may take at most this share of a crop's labelled pixels; 1: any crop will do
     flip_chance: float = 0.5
+    distort_colours: bool = False  # of the source, for methods that do not adapt; see colour_distortion.py
 
 
 class Sample(NamedTuple):
@@ -55,13 +52,6 @@ class Sample(NamedTuple):
     target_index: int  # into target.images
 
 
-class Ids(NamedTuple):
-    """Which files a batch was cut from."""
-
-    source: Tensor  # [B] int64 indices into source.images, on the CPU
-    target: Tensor  # [B] int64 indices into target.images, on the CPU
-
-
 class _Stream(IntEnum):
     """The independent random streams of a sample. A number, once used, keeps its meaning."""
 
@@ -69,6 +59,7 @@ class _Stream(IntEnum):
     SOURCE_CROP = 1
     TARGET_FILE = 2
     TARGET_CROP = 3
+    SOURCE_COLOUR = 4
 
 
 class Pairs(Dataset[Sample]):
@@ -80,8 +71,8 @@ class Pairs(Dataset[Sample]):
 
     def __init__(
         self,
-        source: Labelled,
-        target: Unlabelled,
+        source: LabelledDomain,
+        target: UnlabelledDomain,
         *,
         seed: int,
         source_view: View,
@@ -89,12 +80,14 @@ class Pairs(Dataset[Sample]):
         rare_classes: RareClasses | None = None,
     ) -> None:
         """Raises TypeError if the target knows labels, ValueError for views that do not fit together."""
-        if not isinstance(target, Unlabelled):
+        if not isinstance(target, UnlabelledDomain):
             raise TypeError(f"the target must be an unlabelled domain, not {type(target).__name__}")
         if source_view.crop != target_view.crop:
             raise ValueError(f"source crop {source_view.crop} and target crop {target_view.crop} differ")
         if target_view.cat_max_ratio < 1:
             raise ValueError("a target crop cannot be chosen by its classes: it has no label")
+        if target_view.distort_colours:
+            raise ValueError("the target's colours are not distorted by its view: the method's strong view does that")
         if seed < 0:
             raise ValueError(f"seed is {seed}, it must not be negative")
         self.source, self.target = source, target
@@ -145,6 +138,8 @@ class Pairs(Dataset[Sample]):
         native_image = read_image(domain.images[file])
         require_same_size(domain.images[file], native_image.shape, domain.labels[file], native_label.shape)
         image = scaled_image(native_image, view.scale)
+        if view.distort_colours:  # before the cut, whose padding keeps the mean colour
+            image = distorted(image, draw_distortion(self._rng(index, _Stream.SOURCE_COLOUR)))
         return file, cut_image(image, at, view.crop, flip=flip), cut_label(label, at, view.crop, flip=flip)
 
     def _target(self, index: int) -> tuple[int, np.ndarray]:
@@ -156,45 +151,3 @@ class Pairs(Dataset[Sample]):
         at = random_crop(rng, (image.shape[1], image.shape[0]), view.crop)
         flip = bool(rng.random() < view.flip_chance)
         return file, cut_image(image, at, view.crop, flip=flip)
-
-
-class Batches(Iterator[tuple[Batch, Ids]]):
-    """The batches of steps start .. stop-1 on the device, images normalised. Made by `batches`."""
-
-    def __init__(self, loader: DataLoader, device: torch.device) -> None:
-        self._samples = iter(loader)
-        self._device = device
-        self._normalise = Normalise().to(device)
-        self.waited = 0.0  # seconds the last batch was waited for; near zero if the workers keep up
-
-    def __next__(self) -> tuple[Batch, Ids]:
-        begin = time.perf_counter()
-        sample: Sample = next(self._samples)
-        self.waited = time.perf_counter() - begin
-        source_image, source_label, target_image = (
-            # bytes travel, and are widened on the device
-            part.to(self._device, non_blocking=True)
-            for part in (sample.source_image, sample.source_label, sample.target_image)
-        )
-        source = Labeled(self._normalise(source_image), source_label.long())
-        return Batch(source, self._normalise(target_image)), Ids(sample.source_index, sample.target_index)
-
-
-def batches(pairs: Pairs, *, batch_size: int, start: int, stop: int, workers: int, device: torch.device) -> Batches:
-    """The batches of steps start .. stop-1: batch b holds samples b * batch_size .. (b + 1) * batch_size - 1.
-
-    `workers` processes prepare them ahead (0: this process, when asked). They live as long as the iterator.
-    """
-    loader = DataLoader(
-        pairs,
-        batch_size=batch_size,
-        sampler=range(start * batch_size, stop * batch_size),
-        num_workers=workers,
-        pin_memory=device.type == "cuda",
-        worker_init_fn=_one_thread,
-    )
-    return Batches(loader, device)
-
-
-def _one_thread(worker: int) -> None:
-    cv2.setNumThreads(0)  # the workers themselves are the parallelism; more threads would only compete

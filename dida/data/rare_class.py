@@ -6,11 +6,10 @@ among those with more than `min_pixels` pixels of c. The crop is then re-drawn u
 """
 
 import logging
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-
-from dida.data.classes import NAMES
 
 _log = logging.getLogger(__name__)
 
@@ -47,12 +46,13 @@ def class_chances(pixels_C: np.ndarray, temperature: float) -> np.ndarray:
 
 def rare_classes(
     pixels_FC: np.ndarray,
+    names: Sequence[str],
     *,
     temperature: float = 0.01,
     min_pixels: int = 3000,
     min_crop_ratio: float = 0.5,
 ) -> RareClasses:
-    """Build the sampler from pixel counts per file and class (Statistics.pixels, native resolution).
+    """Build the sampler from pixel counts per file and class (Statistics.pixels, native resolution); `names` of the C.
 
     A class that occurs, but in no file with more than min_pixels pixels, cannot be drawn: it is dropped with a warning
     and the other chances grow in proportion. Raises ValueError for a temperature that is not positive, or if no class
@@ -72,7 +72,7 @@ def rare_classes(
     if dropped:
         _log.warning(
             "rare class sampling leaves out %s: no file has more than %d pixels of it",
-            ", ".join(NAMES[c] for c in dropped),
+            ", ".join(names[c] for c in dropped),
             min_pixels,
         )
     chance = class_chances(pixels_C, temperature)[classes]

@@ -16,8 +16,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from dida.data.classes import CLASSES
-from dida.data.domains import Labelled
+from dida.data.domains import LabelledDomain
 from dida.data.image_file import Encoding, image_size, read_ids, require_same_size
 from dida.data.sweep import sweep
 
@@ -52,7 +51,7 @@ class LabelCount(NamedTuple):
     unknown: dict[int, int]  # pixels by raw id, those that the format does not define
 
 
-def class_statistics(domain: Labelled, *, workers: int | None = None) -> Statistics:
+def class_statistics(domain: LabelledDomain, *, workers: int | None = None) -> Statistics:
     """The statistics of a domain: from the cache if it is current, else counted by `workers` processes and cached.
 
     Logs a warning if there are raw ids that the format does not define, or if less than half of all pixels belong to
@@ -68,15 +67,15 @@ def class_statistics(domain: Labelled, *, workers: int | None = None) -> Statist
     return statistics
 
 
-def count_label(path: Path, encoding: Encoding) -> LabelCount:
-    """Count one label file. Raises ImageFileError."""
+def count_label(path: Path, encoding: Encoding, *, classes: int) -> LabelCount:
+    """Count one label file, whose train ids are 0 .. classes-1. Raises ImageFileError."""
     ids = read_ids(path, encoding)
     bins = int(np.iinfo(ids.dtype).max) + 1
     # calcHist is 9 times faster than bincount; it counts in integers and hands out float32, exact to 16 megapixels
     counts = cv2.calcHist([ids], [0], None, [bins], [0, bins]).ravel().astype(np.int64)
     present = np.flatnonzero(counts)
     train = encoding.ids.train[present]
-    pixels = np.bincount(train, weights=counts[present], minlength=256)[:CLASSES].astype(np.int64)
+    pixels = np.bincount(train, weights=counts[present], minlength=256)[:classes].astype(np.int64)
     by_id = {int(raw): int(counts[raw]) for raw in present}
     unknown = {raw: n for raw, n in by_id.items() if not encoding.ids.known[raw]}
     return LabelCount(pixels, ids.shape, by_id, unknown)
@@ -99,17 +98,18 @@ class _Job(NamedTuple):
     image: Path
     label: Path
     encoding: Encoding
+    classes: int
 
 
 def _count_job(job: _Job) -> LabelCount:
-    count = count_label(job.label, job.encoding)
+    count = count_label(job.label, job.encoding, classes=job.classes)
     require_same_size(job.image, image_size(job.image)[::-1], job.label, count.shape)
     return count
 
 
-def _count(domain: Labelled, workers: int | None) -> Statistics:
+def _count(domain: LabelledDomain, workers: int | None) -> Statistics:
     jobs = [
-        _Job(image, label, domain.encoding(index))
+        _Job(image, label, domain.encoding(index), len(domain.class_set))
         for index, (image, label) in enumerate(zip(domain.images, domain.labels, strict=True))
     ]
     counts = sweep(_count_job, jobs, title=f"{domain.name}: counting class pixels", workers=workers)
@@ -120,7 +120,7 @@ def _count(domain: Labelled, workers: int | None) -> Statistics:
     )
 
 
-def _warn(domain: Labelled, statistics: Statistics) -> None:
+def _warn(domain: LabelledDomain, statistics: Statistics) -> None:
     for raw, found in statistics.unknown.items():
         _log.warning(
             "%s (%s): raw id %d is not defined, its %d pixels in %d files are read as 255; most are in %s",
@@ -141,7 +141,7 @@ def _warn(domain: Labelled, statistics: Statistics) -> None:
         )
 
 
-def _digest(domain: Labelled) -> str:
+def _digest(domain: LabelledDomain) -> str:
     digest = hashlib.sha256(f"format {_FORMAT}\n".encode())
     digest.update(domain.raw.ids.train.tobytes())
     digest.update(domain.raw.ids.known.tobytes())
@@ -152,7 +152,7 @@ def _digest(domain: Labelled) -> str:
     return digest.hexdigest()
 
 
-def _cache_files(domain: Labelled) -> tuple[Path, Path]:
+def _cache_files(domain: LabelledDomain) -> tuple[Path, Path]:
     """Beside the data, and in the user's cache folder."""
     user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dida"
     place = hashlib.sha256(str(domain.folder.resolve()).encode()).hexdigest()[:16]

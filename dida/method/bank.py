@@ -3,11 +3,17 @@
 Slots of one class lie side by side. Features keep the scale of the embeddings and are normalised where they are used.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from dida.method.views import StepRandom
 from dida_kernels import bank_update
+
+# (embedding [B, D, h, w], label [B, H, W], rng) -> label with 255 on pixels not chosen, bool mask of boundary pixels
+Select = Callable[[Tensor, Tensor, StepRandom], tuple[Tensor, Tensor]]
 
 
 class InstanceBank(nn.Module):
@@ -52,12 +58,16 @@ class InstanceBank(nn.Module):
         self.written.copy_(self.held)
 
 
+@dataclass(frozen=True)
 class BankRule:
     """When and from which pixels the bank is written: filled before `start`, then averaged every `every` steps."""
 
-    def __init__(self, select, *, classes: int, momentum: float, every: int, start: int, fill: int):
-        self.select, self.classes, self.momentum = select, classes, momentum
-        self.every, self.start, self.fill = every, start, fill
+    select: Select
+    classes: int
+    momentum: float  # omega
+    every: int  # u, steps between two updates
+    start: int
+    fill: int  # steps before `start` whose embeddings fill the slots
 
     @torch.no_grad()
     def __call__(self, bank: InstanceBank, embed_BDhw: Tensor, label_BHW: Tensor, step: int, rng: StepRandom) -> None:
@@ -88,5 +98,9 @@ class BankRule:
         bank.fill(vector_CD, (label_1HW.flatten() == class_C[:, None]).any(1))
 
 
-def keep(bank: InstanceBank, embed_BDhw: Tensor, label_BHW: Tensor, step: int, rng: StepRandom) -> None:
+@dataclass(frozen=True)
+class NoBankRule:
     """A method without a bank."""
+
+    def __call__(self, bank: InstanceBank, embed_BDhw: Tensor, label_BHW: Tensor, step: int, rng: StepRandom) -> None:
+        return None

@@ -1,6 +1,7 @@
 """III-C: instance-level discrimination of the strong view against the regenerated instance-level pseudo-label."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,90 +15,84 @@ from dida.method.views import StepRandom
 Choose = Callable[[Tensor, Tensor, StepRandom], Tensor]  # (valid, label, rng) -> those of the valid that count
 
 
-def at_image(
-    seen: Prediction,
-    belief: Belief,
-    mixed: Mixed,
-    bank: InstanceBank,
-    rng: StepRandom,
-    *,
-    weight: float,
-    temperature: float,
-    choose: Choose,
-) -> Tensor:
-    """L_ins over the image's own target pixels, see Eq. (6). Scalar.
+@dataclass(frozen=True)
+class InstanceLoss:
+    """lambda_ins L_ins over target pixels, see Eq. (6). Scalar; 0 before there is an instance level.
 
     Pixels pasted from the source are left out: there the student sees another object than the teacher did.
     """
-    counts_BHW = choose(mixed.valid, mixed.label, rng)
-    return _loss(seen, belief, counts_BHW, bank, weight, temperature, pool=None)
+
+    weight: float  # lambda_ins
+    temperature: float
+    grid: "AtImage | AtStride4"  # the pixels that the mean runs over
+    choose: Choose  # those of them that count
+
+    def __call__(self, seen: Prediction, belief: Belief, mixed: Mixed, bank: InstanceBank, rng: StepRandom) -> Tensor:
+        size = tuple(seen.embed.shape[-2:])
+        counts_BXX = self.choose(*self.grid.valid_and_label(mixed, size), rng)
+        total = torch.zeros((), device=seen.embed.device)
+        for term in belief.terms:
+            loss = dida_kernels.instance_loss(
+                seen.embed,
+                term.embed,
+                self.grid.prior(term.prior, size),
+                counts_BXX,
+                bank.features,
+                bank.labels,
+                temperature=self.temperature,
+            )
+            total = total + term.share * loss
+        return self.weight * total
 
 
-def at_stride4(
-    seen: Prediction,
-    belief: Belief,
-    mixed: Mixed,
-    bank: InstanceBank,
-    rng: StepRandom,
-    *,
-    weight: float,
-    temperature: float,
-    choose: Choose,
-) -> Tensor:
-    """L_ins over the cells of the feature grid: those of target pixels only, with the mean class prior of each."""
-    size = tuple(seen.embed.shape[-2:])
-    whole_Bhw = F.adaptive_avg_pool2d(mixed.valid.float(), size) == 1
-    label_B1hw = F.interpolate(mixed.label[:, None].float(), size=size, mode="nearest-exact")
-    counts_Bhw = choose(whole_Bhw, label_B1hw[:, 0].long(), rng)
-    return _loss(seen, belief, counts_Bhw, bank, weight, temperature, pool=size)
+@dataclass(frozen=True)
+class NoInstanceLoss:
+    """The class level alone."""
+
+    def __call__(self, seen: Prediction, belief: Belief, mixed: Mixed, bank: InstanceBank, rng: StepRandom) -> Tensor:
+        return seen.logits.new_zeros(())
 
 
-def off(
-    seen: Prediction,
-    belief: Belief,
-    mixed: Mixed,
-    bank: InstanceBank,
-    rng: StepRandom,
-    *,
-    weight: float,
-    temperature: float,
-    choose: Choose,
-) -> Tensor:
-    """No instance loss."""
-    return seen.logits.new_zeros(())
+# ---- the grid -------------------------------------------------------------------------------------------------------
 
 
-INSTANCE_LOSS = {"image": at_image, "stride4": at_stride4, "off": off}
+@dataclass(frozen=True)
+class AtImage:
+    """The image's own pixels."""
+
+    def valid_and_label(self, mixed: Mixed, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        return mixed.valid, mixed.label
+
+    def prior(self, prior_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
+        return prior_BCHW
 
 
-def _loss(
-    seen: Prediction,
-    belief: Belief,
-    valid_BHW: Tensor,
-    bank: InstanceBank,
-    weight: float,
-    temperature: float,
-    pool: tuple[int, int] | None,
-) -> Tensor:
-    total = torch.zeros((), device=seen.embed.device)
-    for term in belief.terms:
-        prior_BCHW = term.prior if pool is None else F.adaptive_avg_pool2d(term.prior, pool)
-        loss = dida_kernels.instance_loss(
-            seen.embed, term.embed, prior_BCHW, valid_BHW, bank.features, bank.labels, temperature=temperature
-        )
-        total = total + term.share * loss
-    return weight * total
+@dataclass(frozen=True)
+class AtStride4:
+    """Cells of the feature grid, of `size` (h, w): those of valid pixels only, each with its mean class prior."""
+
+    def valid_and_label(self, mixed: Mixed, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        whole_Bhw = F.adaptive_avg_pool2d(mixed.valid.float(), size) == 1
+        label_B1hw = F.interpolate(mixed.label[:, None].float(), size=size, mode="nearest-exact")
+        return whole_Bhw, label_B1hw[:, 0].long()
+
+    def prior(self, prior_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
+        return F.adaptive_avg_pool2d(prior_BCHW, size)
 
 
 # ---- which pixels count ---------------------------------------------------------------------------------------------
 
 
-def all_pixels(valid_BHW: Tensor, label_BHW: Tensor, rng: StepRandom, *, classes: int) -> Tensor:
+@dataclass(frozen=True)
+class CountAll:
     """Every valid pixel, as Eq. (6) sums: each class counts as much as it covers."""
-    return valid_BHW
+
+    def __call__(self, valid_BHW: Tensor, label_BHW: Tensor, rng: StepRandom) -> Tensor:
+        return valid_BHW
 
 
-def balanced_pixels(valid_BHW: Tensor, label_BHW: Tensor, rng: StepRandom, *, classes: int) -> Tensor:
+@dataclass(frozen=True)
+class CountBalanced:
     """A random part of the valid pixels with about as many of every class found as the rarest of them has.
 
     The bank has as many slots for poles as for roads, and a softmax over cosines has no bias that could learn how rare
@@ -105,14 +100,15 @@ def balanced_pixels(valid_BHW: Tensor, label_BHW: Tensor, rng: StepRandom, *, cl
     the features, which the classifier reads too, go along. The mean over this part is, in expectation, the mean over
     classes of each class's mean: docs/instance_loss_on_the_toy.md has what it changes.
     """
-    index_BHW = torch.where(valid_BHW, label_BHW, classes)
-    count_C = torch.zeros(classes + 1, device=label_BHW.device).index_add(
-        0, index_BHW.flatten(), torch.ones(index_BHW.numel(), device=label_BHW.device)
-    )
-    rarest = count_C[:classes].where(count_C[:classes] > 0, torch.inf).amin()
-    keep_C = rarest / count_C.clamp(min=1)
-    draw_BHW = torch.rand(label_BHW.shape, generator=rng.device, device=label_BHW.device)
-    return valid_BHW & (draw_BHW < keep_C[index_BHW])
 
+    classes: int
 
-INSTANCE_PIXELS = {"all": all_pixels, "balanced": balanced_pixels}
+    def __call__(self, valid_BHW: Tensor, label_BHW: Tensor, rng: StepRandom) -> Tensor:
+        index_BHW = torch.where(valid_BHW, label_BHW, self.classes)
+        count_C = torch.zeros(self.classes + 1, device=label_BHW.device).index_add(
+            0, index_BHW.flatten(), torch.ones(index_BHW.numel(), device=label_BHW.device)
+        )
+        rarest = count_C[: self.classes].where(count_C[: self.classes] > 0, torch.inf).amin()
+        keep_C = rarest / count_C.clamp(min=1)
+        draw_BHW = torch.rand(label_BHW.shape, generator=rng.device, device=label_BHW.device)
+        return valid_BHW & (draw_BHW < keep_C[index_BHW])

@@ -1,7 +1,11 @@
 """III-D: the class level and the instance level correct each other.
 
-`semantic` strategies make z-hat, `instance` strategies make q-hat (as factors, see `InstanceTarget`).
+Semantic rules make z-hat: (z [B, C, H, W], embedding [B, D, h, w], bank) -> [B, C, H, W].
+Instance rules make q-hat, as factors (see `InstanceTarget`): (z, embedding) -> terms.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,24 +15,61 @@ from dida.method.bank import InstanceBank
 from dida_kernels import class_similarity
 from dida_kernels.equations import scale, smooth
 
+SemanticRule = Callable[[Tensor, Tensor, InstanceBank], Tensor]
+InstanceRule = Callable[[Tensor, Tensor], tuple[InstanceTarget, ...]]
 
-def smooth_semantic(
-    z_BCHW: Tensor, embed_BDhw: Tensor, bank: InstanceBank, *, phi: float, temperature: float
-) -> Tensor:
+
+@dataclass(frozen=True)
+class Regenerate:
+    """Both levels of the teacher's prediction, each corrected by the other from step `start` on."""
+
+    semantic: SemanticRule
+    instance: InstanceRule
+    start: int  # first step at which the bank is asked
+
+    def __call__(self, seen: Prediction, bank: InstanceBank, step: int) -> Belief:
+        z_BCHW = seen.logits.softmax(1)
+        if step < self.start:
+            return Belief(semantic=z_BCHW, prior=z_BCHW, terms=())
+        return Belief(
+            semantic=self.semantic(z_BCHW, seen.embed, bank),
+            prior=z_BCHW,
+            terms=self.instance(z_BCHW, seen.embed),
+        )
+
+
+# ---- z-hat (Table V, rows) -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SmoothSemantic:
     """z-hat by gathering and smoothing, see Eq. (9), (10)."""
-    return smooth(z_BCHW, gathered(z_BCHW, embed_BDhw, bank, temperature), phi)
+
+    phi: float
+    temperature: float
+
+    def __call__(self, z_BCHW: Tensor, embed_BDhw: Tensor, bank: InstanceBank) -> Tensor:
+        return smooth(z_BCHW, gathered(z_BCHW, embed_BDhw, bank, self.temperature), self.phi)
 
 
-def scale_semantic(z_BCHW: Tensor, embed_BDhw: Tensor, bank: InstanceBank, *, phi: float, temperature: float) -> Tensor:
+@dataclass(frozen=True)
+class ScaleSemantic:
     """z-hat proportional to z times the gathered instance level: the rule of Eq. (8) at the class level (Table V)."""
-    q_ga_BCHW = gathered(z_BCHW, embed_BDhw, bank, temperature)
-    z_hat_BCHW, defined_BHW = scale(z_BCHW, q_ga_BCHW)
-    return torch.where(defined_BHW[:, None], z_hat_BCHW, z_BCHW)
+
+    temperature: float
+
+    def __call__(self, z_BCHW: Tensor, embed_BDhw: Tensor, bank: InstanceBank) -> Tensor:
+        q_ga_BCHW = gathered(z_BCHW, embed_BDhw, bank, self.temperature)
+        z_hat_BCHW, defined_BHW = scale(z_BCHW, q_ga_BCHW)
+        return torch.where(defined_BHW[:, None], z_hat_BCHW, z_BCHW)
 
 
-def keep_semantic(z_BCHW: Tensor, embed_BDhw: Tensor, bank: InstanceBank, *, phi: float, temperature: float) -> Tensor:
+@dataclass(frozen=True)
+class KeepSemantic:
     """z-hat = z: the bank has no say in the class level."""
-    return z_BCHW
+
+    def __call__(self, z_BCHW: Tensor, embed_BDhw: Tensor, bank: InstanceBank) -> Tensor:
+        return z_BCHW
 
 
 def gathered(z_BCHW: Tensor, embed_BDhw: Tensor, bank: InstanceBank, temperature: float) -> Tensor:
@@ -43,42 +84,45 @@ def gathered(z_BCHW: Tensor, embed_BDhw: Tensor, bank: InstanceBank, temperature
     )
 
 
-def scale_instance(z_BCHW: Tensor, embed_BDhw: Tensor, *, phi: float) -> tuple[InstanceTarget, ...]:
+# ---- q-hat (Table V, columns) --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ScaleInstance:
     """q-hat by scattering and scaling, see Eq. (7), (8)."""
-    return (InstanceTarget(1.0, embed_BDhw, z_BCHW),)
+
+    def __call__(self, z_BCHW: Tensor, embed_BDhw: Tensor) -> tuple[InstanceTarget, ...]:
+        return (InstanceTarget(1.0, embed_BDhw, z_BCHW),)
 
 
-def smooth_instance(z_BCHW: Tensor, embed_BDhw: Tensor, *, phi: float) -> tuple[InstanceTarget, ...]:
+@dataclass(frozen=True)
+class SmoothInstance:
     """q-hat = phi q + (1 - phi) z_sc / sum z_sc (Table V; no formula is printed).
 
     Cross-entropy is linear in its target, so the loss is the same sum of two losses. A zero embedding is equally
     similar to every slot, which leaves z_sc alone.
     """
-    return (
-        InstanceTarget(phi, embed_BDhw, torch.ones_like(z_BCHW)),
-        InstanceTarget(1 - phi, torch.zeros_like(embed_BDhw), z_BCHW),
-    )
+
+    phi: float
+
+    def __call__(self, z_BCHW: Tensor, embed_BDhw: Tensor) -> tuple[InstanceTarget, ...]:
+        return (
+            InstanceTarget(self.phi, embed_BDhw, torch.ones_like(z_BCHW)),
+            InstanceTarget(1 - self.phi, torch.zeros_like(embed_BDhw), z_BCHW),
+        )
 
 
-def keep_instance(z_BCHW: Tensor, embed_BDhw: Tensor, *, phi: float) -> tuple[InstanceTarget, ...]:
+@dataclass(frozen=True)
+class KeepInstance:
     """q-hat = q: the class level has no say in the instance level."""
-    return (InstanceTarget(1.0, embed_BDhw, torch.ones_like(z_BCHW)),)
+
+    def __call__(self, z_BCHW: Tensor, embed_BDhw: Tensor) -> tuple[InstanceTarget, ...]:
+        return (InstanceTarget(1.0, embed_BDhw, torch.ones_like(z_BCHW)),)
 
 
-def no_instance(z_BCHW: Tensor, embed_BDhw: Tensor, *, phi: float) -> tuple[InstanceTarget, ...]:
+@dataclass(frozen=True)
+class NoInstance:
     """No instance level at all."""
-    return ()
 
-
-SEMANTIC = {"smooth": smooth_semantic, "scale": scale_semantic, "none": keep_semantic}
-INSTANCE = {"scale": scale_instance, "smooth": smooth_instance, "none": keep_instance}
-
-
-def regenerate(seen: Prediction, bank: InstanceBank, *, semantic, instance) -> Belief:
-    """Both levels of the teacher's prediction, each corrected by the other."""
-    z_BCHW = seen.logits.softmax(1)
-    return Belief(
-        semantic=semantic(z_BCHW, seen.embed, bank),
-        prior=z_BCHW,
-        terms=instance(z_BCHW, seen.embed),
-    )
+    def __call__(self, z_BCHW: Tensor, embed_BDhw: Tensor) -> tuple[InstanceTarget, ...]:
+        return ()

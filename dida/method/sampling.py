@@ -1,6 +1,7 @@
 """III-E: how many slots each class gets, and which source pixels make the vector that feeds them."""
 
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -13,33 +14,32 @@ from dida_kernels import boundary_mask
 # ---- slots per class (Table III, left) -----------------------------------------------------------------------------
 
 
-def balanced(size: int, pixels_C: Tensor) -> Tensor:
+def balanced_slots(size: int, pixels_C: Tensor) -> Tensor:
     """Class-balanced sampling: K // C slots each, the first K mod C classes one more, none for an absent class."""
     return _shares(size, (pixels_C > 0).double())
 
 
-def by_frequency(size: int, pixels_C: Tensor) -> Tensor:
+def slots_by_frequency(size: int, pixels_C: Tensor) -> Tensor:
     """Random sampling: what a bank of random source pixels looks like, slots in proportion to pixels."""
     return _shares(size, pixels_C.double())
 
 
-def by_inverse_frequency(size: int, pixels_C: Tensor) -> Tensor:
+def slots_by_inverse_frequency(size: int, pixels_C: Tensor) -> Tensor:
     """Imbalanced long-tail sampling: the rarer the class the more slots (the paper gives no formula)."""
     return _shares(size, torch.where(pixels_C > 0, 1 / pixels_C.double(), 0.0))
 
 
-SLOTS = {"cbs": balanced, "rs": by_frequency, "ils": by_inverse_frequency, "nu": by_frequency}
-
-
-def slot_labels(sampling: str, size: int, pixels_C: Tensor) -> Tensor:
+def slot_labels(slots: Callable[[int, Tensor], Tensor], size: int, pixels_C: Tensor) -> Tensor:
     """The class of every slot, [K] int64 in ascending order, from the source's pixels per class [C].
+
+    `slots`: one of the rules above, (K, pixels per class [C]) -> slots per class [C].
 
     Every class of the source gets at least one slot. Raises ValueError if K is smaller than their number.
     """
     present = int((pixels_C > 0).sum())
     if size < present:
         raise ValueError(f"--bank-size {size}: the source has {present} classes and each needs a slot")
-    return torch.repeat_interleave(torch.arange(len(pixels_C)), SLOTS[sampling](size, pixels_C))
+    return torch.repeat_interleave(torch.arange(len(pixels_C)), slots(size, pixels_C))
 
 
 def _shares(size: int, weight_C: Tensor) -> Tensor:
@@ -57,40 +57,52 @@ def _shares(size: int, weight_C: Tensor) -> Tensor:
 # ---- pixels per vector (Table III, right) --------------------------------------------------------------------------
 
 
-def boundary_and_interior(embed_BDhw: Tensor, label_BHW: Tensor, rng: StepRandom, *, boundary, clusters: int):
+@dataclass(frozen=True)
+class BoundaryAndInterior:
     """Boundary pixel selecting: boundary pixels and a centre of the rest, whose two means are then averaged."""
-    edge_BHW = boundary(label_BHW)
-    centre_BHW = _centre(embed_BDhw, label_BHW, ~edge_BHW, clusters, rng)
-    return torch.where(edge_BHW | centre_BHW, label_BHW, IGNORE), edge_BHW
+
+    classes: int
+    boundary_classes: int  # distinct classes in the 3x3 window that make a boundary pixel
+    clusters: int
+
+    def __call__(self, embed_BDhw: Tensor, label_BHW: Tensor, rng: StepRandom) -> tuple[Tensor, Tensor]:
+        edge_BHW = boundary_mask(label_BHW, classes=self.classes, threshold=self.boundary_classes)
+        centre_BHW = _centre(embed_BDhw, label_BHW, ~edge_BHW, self.clusters, rng)
+        return torch.where(edge_BHW | centre_BHW, label_BHW, IGNORE), edge_BHW
 
 
-def all_pixels(embed_BDhw: Tensor, label_BHW: Tensor, rng: StepRandom, *, boundary, clusters: int):
+@dataclass(frozen=True)
+class AllPixels:
     """The plain class mean."""
-    return label_BHW, torch.zeros_like(label_BHW, dtype=torch.bool)
+
+    def __call__(self, embed_BDhw: Tensor, label_BHW: Tensor, rng: StepRandom) -> tuple[Tensor, Tensor]:
+        return label_BHW, torch.zeros_like(label_BHW, dtype=torch.bool)
 
 
-def centre_only(embed_BDhw: Tensor, label_BHW: Tensor, rng: StepRandom, *, boundary, clusters: int):
+@dataclass(frozen=True)
+class CentreOnly:
     """The K-means centre of the pixels off the boundary."""
-    centre_BHW = _centre(embed_BDhw, label_BHW, ~boundary(label_BHW), clusters, rng)
-    return torch.where(centre_BHW, label_BHW, IGNORE), torch.zeros_like(centre_BHW)
+
+    classes: int
+    boundary_classes: int
+    clusters: int
+
+    def __call__(self, embed_BDhw: Tensor, label_BHW: Tensor, rng: StepRandom) -> tuple[Tensor, Tensor]:
+        edge_BHW = boundary_mask(label_BHW, classes=self.classes, threshold=self.boundary_classes)
+        centre_BHW = _centre(embed_BDhw, label_BHW, ~edge_BHW, self.clusters, rng)
+        return torch.where(centre_BHW, label_BHW, IGNORE), torch.zeros_like(centre_BHW)
 
 
-def one_at_random(embed_BDhw: Tensor, label_BHW: Tensor, rng: StepRandom, *, boundary, clusters: int):
+@dataclass(frozen=True)
+class OneAtRandom:
     """One random pixel of each class of each image."""
-    noise_BN = torch.rand(label_BHW.shape, generator=rng.device, device=label_BHW.device).flatten(1)
-    label_BN = label_BHW.flatten(1).long()
-    best_BL = noise_BN.new_zeros(len(label_BHW), IGNORE + 1).scatter_reduce(1, label_BN, noise_BN, "amax")
-    chosen_BHW = (noise_BN == best_BL.gather(1, label_BN)).view_as(label_BHW)
-    return torch.where(chosen_BHW, label_BHW, IGNORE), torch.zeros_like(chosen_BHW)
 
-
-SELECTING = {"bps": boundary_and_interior, "avg": all_pixels, "km": centre_only, "rs": one_at_random}
-
-
-def build_select(selecting: str, *, classes: int, boundary_classes: int, clusters: int):
-    """A function (embed, label, rng) -> (label with 255 on pixels not chosen, bool mask of boundary pixels)."""
-    boundary = partial(boundary_mask, classes=classes, threshold=boundary_classes)
-    return partial(SELECTING[selecting], boundary=boundary, clusters=clusters)
+    def __call__(self, embed_BDhw: Tensor, label_BHW: Tensor, rng: StepRandom) -> tuple[Tensor, Tensor]:
+        noise_BN = torch.rand(label_BHW.shape, generator=rng.device, device=label_BHW.device).flatten(1)
+        label_BN = label_BHW.flatten(1).long()
+        best_BL = noise_BN.new_zeros(len(label_BHW), IGNORE + 1).scatter_reduce(1, label_BN, noise_BN, "amax")
+        chosen_BHW = (noise_BN == best_BL.gather(1, label_BN)).view_as(label_BHW)
+        return torch.where(chosen_BHW, label_BHW, IGNORE), torch.zeros_like(chosen_BHW)
 
 
 def _centre(embed_BDhw: Tensor, label_BHW: Tensor, off_edge_BHW: Tensor, clusters: int, rng: StepRandom) -> Tensor:

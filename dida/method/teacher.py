@@ -1,7 +1,8 @@
 """III-A: the teacher (a moving average of the student), its pseudo-labels and what each of them is worth."""
 
 import copy
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -26,66 +27,74 @@ def as_teacher(student: nn.Module, norm: str) -> nn.Module:
     return teacher
 
 
-@torch.no_grad()
-def update_teacher(teacher: nn.Module, student: nn.Module, step: int, *, momentum: float, buffers: bool) -> None:
+@dataclass(frozen=True)
+class AverageTeacher:
     """theta' <- alpha theta' + (1 - alpha) theta with alpha = min(1 - 1/(step + 2), momentum), after step `step`.
 
     The family updates at the start of the next iteration with 1 - 1/(i + 1): the same average, named one step earlier.
     """
-    alpha = min(1 - 1 / (step + 2), momentum)
-    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - alpha)
-    if buffers:
-        for mine, theirs in zip(teacher.buffers(), student.buffers(), strict=True):
-            mine.copy_(theirs)
+
+    momentum: float
+    buffers: bool  # take over the student's running averages of batch norm
+
+    @torch.no_grad()
+    def __call__(self, teacher: nn.Module, student: nn.Module, step: int) -> None:
+        alpha = min(1 - 1 / (step + 2), self.momentum)
+        torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - alpha)
+        if self.buffers:
+            for mine, theirs in zip(teacher.buffers(), student.buffers(), strict=True):
+                mine.copy_(theirs)
 
 
-def share_of_batch(confident_BHW: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class ShareOfBatch:
     """One weight for all: the share of confident pixels in the batch (DACS)."""
-    return confident_BHW.mean().expand_as(confident_BHW)
+
+    def __call__(self, confident_BHW: Tensor) -> Tensor:
+        return confident_BHW.mean().expand_as(confident_BHW)
 
 
-def share_of_image(confident_BHW: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class ShareOfImage:
     """One weight per image: its own share of confident pixels."""
-    return confident_BHW.mean((1, 2), keepdim=True).expand_as(confident_BHW)
+
+    def __call__(self, confident_BHW: Tensor) -> Tensor:
+        return confident_BHW.mean((1, 2), keepdim=True).expand_as(confident_BHW)
 
 
-def per_pixel(confident_BHW: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class PerPixel:
     """The indicator itself, as Eq. (3) prints it."""
-    return confident_BHW
+
+    def __call__(self, confident_BHW: Tensor) -> Tensor:
+        return confident_BHW
 
 
-PSEUDO_WEIGHTS = {"batch": share_of_batch, "image": share_of_image, "pixel": per_pixel}
-
-
-def label_target(
-    belief: Belief, *, threshold: float, weigh, confidence: str, ignore_top: int, ignore_bottom: int
-) -> PseudoLabel:
+@dataclass(frozen=True)
+class LabelTarget:
     """Label = argmax of z-hat; weight from the confident pixels; rows at the top and bottom count nothing.
 
     Confidence is the maximum of the teacher's z, not of z-hat: with phi = 0.9 and an uninformative bank z-hat stays
-    below 0.905, no pixel would ever pass tau = 0.968 and the target loss would vanish. "regenerated" takes z-hat: the
-    paper read literally.
+    below 0.905, no pixel would ever pass tau = 0.968 and the target loss would vanish. `of_regenerated` takes z-hat:
+    the paper read literally.
     """
-    believed_BCHW = belief.prior if confidence == "teacher" else belief.semantic
-    confident_BHW = confident(believed_BCHW.amax(1), threshold)
-    H = confident_BHW.shape[1]
-    row = (torch.arange(H, device=confident_BHW.device) + 0.5) * ROWS / H
-    used_BHW = ((row > ignore_top) & (row < ROWS - ignore_bottom))[:, None].expand_as(confident_BHW)
-    return PseudoLabel(
-        label=pseudo_label(belief.semantic),
-        weight=weigh(confident_BHW) * used_BHW,
-        used=used_BHW,
-        coverage=confident_BHW.mean(),
-    )
 
+    threshold: float  # tau
+    weigh: Callable[[Tensor], Tensor]  # 1.0 on confident pixels, else 0.0 -> the weight of each pixel, [B, H, W]
+    of_regenerated: bool
+    ignore_top: int  # rows, in 1/512 of the crop
+    ignore_bottom: int
 
-def build_label_target(config):
-    """Bind the options of `label_target`."""
-    return partial(
-        label_target,
-        threshold=config.threshold,
-        weigh=PSEUDO_WEIGHTS[config.pseudo_weight],
-        confidence=config.confidence,
-        ignore_top=config.ignore_top,
-        ignore_bottom=config.ignore_bottom,
-    )
+    def __call__(self, belief: Belief) -> PseudoLabel:
+        believed_BCHW = belief.semantic if self.of_regenerated else belief.prior
+        confident_BHW = confident(believed_BCHW.amax(1), self.threshold)
+        H = confident_BHW.shape[1]
+        row = (torch.arange(H, device=confident_BHW.device) + 0.5) * ROWS / H
+        used_H = (row > self.ignore_top) & (row < ROWS - self.ignore_bottom)
+        used_BHW = used_H[:, None].expand_as(confident_BHW)
+        return PseudoLabel(
+            label=pseudo_label(belief.semantic),
+            weight=self.weigh(confident_BHW) * used_BHW,
+            used=used_BHW,
+            coverage=confident_BHW.mean(),
+        )

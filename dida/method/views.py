@@ -6,6 +6,7 @@ step's own generator, so nothing here waits for the device.
 
 import math
 import random
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dida.batch import IGNORE, MEAN, STD, Labeled, Mixed, PseudoLabel
+from dida.batch import IGNORE, MEAN, STD, LabelledCrops, Mixed, PseudoLabel
 
 
 class StepRandom(NamedTuple):
@@ -23,48 +24,64 @@ class StepRandom(NamedTuple):
     device: torch.Generator
 
 
-class Photometric(NamedTuple):
-    """Strength of the strong view (SPEC of DACS: one draw per step whether, one per image how much)."""
+@dataclass(frozen=True)
+class Photometric:
+    """Colour jitter, then blur: one draw per step whether, one per image how much (DACS)."""
 
     jitter_chance: float
     jitter_strength: float
     blur_chance: float
     sigma: tuple[float, float] = (0.15, 1.15)  # pixels
 
+    def __call__(self, image_B3HW: Tensor, rng: StepRandom) -> Tensor:
+        """Normalised images in and out."""
+        if rng.host.random() < self.jitter_chance:
+            mean, std = _normalisation(image_B3HW.device)
+            jittered = jitter((image_B3HW * std + mean).clamp(0, 1), rng, self.jitter_strength)
+            image_B3HW = (jittered - mean) / std
+        if rng.host.random() < self.blur_chance:
+            low, high = self.sigma
+            sigma_B = torch.rand(len(image_B3HW), generator=rng.device, device=image_B3HW.device) * (high - low) + low
+            image_B3HW = blur(image_B3HW, sigma_B, reach=math.ceil(5 * high))
+        return image_B3HW
 
-def plain(target_B3HW: Tensor, rng: StepRandom, photometric: Photometric) -> Tensor:
+
+@dataclass(frozen=True)
+class PlainView:
     """The crop itself: what DAFormer's teacher sees."""
-    return target_B3HW
+
+    def __call__(self, target_B3HW: Tensor, rng: StepRandom) -> Tensor:
+        return target_B3HW
 
 
-def photometric_copy(target_B3HW: Tensor, rng: StepRandom, photometric: Photometric) -> Tensor:
+@dataclass(frozen=True)
+class PhotometricView:
     """A jittered and blurred copy; the strong view is still made from the untouched crop."""
-    return recolour(target_B3HW, rng, photometric)
+
+    photometric: Photometric
+
+    def __call__(self, target_B3HW: Tensor, rng: StepRandom) -> Tensor:
+        return self.photometric(target_B3HW, rng)
 
 
-WEAK_VIEWS = {"plain": plain, "photometric": photometric_copy}
+@dataclass(frozen=True)
+class ClassMix:
+    """The strong view: half of the source classes pasted onto the target, with labels and weight 1, recoloured."""
 
+    classes: int
+    per_image: bool  # classes are drawn from each image's own, or from those of the whole batch
+    photometric: Photometric
 
-def mixed_view(
-    source: Labeled,
-    target_B3HW: Tensor,
-    pseudo: PseudoLabel,
-    rng: StepRandom,
-    *,
-    classes: int,
-    mix_classes: str,
-    photometric: Photometric,
-) -> Mixed:
-    """Paste half of the source classes onto the target, with their labels and weight 1, then recolour."""
-    pasted_BHW = class_mix_mask(source.label, rng, classes=classes, per_image=mix_classes == "image")
-    image_B3HW = torch.where(pasted_BHW[:, None], source.image, target_B3HW)
-    return Mixed(
-        image=recolour(image_B3HW, rng, photometric),
-        label=torch.where(pasted_BHW, source.label, pseudo.label),
-        weight=torch.where(pasted_BHW, 1.0, pseudo.weight),
-        pasted=pasted_BHW,
-        valid=~pasted_BHW & pseudo.used,
-    )
+    def __call__(self, source: LabelledCrops, target_B3HW: Tensor, pseudo: PseudoLabel, rng: StepRandom) -> Mixed:
+        pasted_BHW = class_mix_mask(source.label, rng, classes=self.classes, per_image=self.per_image)
+        image_B3HW = torch.where(pasted_BHW[:, None], source.image, target_B3HW)
+        return Mixed(
+            image=self.photometric(image_B3HW, rng),
+            label=torch.where(pasted_BHW, source.label, pseudo.label),
+            weight=torch.where(pasted_BHW, 1.0, pseudo.weight),
+            pasted=pasted_BHW,
+            valid=~pasted_BHW & pseudo.used,
+        )
 
 
 def class_mix_mask(label_BHW: Tensor, rng: StepRandom, *, classes: int, per_image: bool) -> Tensor:
@@ -82,19 +99,6 @@ def class_mix_mask(label_BHW: Tensor, rng: StepRandom, *, classes: int, per_imag
     rank_BC = score_BC.masked_fill(~present_BC, -1.0).argsort(1, descending=True).argsort(1)
     chosen_BC = rank_BC < (present_BC.sum(1, keepdim=True) + 1) // 2
     return chosen_BC.gather(1, index_BHW.flatten(1)).view_as(label_BHW)
-
-
-def recolour(image_B3HW: Tensor, rng: StepRandom, photometric: Photometric) -> Tensor:
-    """Colour jitter, then blur, each with its chance for the whole batch. Normalised images in and out."""
-    if rng.host.random() < photometric.jitter_chance:
-        mean, std = _normalisation(image_B3HW.device)
-        jittered = jitter((image_B3HW * std + mean).clamp(0, 1), rng, photometric.jitter_strength)
-        image_B3HW = (jittered - mean) / std
-    if rng.host.random() < photometric.blur_chance:
-        low, high = photometric.sigma
-        sigma_B = torch.rand(len(image_B3HW), generator=rng.device, device=image_B3HW.device) * (high - low) + low
-        image_B3HW = blur(image_B3HW, sigma_B, reach=math.ceil(5 * high))
-    return image_B3HW
 
 
 @lru_cache

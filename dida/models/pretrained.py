@@ -1,5 +1,8 @@
 """Start weights of an encoder: from the Hugging Face hub, from timm, or from a file.
 
+Start weights are those of ImageNet: the feature distance holds the student to the same ones, so an encoder that was
+trained to segment cannot stand in for them.
+
 MiT weights exist in two layouts. SegFormer's own files and DAFormer's checkpoints use the keys of `mit.py`; the hub's
 `nvidia/mit-b*` use those of the transformers library and are converted here.
 """
@@ -33,12 +36,13 @@ def load_backbone(backbone: nn.Module, name: str, weights: str) -> str:
         name: its timm name, e.g. mit_b5.
         weights: "auto" is the published ImageNet weights (hub or timm), "none" keeps the random ones, anything else
             is the path of a .safetensors, .pth, .pt or .bin file. The file holds a flat state dict or one under
-            `state_dict` or `model`. Of a whole checkpoint only the student's encoder is read. Keys of a classifier
-            are dropped; every other key must match.
+            `state_dict` or `model`. Of a DAFormer checkpoint the frozen ImageNet encoder is read, not the student's.
+            Keys of a classifier are dropped; every other key must match.
 
     Raises:
         FileNotFoundError: no file at that path.
-        ValueError: the file holds something else than weights of this backbone, or the backbone has none to download.
+        ValueError: the file holds something else than weights of this backbone, such as a whole segmentation network,
+            or the backbone has none to download.
         ConnectionError: the download failed.
     """
     if weights == "none":
@@ -47,10 +51,10 @@ def load_backbone(backbone: nn.Module, name: str, weights: str) -> str:
     if weights == "auto":
         return _load_from_nvidia(backbone, name) if is_mit else _load_from_timm(backbone, name)
     path = Path(weights)
-    state = _read(path)
+    state, part = _imagenet_part(_read(path), path)
     state = _mit_layout(state) if is_mit else _features_layout(state, backbone)
     _load_exactly(backbone, state, f"{path} does not hold the weights of {name}")
-    return f"{name}: {len(state)} tensors from {path}"
+    return f"{name}: {len(state)} tensors from {path}{part}"
 
 
 def _load_from_nvidia(backbone: nn.Module, name: str) -> str:
@@ -124,7 +128,7 @@ def _read(path: Path) -> State:
 
 
 def _unwrap(saved: object, path: Path) -> State:
-    for key in ("state_dict", "model"):
+    for key in ("state_dict", "model", "student"):  # the last one is ours, and is read to be refused with a reason
         if isinstance(saved, dict) and isinstance(saved.get(key), dict):
             saved = saved[key]
     if not isinstance(saved, dict) or not saved or not all(isinstance(v, Tensor) for v in saved.values()):
@@ -132,8 +136,25 @@ def _unwrap(saved: object, path: Path) -> State:
     return saved
 
 
-# Where the encoder is in the file of a whole model: DAFormer's student, a segmentation model, a transformers model.
-_ENCODER_PREFIXES = ("model.backbone.", "backbone.", "segformer.")
+# Beside student and teacher, DAFormer keeps the encoder as it was before training, for its feature distance.
+_IMAGENET_PREFIX = "imnet_model.backbone."
+
+
+def _imagenet_part(state: State, path: Path) -> tuple[State, str]:
+    """What of a file can be ImageNet weights, and a word for the log on which part that is."""
+    imagenet = {n.removeprefix(_IMAGENET_PREFIX): v for n, v in state.items() if n.startswith(_IMAGENET_PREFIX)}
+    if imagenet:
+        return imagenet, ", its ImageNet part"
+    if any("decode_head" in name.split(".") for name in state):
+        raise ValueError(
+            f"{path} holds a whole segmentation network, whose encoder no longer has ImageNet's weights: --weights "
+            f"takes 'auto' or a file of the encoder alone; --init starts from a network that train.py has trained"
+        )
+    return state, ""
+
+
+# Where the encoder is in the file of a whole classifier: of OpenMMLab's libraries, and of transformers.
+_ENCODER_PREFIXES = ("backbone.", "segformer.")
 _CLASSIFIER_PREFIXES = ("head.", "classifier.")
 
 # transformers counts stages from 0, and splits into query, key and value what the checkpoints hold as q and kv

@@ -10,11 +10,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from dida.data.classes import CLASSES, PALETTE
+from dida.data.classes import CITYSCAPES_CLASSES
 
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)  # by train id
 SYNTHIA_IDS = (3, 4, 2, 21, 5, 7, 15, 9, 6, 16, 1, 10, 17, 8, 18, 19, 20, 12, 11)
 NOT_IN_SYNTHIA = (9, 14, 16)
+CLASSES = len(CITYSCAPES_CLASSES)
 SIZE = (174, 96)
 EGO_VEHICLE = 1  # a raw Cityscapes id that is no class
 
@@ -36,10 +37,8 @@ def scene(seed: int, size: tuple[int, int] = SIZE, absent: tuple[int, ...] = ())
 
 def picture(label: np.ndarray, seed: int) -> np.ndarray:
     """[H, W, 3] uint8 RGB: the class colours with noise."""
-    colours = np.zeros((256, 3), dtype=np.int64)
-    colours[:CLASSES] = PALETTE
     noise = np.random.default_rng(seed).integers(-20, 21, (*label.shape, 3))
-    return np.clip(colours[label] + noise, 1, 255).astype(np.uint8)
+    return np.clip(CITYSCAPES_CLASSES.colourise(label) + noise, 1, 255).astype(np.uint8)
 
 
 def to_raw(label: np.ndarray, ids: tuple[int, ...], void: int) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dida.data import domains
+from dida.data.classes import CITYSCAPES_CLASSES
 from dida.data.image_file import ImageFileError, image_size, read_image, read_label
 
 from .factories import (
@@ -24,7 +25,7 @@ from .factories import (
 )
 
 
-def label_of(domain: domains.Labelled, index: int) -> np.ndarray:
+def label_of(domain: domains.LabelledDomain, index: int) -> np.ndarray:
     return read_label(domain.labels[index], domain.encoding(index))
 
 
@@ -35,6 +36,7 @@ def test_gta5(tmp_path, name, folder, raw, train):
     make_gta(tmp_path, 3, folder=folder, raw=raw, train=train)
     domain = domains.labelled(name, tmp_path, "train")
     assert (domain.name, domain.folder) == ("gta5", tmp_path / folder)
+    assert domain.class_set == CITYSCAPES_CLASSES
     assert [path.name for path in domain.images] == ["00001.png", "00002.png", "00003.png"]
     ending = ".png" if raw else "_labelTrainIds.png"
     assert [path.name for path in domain.labels] == [f"0000{i}{ending}" for i in (1, 2, 3)]

@@ -12,45 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from dida.batch import MEAN, STD
+from dida.batch import MEAN
 from dida.data import domains, image_file, pairs
 from dida.data.image_file import ImageFileError
-from dida.data.labelled_images import LabelledImages
-from dida.data.pairs import Pairs, View, batches
-from dida.data.rare_class import rare_classes
-from dida.data.statistics import class_statistics
+from dida.data.pairs import Pairs, View
 
-from .factories import make_cityscapes, make_gta, make_synthia, scene
-
-SOURCE_VIEW = View(scale=(120, 68), crop=(48, 40), cat_max_ratio=0.75)
-TARGET_VIEW = View(scale=(96, 48), crop=(48, 40))
-CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    make_gta(root, 6)
-    make_synthia(root, 2)
-    make_cityscapes(root, labelled=("val",), train=5, val=2)
-    return root
-
-
-def make_pairs(root: Path, *, seed: int = 0, rare: bool = True, source: str = "gta5") -> Pairs:
-    labelled = domains.labelled(source, root, "train")
-    sampler = rare_classes(class_statistics(labelled).pixels, min_pixels=30) if rare else None
-    return Pairs(
-        labelled,
-        domains.unlabelled("cityscapes", root, "train"),
-        seed=seed,
-        source_view=SOURCE_VIEW,
-        target_view=TARGET_VIEW,
-        rare_classes=sampler,
-    )
-
-
-def same(a: tuple, b: tuple) -> bool:
-    return all(torch.equal(torch.as_tensor(x), torch.as_tensor(y)) for x, y in zip(a, b, strict=True))
+from .factories import make_cityscapes, make_gta, scene
+from .samples import SOURCE_VIEW, TARGET_VIEW, make_pairs, same
 
 
 def test_a_sample_has_the_crops_shapes_and_types(root):
@@ -78,6 +46,27 @@ def test_the_target_does_not_see_how_the_source_is_drawn(root):
         assert torch.equal(rare[i].target_image, synthia[i].target_image)
         assert rare[i].target_index == uniform[i].target_index
     assert any(rare[i].source_index != uniform[i].source_index for i in range(8))
+
+
+def test_distorted_colours_change_nothing_but_the_source_image(root):
+    plain, distorting = make_pairs(root), make_pairs(root)
+    distorting.source_view = SOURCE_VIEW._replace(distort_colours=True)
+    samples = [(plain[i], distorting[i]) for i in range(12)]
+    assert all(same(a[1:], b[1:]) for a, b in samples)
+    changed = [not torch.equal(a.source_image, b.source_image) for a, b in samples]
+    assert sum(changed) >= 9  # 1 of 16 pictures is left as it is
+    assert all(same(b, distorting[i]) for i, (_, b) in enumerate(samples))
+    levels = {float((b.source_image.float() - a.source_image.float()).mean()) for a, b in samples}
+    assert len(levels) >= 9  # each picture in its own way
+
+
+def test_padding_keeps_the_mean_colour_when_colours_are_distorted(root):
+    larger = View(scale=(96, 48), crop=(112, 56), distort_colours=True)
+    data = make_pairs(root, rare=False)
+    data.source_view = larger
+    data.target_view = larger._replace(distort_colours=False)
+    for i in range(6):
+        assert (data[i].source_image[:, 50:] == torch.tensor(MEAN).round()[:, None, None]).all()
 
 
 def test_very_late_samples_are_as_cheap_as_the_first(root):
@@ -202,7 +191,7 @@ def test_target_labels_need_not_exist(tmp_path):
 
 def test_a_labelled_target_is_refused(root):
     labelled = domains.labelled("cityscapes", root, "val")
-    with pytest.raises(TypeError, match="unlabelled domain, not Labelled"):
+    with pytest.raises(TypeError, match="unlabelled domain, not LabelledDomain"):
         Pairs(labelled, labelled, seed=0, source_view=SOURCE_VIEW, target_view=TARGET_VIEW)
 
 
@@ -217,6 +206,7 @@ def test_the_oracle_has_the_target_domain_as_labelled_source(tmp_path):
     [
         ({"target_view": View((96, 48), (40, 40))}, "differ"),
         ({"target_view": View((96, 48), (48, 40), 0.75)}, "no label"),
+        ({"target_view": TARGET_VIEW._replace(distort_colours=True)}, "the target's colours are not distorted"),
         ({"seed": -1}, "seed is -1"),
     ],
 )
@@ -227,64 +217,6 @@ def test_views_and_seeds_that_make_no_sense_are_refused(root, change, complaint)
         Pairs(data.source, data.target, **arguments)
 
 
-def run(data: Pairs, start: int, stop: int, workers: int = 0) -> list[tuple]:
-    steps = batches(data, batch_size=2, start=start, stop=stop, workers=workers, device=CPU)
-    return [(*batch.source, batch.target, *ids) for batch, ids in steps]
-
-
-def test_batches_do_not_depend_on_the_workers(root):
-    data = make_pairs(root)
-    alone, two = run(data, 0, 4), run(data, 0, 4, workers=2)
-    assert len(alone) == len(two) == 4
-    assert all(same(a, b) for a, b in zip(alone, two, strict=True))
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_resumed_run_sees_the_same_batches(root, workers):
-    data = make_pairs(root)
-    assert all(same(a, b) for a, b in zip(run(data, 0, 5)[3:], run(data, 3, 5, workers), strict=True))
-
-
-def test_a_batch_holds_its_samples_normalised(root):
-    data = make_pairs(root)
-    steps = batches(data, batch_size=2, start=1, stop=2, workers=0, device=CPU)
-    (batch, ids), *rest = steps
-    assert rest == []
-    assert steps.waited >= 0
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
-    for row, index in enumerate((2, 3)):
-        sample = data[index]
-        assert torch.allclose(batch.source.image[row] * std + mean, sample.source_image.float(), atol=1e-3)
-        assert torch.allclose(batch.target[row] * std + mean, sample.target_image.float(), atol=1e-3)
-        assert torch.equal(batch.source.label[row], sample.source_label.long())
-        assert (ids.source[row], ids.target[row]) == (sample.source_index, sample.target_index)
-    assert batch.source.label.dtype == torch.int64
-    assert batch.source.image.dtype == batch.target.dtype == torch.float32
-
-
-def test_waiting_is_timed(root, monkeypatch):
-    class Slow(Pairs):
-        def __getitem__(self, index):
-            pairs.time.sleep(0.05)
-            return super().__getitem__(index)
-
-    data = make_pairs(root)
-    slow = Slow(data.source, data.target, seed=0, source_view=SOURCE_VIEW, target_view=TARGET_VIEW)
-    steps = batches(slow, batch_size=2, start=0, stop=1, workers=0, device=CPU)
-    next(steps)
-    assert steps.waited > 0.09
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_image_stops_the_run_and_is_named(tmp_path, workers):
-    make_gta(tmp_path, 1)
-    make_cityscapes(tmp_path, train=1)
-    data = make_pairs(tmp_path, rare=False)
-    data.target.images[0].write_bytes(b"damaged")
-    with pytest.raises(ImageFileError, match=r"aachen_000000_000019_leftImg8bit\.png: not a readable image"):
-        run(data, 0, 1, workers)
-
-
 def test_a_label_of_another_size_stops_the_run_and_both_are_named(tmp_path):
     make_gta(tmp_path, 1)
     make_cityscapes(tmp_path, train=1)
@@ -292,30 +224,3 @@ def test_a_label_of_another_size_stops_the_run_and_both_are_named(tmp_path):
     Image.new("L", (100, 100)).save(data.source.labels[0])
     with pytest.raises(ImageFileError, match=r"images/00001\.png is 174x96, but its label .*labels/00001\.png"):
         data[0]
-
-
-def test_labelled_images_scale_the_image_but_not_the_label(root):
-    data = LabelledImages(domains.labelled("cityscapes", root, "val"), scale=(64, 32))
-    assert len(data) == 2
-    image, label, path = data[1]
-    assert (image.shape, image.dtype) == ((3, 32, 64), torch.uint8)
-    assert np.array_equal(label.numpy(), scene(1001 + sum(b"val"), (128, 64)))
-    assert path.endswith("zurich_000001_000019_leftImg8bit.png")
-    (batch,) = list(torch.utils.data.DataLoader(data, batch_size=1))[1:]
-    assert batch.image.shape == (1, 3, 32, 64)
-    assert batch.label.shape == (1, 64, 128)
-    assert list(batch.path) == [path]
-
-
-@pytest.mark.gpu
-def test_batches_arrive_on_the_device(root):
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    device = torch.device("cuda")
-    data = make_pairs(root)
-    on_device = batches(data, batch_size=2, start=0, stop=3, workers=2, device=device)
-    for (batch, _), expected in zip(on_device, run(data, 0, 3), strict=True):
-        assert batch.target.device.type == batch.source.label.device.type == "cuda"
-        assert torch.allclose(batch.source.image.cpu(), expected[0], atol=1e-6)
-        assert torch.equal(batch.source.label.cpu(), expected[1])
-        assert torch.allclose(batch.target.cpu(), expected[2], atol=1e-6)

@@ -3,7 +3,10 @@ import logging
 import numpy as np
 import pytest
 
+from dida.data.classes import CITYSCAPES_CLASSES
 from dida.data.rare_class import class_chances, rare_classes
+
+NAMES = CITYSCAPES_CLASSES.names
 
 
 def pixels(rows: list[dict[int, int]]) -> np.ndarray:
@@ -29,7 +32,7 @@ def test_chances_stay_finite_at_the_default_temperature():
 
 
 def test_candidates_have_more_than_the_minimum():
-    sampler = rare_classes(pixels([{0: 9000, 3: 3000}, {0: 9000, 3: 3001}, {0: 100, 3: 5000}]))
+    sampler = rare_classes(pixels([{0: 9000, 3: 3000}, {0: 9000, 3: 3001}, {0: 100, 3: 5000}]), NAMES)
     assert sampler.classes.tolist() == [0, 3]
     assert [files.tolist() for files in sampler.candidates] == [[0, 1], [1, 2]]
     assert sampler.chance.sum() == pytest.approx(1)
@@ -39,7 +42,7 @@ def test_candidates_have_more_than_the_minimum():
 def test_a_class_without_candidates_is_dropped_with_a_warning(caplog):
     table = pixels([{0: 9000, 3: 4000, 18: 10}])
     with caplog.at_level(logging.WARNING):
-        sampler = rare_classes(table, temperature=0.1)
+        sampler = rare_classes(table, NAMES, temperature=0.1)
     assert sampler.classes.tolist() == [0, 3]
     assert "leaves out bicycle: no file has more than 3000 pixels" in caplog.text
     everything = class_chances(table.sum(axis=0), 0.1)
@@ -47,7 +50,7 @@ def test_a_class_without_candidates_is_dropped_with_a_warning(caplog):
 
 
 def test_draws_follow_the_chances():
-    sampler = rare_classes(pixels([{0: 60, 3: 40}, {0: 60}, {3: 40}]), temperature=0.2, min_pixels=10)
+    sampler = rare_classes(pixels([{0: 60, 3: 40}, {0: 60}, {3: 40}]), NAMES, temperature=0.2, min_pixels=10)
     rng = np.random.default_rng(0)
     draws = [sampler.draw(rng) for _ in range(4000)]
     rare = np.mean([draw.train_id == 3 for draw in draws])
@@ -58,6 +61,6 @@ def test_draws_follow_the_chances():
 
 def test_what_cannot_be_sampled_from_is_refused():
     with pytest.raises(ValueError, match="more than 3000 pixels of any class"):
-        rare_classes(pixels([{0: 100}]))
+        rare_classes(pixels([{0: 100}]), NAMES)
     with pytest.raises(ValueError, match="temperature is 0"):
-        rare_classes(pixels([{0: 9000}]), temperature=0)
+        rare_classes(pixels([{0: 9000}]), NAMES, temperature=0)

@@ -26,9 +26,9 @@ def counted(monkeypatch) -> list:
     files = []
     count = statistics.count_label
 
-    def spy(path, encoding):
+    def spy(path, encoding, *, classes):
         files.append(path)
-        return count(path, encoding)
+        return count(path, encoding, classes=classes)
 
     monkeypatch.setattr(statistics, "count_label", spy)
     return files

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dida.data.classes import CITYSCAPES_TO_TRAIN, PALETTE, TRAIN_TO_CITYSCAPES
+from dida.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_TO_TRAIN
 from dida.data.domains import labelled, unlabelled
 from dida.data.toy import DIGEST, Counts, benchmark, generate
 from dida.data.toy.benchmark import BENCHMARK, SHIFT, digest, draw, fingerprint, pictures
@@ -118,7 +118,7 @@ def test_encodings(mini):
                 assert set(np.unique(image)) <= set(Kind), path
             if image.mode == "P":
                 colours = np.array(image.getpalette("RGB")).reshape(-1, 3)
-                assert np.array_equal(colours[TRAIN_TO_CITYSCAPES[:19]], PALETTE)
+                assert np.array_equal(colours[list(CITYSCAPES_CLASSES.label_ids)], CITYSCAPES_CLASSES.palette)
 
 
 def test_kinds_are_the_classes_and_the_hood():

@@ -3,18 +3,14 @@
 import torch
 
 from dida import recipes
-from dida.batch import IGNORE, Batch, Labeled
+from dida.assemble import build_method, build_state, build_student
+from dida.batch import IGNORE, Batch, LabelledCrops
 from dida.config import Config, changed
-from dida.method import Method, build_method
-from dida.method.bank import InstanceBank
-from dida.method.sampling import slot_labels
-from dida.method.teacher import as_teacher
-from dida.models.segmentor import Segmentor
-from dida.optim import build_optimizer, build_schedule
+from dida.data.classes import CITYSCAPES_CLASSES
+from dida.method.passes import Method
 from dida.state import TrainState
 
-CLASSES = 19
-THINGS = (6, 7, 11, 12, 13, 14, 15, 16, 17, 18)
+CLASSES = len(CITYSCAPES_CLASSES)
 
 
 def tiny(method: str = "dida", **options) -> Config:
@@ -27,25 +23,12 @@ def tiny(method: str = "dida", **options) -> Config:
 
 
 def build(config: Config, *, imagenet: bool = False, device: str = "cpu") -> tuple[TrainState, Method]:
-    """State and method of a run, from the config alone."""
+    """State and method of a run, from the config alone; every class has pixels in the source."""
     torch.manual_seed(config.run.seed)
-    student = Segmentor(config.model.backbone, CLASSES, config.model.embed_dim, config.model.drop_path).train()
-    encoder = (
-        Segmentor(config.model.backbone, CLASSES, config.model.embed_dim).backbone.to(device) if imagenet else None
-    )
-    student.to(device)  # before anything refers to its parameters
-    optimizer = build_optimizer(student, lr=config.optim.lr, head_lr_factor=2.0, weight_decay=0.01)
-    state = TrainState(
-        student=student,
-        teacher=as_teacher(student, config.teach.teacher_norm),
-        bank=InstanceBank(
-            slot_labels("cbs", config.bank.bank_size, torch.ones(CLASSES)), config.model.embed_dim, CLASSES
-        ).to(device),
-        optimizer=optimizer,
-        schedule=build_schedule(optimizer, steps=config.optim.steps, warmup=config.optim.warmup),
-        seed=config.run.seed,
-    )
-    return state, build_method(config, classes=CLASSES, imagenet=encoder, things=THINGS)
+    encoder = build_student(config, CITYSCAPES_CLASSES).backbone.to(device) if imagenet else None
+    torch.manual_seed(config.run.seed)
+    state = build_state(config, CITYSCAPES_CLASSES, torch.ones(CLASSES), torch.device(device))
+    return state, build_method(config, CITYSCAPES_CLASSES, imagenet=encoder)
 
 
 def batch(step: int = 0, *, size: int = 64, images: int = 2) -> Batch:
@@ -55,4 +38,4 @@ def batch(step: int = 0, *, size: int = 64, images: int = 2) -> Batch:
     label = label.repeat_interleave(32, 1).repeat_interleave(32, 2)
     label[:, :, :3] = IGNORE
     noise = torch.randn(2, images, 3, size, size, generator=generator)
-    return Batch(Labeled(noise[0] + label[:, None] / 10, label), noise[1])
+    return Batch(LabelledCrops(noise[0] + label[:, None] / 10, label), noise[1])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from dida.batch import IGNORE, MEAN, STD, Adaptation, Batch, Belief, InstanceTarget, Labeled, Mixed, PseudoLabel, Trace
+from dida.batch import IGNORE, MEAN, STD, Adaptation, Batch, Belief, InstanceTarget, LabelledCrops, Mixed, PseudoLabel, Trace
 from dida.config import Config
 from dida.data.classes import CLASSES, PALETTE
 from dida.method.bank import InstanceBank
@@ -23,7 +23,7 @@ def batch() -> Batch:
     label = torch.full((2, *HW), 0)
     label[:, 20:] = 13
     label[:, 50:] = IGNORE
-    return Batch(Labeled(drawn(2, 3, *HW), label), drawn(2, 3, *HW))
+    return Batch(LabelledCrops(drawn(2, 3, *HW), label), drawn(2, 3, *HW))
 
 
 def trace(*terms: InstanceTarget) -> Trace:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import dida_kernels
-from dida.batch import Batch, Labeled
+from dida.batch import Batch, LabelledCrops
 from dida.method import Method
 from dida.state import TrainState
 from dida.step import train_step
@@ -15,7 +15,7 @@ GPU = "cuda"
 
 
 def on_gpu(x: Batch) -> Batch:
-    return Batch(Labeled(x.source.image.to(GPU), x.source.label.to(GPU)), x.target.to(GPU))
+    return Batch(LabelledCrops(x.source.image.to(GPU), x.source.label.to(GPU)), x.target.to(GPU))
 
 
 def parts() -> tuple[TrainState, Method]:

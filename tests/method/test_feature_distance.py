@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from dida.batch import IGNORE, Labeled, Prediction
+from dida.batch import IGNORE, LabelledCrops, Prediction
 from dida.method.feature_distance import FeatureDistance
 
 
@@ -40,14 +40,14 @@ def test_distance_is_the_mean_norm_over_those_cells():
     moved[..., 1] += 100  # of the cell that does not count
     moved[..., 2] = deepest[..., 2]  # length 0
     seen = Prediction(torch.zeros(1, 3, 4, 12), torch.zeros(1, 2, 1, 3), moved)
-    assert torch.allclose(distance(0.5)(seen, Labeled(image, label)), torch.tensor(0.5 * (5 + 0) / 2))
+    assert torch.allclose(distance(0.5)(seen, LabelledCrops(image, label)), torch.tensor(0.5 * (5 + 0) / 2))
 
 
 def test_no_thing_is_zero_and_its_gradient_too():
     image = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     deepest = torch.randn(1, 3, 1, 1, requires_grad=True)
     seen = Prediction(torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, 1, 1), deepest)
-    loss = distance()(seen, Labeled(image, cells([0] * 16)))
+    loss = distance()(seen, LabelledCrops(image, cells([0] * 16)))
     loss.backward()
     assert loss == 0
     assert deepest.grad.eq(0).all()

@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from dida.batch import IGNORE, Labeled, PseudoLabel
+from dida.batch import IGNORE, LabelledCrops, PseudoLabel
 from dida.method import views
 from dida.method.views import Photometric, StepRandom
 
@@ -39,7 +39,7 @@ def test_class_mix_per_image_counts_only_its_own_classes():
 
 
 def test_mixed_view_pairs_image_label_and_weight():
-    source = Labeled(torch.ones(1, 3, 2, 2), torch.tensor([[[0, 0], [1, 1]]]))
+    source = LabelledCrops(torch.ones(1, 3, 2, 2), torch.tensor([[[0, 0], [1, 1]]]))
     used = torch.tensor([[[True, True], [True, False]]])
     pseudo = PseudoLabel(torch.full((1, 2, 2), 7), torch.full((1, 2, 2), 0.25), used, torch.tensor(0.25))
     mixed = views.mixed_view(

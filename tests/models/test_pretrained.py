@@ -90,7 +90,7 @@ def test_both_layouts_from_every_kind_of_file(published, layout, suffix, tmp_pat
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model"])
-@pytest.mark.parametrize("prefix", ["", "backbone.", "model.backbone."])
+@pytest.mark.parametrize("prefix", ["", "backbone."])
 def test_wrapped_and_prefixed(published, key, prefix, tmp_path):
     backbone = encoder()
     saved = {"meta": {"epoch": 1, "classes": ("road", "sky")}, key: prefixed(prefix, published)}
@@ -98,18 +98,47 @@ def test_wrapped_and_prefixed(published, key, prefix, tmp_path):
     assert_holds(backbone, published)
 
 
-def test_of_a_daformer_checkpoint_the_student_is_taken(published, tmp_path):
-    student = {name: v for name, v in published.items() if not name.startswith("head.")}
-    others = {name: torch.zeros_like(v) for name, v in student.items()}
-    state = (
-        prefixed("ema_model.backbone.", others)
-        | prefixed("model.backbone.", student)
-        | prefixed("imnet_model.backbone.", others)
-        | {"model.decode_head.conv_seg.weight": torch.zeros(19, 256, 1, 1)}
-    )
+def whole_model(encoder_state: State, prefix: str = "") -> State:
+    """A segmentation network: the encoder without its classifier, and something of a decode head."""
+    state = {f"backbone.{name}": v for name, v in encoder_state.items() if not name.startswith("head.")}
+    return prefixed(prefix, state | {"decode_head.conv_seg.weight": torch.ones(19, 256, 1, 1)})
+
+
+def test_of_a_daformer_checkpoint_the_imagenet_part_is_taken(published, tmp_path):
+    adapted = {name: torch.zeros_like(v) for name, v in published.items()}
+    state = whole_model(adapted, "model.") | whole_model(adapted, "ema_model.") | whole_model(published, "imnet_model.")
     backbone = encoder()
-    load_backbone(backbone, "mit_b0", write(tmp_path / "iter_40000.pth", {"state_dict": state, "optimizer": {}}))
+    path = write(tmp_path / "iter_40000.pth", {"meta": {}, "state_dict": state, "optimizer": {}})
+    said = load_backbone(backbone, "mit_b0", path)
     assert_holds(backbone, published)
+    assert said == f"mit_b0: 176 tensors from {path}, its ImageNet part"
+
+
+def segmentation_networks(published: State) -> dict[str, object]:
+    student = whole_model(published)
+    transformers = {name: v for name, v in as_transformers(published).items() if not name.startswith("classifier.")}
+    return {
+        "DACS": {"state_dict": prefixed("model.", student) | prefixed("ema_model.", student)},
+        "SegFormer": {"state_dict": student},
+        "transformers": transformers | {"decode_head.classifier.weight": torch.ones(19, 256, 1, 1)},
+        "ours": {"format": 1, "config": {"seed": 0}, "student": student, "teacher": student},
+    }
+
+
+@pytest.mark.parametrize("kind", ["DACS", "SegFormer", "transformers", "ours"])
+def test_an_encoder_trained_to_segment_is_not_taken_for_imagenets(published, kind, tmp_path):
+    backbone = encoder()
+    before = {name: v.clone() for name, v in backbone.state_dict().items()}
+    path = write(tmp_path / "iter_40000.pth", segmentation_networks(published)[kind])
+    with pytest.raises(ValueError, match=r"iter_40000\.pth holds a whole segmentation network.*--weights.*--init"):
+        load_backbone(backbone, "mit_b0", path)
+    assert_holds(backbone, before)
+
+
+def test_a_segmentation_network_of_another_backbone_is_refused(tmp_path):
+    path = write(tmp_path / "weights.pth", whole_model(encoder("pvt_v2_b0").state_dict()))
+    with pytest.raises(ValueError, match="holds a whole segmentation network"):
+        load_backbone(encoder("pvt_v2_b0"), "pvt_v2_b0", path)
 
 
 def test_encoder_alone_as_transformers_saves_it(published, tmp_path):

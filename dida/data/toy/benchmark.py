@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from dida.data.classes import CITYSCAPES_TO_TRAIN, PALETTE, TRAIN_TO_CITYSCAPES
+from dida.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_TO_TRAIN
 from dida.data.image_file import Encoding, ImageFileError, read_ids, read_image
 
 from .camera import photograph
@@ -180,7 +180,7 @@ def _settle(toy: Path, picture: Picture) -> tuple[bytes, bool]:
 def _palette_image(label: np.ndarray) -> Image.Image:
     """GTA5's encoding: a label id per pixel, and a palette so that viewers show the class colours."""
     colours = np.zeros((256, 3), np.uint8)
-    colours[TRAIN_TO_CITYSCAPES[: len(PALETTE)]] = PALETTE
+    colours[list(CITYSCAPES_CLASSES.label_ids)] = CITYSCAPES_CLASSES.palette
     image = Image.fromarray(label).convert("P")
     image.putpalette(colours.tobytes())
     return image

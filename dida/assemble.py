@@ -1,0 +1,260 @@
+"""From a config to the parts of a run. The only place where options meet the classes that they choose between.
+
+A word of the command line is a key of one of the tables below; tests hold their keys to the choices of the config.
+"""
+
+import copy
+import logging
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dida.config import Config, InstanceConfig, SelfTrainingConfig
+from dida.data import domains
+from dida.data.classes import ClassSet
+from dida.data.pairs import Pairs, View
+from dida.data.rare_class import rare_classes
+from dida.data.statistics import class_statistics
+from dida.device import find_device
+from dida.method import discrimination, regeneration, sampling, teacher, views
+from dida.method.bank import BankRule, InstanceBank, NoBankRule, Select
+from dida.method.feature_distance import NoFeatureDistance, feature_distance
+from dida.method.passes import Abstain, Believe, Method, MixedPass, SourcePass
+from dida.models.pretrained import load_backbone
+from dida.models.segmentor import Segmentor
+from dida.optim import build_optimizer, build_schedule
+from dida.options import parse_size
+from dida.panel import Panel
+from dida.state import TrainState, latest, load_checkpoint, load_weights
+
+_log = logging.getLogger(__name__)
+
+
+class Parts(NamedTuple):
+    """What a run is made of."""
+
+    state: TrainState
+    method: Method
+    pairs: Pairs
+    panel: Panel
+    device: torch.device
+
+    @property
+    def class_set(self) -> ClassSet:
+        """The run's classes are those of its source."""
+        return self.pairs.source.class_set
+
+
+def assemble(config: Config) -> Parts:
+    """All parts of a run; one to resume goes on from its newest checkpoint.
+
+    Raises OSError or ValueError for data, weights, devices or options that are not there or do not fit.
+    """
+    device = find_device(config.run.device)
+    pairs, pixels_C = build_pairs(config)
+    class_set = pairs.source.class_set
+    torch.manual_seed(config.run.seed)
+    student, imagenet = load_networks(config, class_set, device)
+    state = build_state(config, class_set, pixels_C, device, student=student)
+    if config.resume:
+        state.load(load_checkpoint(latest(config.resume)))
+    method = build_method(config, class_set, imagenet=imagenet)
+    panel = Panel(class_set, config.instance.boundary_classes, config.instance.temperature)
+    return Parts(state, method, pairs, panel, device)
+
+
+# ---- data ----------------------------------------------------------------------------------------------------------
+
+
+def build_pairs(config: Config) -> tuple[Pairs, Tensor]:
+    """The endless stream of samples, and the source's pixels per class [C] int64. Raises OSError or ValueError."""
+    data = config.data
+    source = domains.labelled(data.src, data.data_root, "train")
+    target = domains.unlabelled(data.tgt, data.data_root, "train")
+    pixels_FC = class_statistics(source).pixels
+    rare = None
+    if data.rare_class_sampling:
+        rare = rare_classes(
+            pixels_FC,
+            source.class_set.names,
+            temperature=data.rare_class_temperature,
+            min_pixels=data.rare_class_pixels,
+            min_crop_ratio=data.rare_class_crop_share,
+        )
+    crop = (data.crop, data.crop)
+    pairs = Pairs(
+        source,
+        target,
+        seed=config.run.seed,
+        source_view=View(
+            parse_size(data.src_size, option="--src-size"),
+            crop,
+            data.max_class_share,
+            distort_colours=data.source_colour == "distort",
+        ),
+        target_view=View(parse_size(data.tgt_size, option="--tgt-size"), crop),
+        rare_classes=rare,
+    )
+    return pairs, torch.from_numpy(pixels_FC.sum(0))
+
+
+# ---- networks and state --------------------------------------------------------------------------------------------
+
+
+def build_student(config: Config, class_set: ClassSet) -> Segmentor:
+    """A network with random weights, on the CPU. Raises ValueError for a backbone that is not there or does not fit."""
+    model = config.model
+    return Segmentor(model.backbone, len(class_set), model.embed_dim, model.drop_path)
+
+
+def load_networks(config: Config, class_set: ClassSet, device: torch.device) -> tuple[Segmentor, nn.Module | None]:
+    """The student, and the encoder of the feature distance where there are ImageNet weights to stay close to."""
+    model = config.model
+    student = build_student(config, class_set)
+    _log.info(load_backbone(student.backbone, model.backbone, model.weights))
+    imagenet = None
+    if config.teach.feature_weight > 0 and model.weights != "none":
+        imagenet = copy.deepcopy(student.backbone).to(device)
+    elif config.teach.feature_weight > 0:
+        _log.info("feature distance off: with --weights none there are no ImageNet features to stay close to")
+    if model.init and not config.resume:  # a resumed run has weights of its own
+        start = latest(model.init)
+        expected = f"{model.backbone} with --embed-dim {model.embed_dim}"
+        load_weights(student, load_checkpoint(start)["student"], source=f"--init {start}", expected=expected)
+    return student, imagenet
+
+
+def build_state(
+    config: Config, class_set: ClassSet, pixels_C: Tensor, device: torch.device, *, student: nn.Module | None = None
+) -> TrainState:
+    """All that changes during training, before the first step.
+
+    `pixels_C`: the source's pixels per class, which slots of the bank depend on. `student`: by default a new one.
+    Raises ValueError for a bank with fewer slots than the source has classes.
+    """
+    student = (student or build_student(config, class_set)).to(device).train()
+    inst, optim = config.instance, config.optim
+    slots_K = sampling.slot_labels(SLOTS[inst.sampling], inst.bank_size, pixels_C)
+    bank = InstanceBank(slots_K, config.model.embed_dim, len(class_set))
+    if inst.bank_init == "random":
+        bank.fill_random(torch.Generator().manual_seed(config.run.seed))
+    optimizer = build_optimizer(
+        student, lr=optim.lr, head_lr_factor=optim.head_lr_factor, weight_decay=optim.weight_decay
+    )
+    return TrainState(
+        student=student,
+        teacher=teacher.as_teacher(student, config.teach.teacher_norm),
+        bank=bank.to(device),
+        optimizer=optimizer,
+        schedule=build_schedule(optimizer, steps=optim.steps, warmup=optim.warmup),
+        seed=config.run.seed,
+    )
+
+
+# ---- Sec. III ------------------------------------------------------------------------------------------------------
+
+
+def build_method(config: Config, class_set: ClassSet, *, imagenet: nn.Module | None = None) -> Method:
+    """The strategies that a config names.
+
+    `imagenet` is the encoder of the feature distance, None where there are no ImageNet weights.
+    """
+    teach, C = config.teach, len(class_set)
+    distance = NoFeatureDistance()
+    if imagenet is not None and teach.feature_weight > 0:
+        distance = feature_distance(imagenet, weight=teach.feature_weight, things=class_set.things, classes=C)
+    return Method(
+        source_pass=SourcePass(distance),
+        believe=_build_believe(config) if teach.self_training else Abstain(),
+        target_passes=(_build_mixed_pass(config, C),) if teach.self_training else (),
+        update_teacher=teacher.AverageTeacher(teach.teacher_momentum, buffers=teach.teacher_norm == "averaged"),
+        update_bank=_build_bank_rule(config.instance, C),
+    )
+
+
+def _build_believe(config: Config) -> Believe:
+    teach, inst = config.teach, config.instance
+    no_instance_level = inst.instance_loss == "off"
+    return Believe(
+        weak_view=WEAK_VIEWS[teach.weak_view](_build_photometric(teach)),
+        regenerate=regeneration.Regenerate(
+            semantic=SEMANTIC_RULES[inst.regenerate_semantic](inst),
+            instance=regeneration.NoInstance() if no_instance_level else INSTANCE_RULES[inst.regenerate_instance](inst),
+            start=inst.bank_start,
+        ),
+        label_target=teacher.LabelTarget(
+            threshold=teach.threshold,
+            weigh=PSEUDO_WEIGHTS[teach.pseudo_weight],
+            of_regenerated=teach.confidence == "regenerated",
+            ignore_top=teach.ignore_top,
+            ignore_bottom=teach.ignore_bottom,
+        ),
+    )
+
+
+def _build_mixed_pass(config: Config, classes: int) -> MixedPass:
+    teach, inst = config.teach, config.instance
+    loss = discrimination.NoInstanceLoss()
+    if inst.instance_loss != "off":
+        loss = discrimination.InstanceLoss(
+            inst.instance_weight,
+            inst.temperature,
+            grid=GRIDS[inst.instance_loss],
+            choose=INSTANCE_PIXELS[inst.instance_pixels](classes),
+        )
+    mixed_view = views.ClassMix(classes, teach.mix_classes == "image", _build_photometric(teach))
+    return MixedPass(mixed_view, loss)
+
+
+def _build_photometric(teach: SelfTrainingConfig) -> views.Photometric:
+    return views.Photometric(teach.jitter_chance, teach.jitter_strength, teach.blur_chance)
+
+
+def _build_bank_rule(inst: InstanceConfig, classes: int) -> BankRule | NoBankRule:
+    if inst.selecting == "off":
+        return NoBankRule()
+    from_source = inst.bank_init == "source"
+    return BankRule(
+        select=SELECTIONS[inst.selecting](classes, inst),
+        classes=classes,
+        momentum=1.0 if inst.sampling == "nu" else inst.bank_momentum,  # NU: never updated after it was filled
+        every=inst.bank_every,
+        start=inst.bank_start if from_source else 0,
+        fill=inst.bank_fill if from_source else 0,
+    )
+
+
+WEAK_VIEWS: dict[str, Callable[[views.Photometric], Callable]] = {
+    "plain": lambda photometric: views.PlainView(),
+    "photometric": views.PhotometricView,
+}
+PSEUDO_WEIGHTS = {"batch": teacher.ShareOfBatch(), "image": teacher.ShareOfImage(), "pixel": teacher.PerPixel()}
+SEMANTIC_RULES: dict[str, Callable[[InstanceConfig], regeneration.SemanticRule]] = {
+    "smooth": lambda inst: regeneration.SmoothSemantic(inst.phi, inst.temperature),
+    "scale": lambda inst: regeneration.ScaleSemantic(inst.temperature),
+    "none": lambda inst: regeneration.KeepSemantic(),
+}
+INSTANCE_RULES: dict[str, Callable[[InstanceConfig], regeneration.InstanceRule]] = {
+    "scale": lambda inst: regeneration.ScaleInstance(),
+    "smooth": lambda inst: regeneration.SmoothInstance(inst.instance_phi),
+    "none": lambda inst: regeneration.KeepInstance(),
+}
+GRIDS = {"image": discrimination.AtImage(), "stride4": discrimination.AtStride4()}
+INSTANCE_PIXELS: dict[str, Callable[[int], discrimination.Choose]] = {
+    "all": lambda classes: discrimination.CountAll(),
+    "balanced": discrimination.CountBalanced,
+}
+SLOTS = {  # slots per class; NU fills its bank by frequency and never changes it
+    "cbs": sampling.balanced_slots,
+    "rs": sampling.slots_by_frequency,
+    "ils": sampling.slots_by_inverse_frequency,
+    "nu": sampling.slots_by_frequency,
+}
+SELECTIONS: dict[str, Callable[[int, InstanceConfig], Select]] = {
+    "bps": lambda classes, inst: sampling.BoundaryAndInterior(classes, inst.boundary_classes, inst.clusters),
+    "avg": lambda classes, inst: sampling.AllPixels(),
+    "km": lambda classes, inst: sampling.CentreOnly(classes, inst.boundary_classes, inst.clusters),
+    "rs": lambda classes, inst: sampling.OneAtRandom(),
+}

@@ -1,0 +1,63 @@
+"""Batches of samples on a device, made ahead by other processes."""
+
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import cv2
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from dida.batch import Batch, LabelledCrops
+from dida.data.pairs import Pairs, Sample
+from dida.data.transforms import Normalise
+
+
+class Ids(NamedTuple):
+    """Which files a batch was cut from."""
+
+    source: Tensor  # [B] int64 indices into source.images, on the CPU
+    target: Tensor  # [B] int64 indices into target.images, on the CPU
+
+
+class Batches(Iterator[tuple[Batch, Ids]]):
+    """The batches of steps start .. stop-1 on the device, images normalised. Made by `batches`."""
+
+    def __init__(self, loader: DataLoader, device: torch.device) -> None:
+        self._samples = iter(loader)
+        self._device = device
+        self._normalise = Normalise().to(device)
+        self.waited = 0.0  # seconds the last batch was waited for; near zero if the workers keep up
+
+    def __next__(self) -> tuple[Batch, Ids]:
+        begin = time.perf_counter()
+        sample: Sample = next(self._samples)
+        self.waited = time.perf_counter() - begin
+        source_image, source_label, target_image = (
+            # bytes travel, and are widened on the device
+            part.to(self._device, non_blocking=True)
+            for part in (sample.source_image, sample.source_label, sample.target_image)
+        )
+        source = LabelledCrops(self._normalise(source_image), source_label.long())
+        return Batch(source, self._normalise(target_image)), Ids(sample.source_index, sample.target_index)
+
+
+def batches(pairs: Pairs, *, batch_size: int, start: int, stop: int, workers: int, device: torch.device) -> Batches:
+    """The batches of steps start .. stop-1: batch b holds samples b * batch_size .. (b + 1) * batch_size - 1.
+
+    `workers` processes prepare them ahead (0: this process, when asked). They live as long as the iterator.
+    """
+    loader = DataLoader(
+        pairs,
+        batch_size=batch_size,
+        sampler=range(start * batch_size, stop * batch_size),
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=one_thread,
+    )
+    return Batches(loader, device)
+
+
+def one_thread(worker: int) -> None:
+    cv2.setNumThreads(0)  # the workers themselves are the parallelism; more threads would only compete

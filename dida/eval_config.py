@@ -1,0 +1,59 @@
+"""Every option of scoring and labelling. Only the standard library and tyro are imported here, as in config.py."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from dida.options import Range, parse_size
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Score a trained network on labelled images, or let it label your own pictures (--images).
+
+    Student and teacher are both scored, at the labels' own resolution; published numbers are those of the student.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder, whose newest checkpoint is taken, or a checkpoint file."""
+    tgt: str | None = None
+    """Domain to score on; by default the target of the run."""
+    data_root: Path | None = None
+    """Folder that holds the data sets; by default that of the run."""
+    split: Literal["val", "test", "train"] = "val"
+    """Part of the domain to score on; its labels are needed."""
+    size: str | None = None
+    """WxH in pixels that an image is scaled into, its ratio kept; by default --tgt-size of the run."""
+    window: Annotated[int, Range(0, 1 << 14)] = 0
+    """Side of a sliding window in pixels of the scaled image; 0 looks at the whole image at once."""
+    stride: Annotated[int, Range(0, 1 << 14)] = 0
+    """Pixels from one window to the next; 0 is half a window."""
+    flip: bool = False
+    """Average with what the network says of the mirror image."""
+    json: Path | None = None
+    """File to write all numbers to."""
+    save_predictions: Path | None = None
+    """Folder for predicted label maps: train_ids/, label_ids/ (as the Cityscapes server takes them) and colour/."""
+    network: Literal["student", "teacher"] = "student"
+    """Whose label maps are saved or drawn."""
+    images: Path | None = None
+    """A picture, or a folder of them, to be labelled instead of scoring; no label is read."""
+    out: Path | None = None
+    """Folder for labelled pictures; by default images/ in the run folder, or beside the checkpoint that was named."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    workers: Annotated[int | None, Range(0, 256)] = None
+    """Processes that load images; by default as many as in the run."""
+
+    def check(self) -> None:
+        """Raises ValueError for options that exclude each other, and for values that mean nothing."""
+        if self.images is not None and (self.json is not None or self.save_predictions is not None):
+            raise ValueError("--json and --save-predictions are for scores; --images has no labels and writes to --out")
+        if self.images is None and self.out is not None:
+            raise ValueError("--out is where --images go; did you mean --save-predictions?")
+        if self.stride and not self.window:
+            raise ValueError("--stride is the way from one --window to the next, and none was asked for")
+        if self.size is not None:
+            parse_size(self.size, option="--size")

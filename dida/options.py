@@ -1,0 +1,148 @@
+"""What an option may be, and how options are read: ranges, saved values, command lines.
+
+An option is a field of a frozen dataclass. A number carries its range in its type, `steps: Annotated[int, AtLeast(1)]`,
+and `check_values` holds every field of any such dataclass, nested ones included, to its type, choices and range: one
+place for command lines, saved configs, scripts and benches. Only the standard library and tyro are imported here, so
+that `--help` answers at once.
+"""
+
+import dataclasses
+import math
+import sys
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+Options = TypeVar("Options")
+
+
+@dataclass(frozen=True)
+class Range:
+    """Finite numbers from `low` to `high`, the ends included unless they are open."""
+
+    low: float
+    high: float = math.inf
+    low_open: bool = False
+    high_open: bool = False
+
+    def holds(self, value: float) -> bool:
+        above = value > self.low if self.low_open else value >= self.low
+        below = value < self.high if self.high_open else value <= self.high
+        return math.isfinite(value) and above and below
+
+    def __str__(self) -> str:
+        if self.high == math.inf:
+            return f"a finite number {'above' if self.low_open else 'of at least'} {self.low:g}"
+        return f"a number in {'(' if self.low_open else '['}{self.low:g}, {self.high:g}{')' if self.high_open else ']'}"
+
+
+def AtLeast(low: float) -> Range:
+    """Finite numbers from `low` up."""
+    return Range(low)
+
+
+def Above(low: float) -> Range:
+    """Finite numbers above `low`."""
+    return Range(low, low_open=True)
+
+
+SHARE = Range(0, 1)
+COUNT = Range(1, 10**9)  # of steps, slots, pixels: at least one, and what an index of 32 bits can count
+COUNT_OR_NONE = Range(0, 10**9)
+
+
+def flag(name: str) -> str:
+    """A field's name as the command line has it."""
+    return "--" + name.replace("_", "-")
+
+
+def check_values(options: Any) -> None:
+    """Hold every field of a dataclass, nested ones included, to its type, its choices and its range.
+
+    Raises ValueError that names the option, what it may be and what it is.
+    """
+    for name, value, kind in _fields(options):
+        if dataclasses.is_dataclass(value):
+            check_values(value)
+        elif problem := _problem(value, kind):
+            raise ValueError(f"{flag(name)}: expected {problem}, got {value!r}")
+
+
+def _fields(options: Any) -> Iterator[tuple[str, Any, Any]]:
+    hints = typing.get_type_hints(type(options), include_extras=True)
+    for field in dataclasses.fields(options):
+        yield field.name, getattr(options, field.name), hints[field.name]
+
+
+def _problem(value: Any, kind: Any) -> str | None:
+    """What was expected instead of `value`, or None if it is what its field's type says."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated:
+        ranges = [part for part in arguments[1:] if isinstance(part, Range)]
+        problem = _problem(value, arguments[0])
+        return problem or next((str(r) for r in ranges if value is not None and not r.holds(value)), None)
+    if origin is Literal:
+        return None if value in arguments else f"one of {', '.join(map(str, arguments))}"
+    if origin in (types.UnionType, typing.Union):
+        problems = [_problem(value, part) for part in arguments]
+        return None if None in problems else problems[0]
+    if kind is float:
+        return None if isinstance(value, int | float) and not isinstance(value, bool) else "a number"
+    if kind is int:
+        return None if isinstance(value, int) and not isinstance(value, bool) else "a whole number"
+    if origin is tuple:
+        return None if isinstance(value, tuple) else "several values"
+    if kind is types.NoneType:
+        return None if value is None else "nothing"
+    names = {bool: "true or false", str: "text", Path: "a path"}
+    return None if isinstance(value, kind) else names.get(kind, kind.__name__)
+
+
+def parse_size(text: str, *, option: str) -> tuple[int, int]:
+    """ "1280x720" -> (1280, 720), width first. Raises ValueError that names the option."""
+    width, x, height = text.partition("x")
+    if not (x and _is_side(width) and _is_side(height)):
+        raise ValueError(
+            f"{option}: expected WIDTHxHEIGHT in pixels such as 1280x720, each at most {LARGEST_SIDE}, got {text!r}"
+        )
+    return int(width), int(height)
+
+
+LARGEST_SIDE = 1 << 16  # of a picture, in pixels
+
+
+def _is_side(text: str) -> bool:
+    # isdecimal alone would let other scripts' digits through, and a long number is slow to read at all
+    return text.isascii() and text.isdecimal() and len(text) < 7 and 0 < int(text) <= LARGEST_SIDE
+
+
+def given(args: list[str], name: str, default: str) -> str:
+    """The value of `--name` in a raw command line, read before the parser runs because it selects the defaults."""
+    for i, arg in enumerate(args):
+        if arg == f"--{name}" and i + 1 < len(args):
+            default = args[i + 1]
+        elif arg.startswith(f"--{name}="):
+            default = arg.partition("=")[2]
+    return default
+
+
+def read_command_line(kind: type[Options], args: list[str], program: str, default: Options | None = None) -> Options:
+    """Parse a command line over `default`, and check what it says.
+
+    An unknown option, a choice that does not exist or a value that nothing could mean ends the program with a message.
+    `kind.check()`, where it has one, raises ValueError for values that do not go together.
+    """
+    import tyro  # takes a while, and only a command line needs it
+
+    start = {} if default is None else {"default": default}
+    options = tyro.cli(kind, prog=program, args=args, config=(tyro.conf.OmitArgPrefixes,), **start)
+    try:
+        check_values(options)
+        if hasattr(options, "check"):
+            options.check()
+    except ValueError as error:
+        sys.exit(f"{program}: {error}")
+    return options

@@ -1,0 +1,149 @@
+"""Scores of a trained network on a labelled domain: all numbers as plain values, and as a table to read."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dida.data import domains
+from dida.data.classes import ClassSet
+from dida.data.domains import LabelledDomain
+from dida.data.labelled_images import LabelledImages
+from dida.evaluate import BAND, Evaluation, Inference, Scores, evaluate
+from dida.predictions import require_distinct_stems, save_prediction
+from dida.trained import NETWORKS, Trained
+
+Report = dict[str, Any]
+
+
+def score_domain(
+    trained: Trained,
+    domain: LabelledDomain,
+    *,
+    size: tuple[int, int],
+    inference: Inference,
+    workers: int,
+    save_to: Path | None = None,
+    network: str = "student",
+) -> Report:
+    """Score student and teacher at the labels' own resolution; label maps of `network` go below `save_to`.
+
+    `size` (width, height): each image is scaled to fit into it. Raises ImageFileError for a file that cannot be used,
+    ValueError if no pixel of the labels belongs to a class or predictions of two images would share a name.
+    """
+    if save_to is not None:
+        require_distinct_stems(domain.images)
+    found = evaluate(
+        trained.networks,
+        LabelledImages(domain, size),
+        trained.class_set,
+        inference=inference,
+        workers=workers,
+        on_prediction=_saver(save_to, network, trained.class_set),
+    )
+    return as_json(found, trained, inference, domain, size)
+
+
+def _saver(folder: Path | None, network: str, class_set: ClassSet) -> Callable[[str, str, np.ndarray], None] | None:
+    """What to do with a predicted label map: nothing, or save it if it is that network's."""
+    if folder is None:
+        return None
+
+    def save(name: str, image: str, train_ids: np.ndarray) -> None:
+        if name == network:
+            save_prediction(folder, Path(image).stem, train_ids, class_set)
+
+    return save
+
+
+def as_json(
+    found: Evaluation, trained: Trained, inference: Inference, domain: LabelledDomain, size: tuple[int, int]
+) -> Report:
+    """All numbers, in percent, and all they depend on. None stands for a class that does not occur."""
+
+    def by_class(shares: Iterable[float]) -> dict[str, float | None]:
+        return {name: percent(share) for name, share in zip(trained.class_set.names, shares, strict=True)}
+
+    def overlap(scores: Scores) -> dict[str, Any]:
+        return {
+            "mIoU": {str(n): percent(mean) for n, mean in scores.mean_iou.items()},
+            "IoU": by_class(scores.iou),
+        }
+
+    config = trained.config
+    return {
+        "domain": domain.name,
+        "toy": domain.name.startswith("toy"),
+        "split": domain.split,
+        "images": found.images,
+        "size": f"{size[0]}x{size[1]}",
+        "scored_at": [f"{width}x{height}" for width, height in sorted(found.sizes)],
+        "window": inference.window,
+        "stride": inference.stride if inference.window else 0,
+        "flip": inference.flip,
+        "method": config.method,
+        "src": config.data.src,
+        "tgt": config.data.tgt,
+        "backbone": config.model.backbone,
+        "seed": config.run.seed,
+        "step": trained.step,
+        "checkpoint": str(trained.path),
+        "unit": "percent",
+        "headline": domains.published_mean(config.data.src) or len(trained.class_set),
+        "band_pixels": BAND,
+    } | {
+        name: overlap(scores)
+        | {
+            "aAcc": percent(scores.all_accuracy),
+            "mAcc": percent(scores.mean_accuracy),
+            "Acc": by_class(scores.accuracy),
+            "band": overlap(found.band[name]),
+        }
+        for name, scores in found.scores.items()
+    }
+
+
+def percent(share: float) -> float | None:
+    """A share in percent with 4 decimals, None for NaN (which JSON does not have)."""
+    return None if math.isnan(share) else round(100 * float(share), 4)
+
+
+def score_table(report: Report) -> Iterator[str]:
+    """The report as lines of text: what was measured, then a row per class and per mean."""
+    toy = " (toy benchmark: not to be compared with published numbers)" if report["toy"] else ""
+    sizes = report["scored_at"]
+    scored = sizes[0] if len(sizes) == 1 else f"{len(sizes)} sizes from {sizes[0]} to {sizes[-1]}"
+    how = f", window {report['window']} every {report['stride']}" if report["window"] else ""
+    how += ", with mirror image" if report["flip"] else ""
+    networks = [name for name in NETWORKS if name in report]
+    first = report["headline"]
+    means = [first, *(n for n in map(int, report[networks[0]]["mIoU"]) if n != first)]
+    below = f" ({' and '.join(map(str, means[1:]))} below)" if means[1:] else ""
+    yield f"{report['domain']} {report['split']}{toy}: {report['images']} images at {report['size']}{how}"
+    yield (f"{first} classes{below}, {' and '.join(networks)}, scored at full resolution ({scored})")
+    yield (
+        f"{report['method']} from {report['src']}, {report['backbone']}, seed {report['seed']}, step {report['step']}: "
+        f"{report['checkpoint']}"
+    )
+    yield ""
+    yield f"{'':14}" + "".join(f"{name:>18}" for name in networks)
+    yield f"{'class':14}" + f"{'IoU':>10}{'Acc':>8}" * len(networks)
+    for name in report[networks[0]]["IoU"]:
+        yield f"{name:14}" + "".join(
+            f"{cell(report[n]['IoU'][name]):>10}{cell(report[n]['Acc'][name]):>8}" for n in networks
+        )
+    yield "-" * (14 + 18 * len(networks))
+    for n in means:
+        cells = "".join(f"{cell(report[name]['mIoU'][str(n)]):>10}{'':8}" for name in networks)
+        yield f"{f'mIoU {n}':14}{cells}".rstrip()
+    band = "".join(f"{cell(report[name]['band']['mIoU'][str(first)]):>10}{'':8}" for name in networks)
+    yield f"{f'band mIoU {first}':14}{band}".rstrip() + f"   (within {report['band_pixels']} pixels of a boundary)"
+    for mean in ("aAcc", "mAcc"):
+        yield f"{mean:14}" + "".join(f"{'':10}{cell(report[name][mean]):>8}" for name in networks)
+
+
+def cell(value: float | None) -> str:
+    """Two decimals, as tables are published; a dash where there is no number."""
+    return "-" if value is None else f"{value:.2f}"
