@@ -40,7 +40,7 @@ def row(**changed) -> Row:
 def launched_kernels() -> set[str]:
     """Jitted functions that stand in front of a grid, `name[grid](...)`: found in the source, not by running it."""
     names, jitted = set(), set()
-    for path in FUSED.glob("*.py"):
+    for path in FUSED.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Subscript):
                 names.add(ast.unparse(node.func.value))
