@@ -59,7 +59,7 @@ def test_every_kernel_that_is_launched_has_a_budget():
 def test_hopper_and_ampere_are_given_the_tiles_chosen_for_them():
     tiles = {}
     for capability in (86, 90):
-        found = [job.launch for job in budget.jobs(capability) if job.launch.name == "_flat_instance_loss"]
+        found = [job.launch for job in budget.jobs(capability) if job.launch.name == "_rows_loss"]
         tiles[capability] = found[0].bound()["BLOCK_N"]
     assert tiles[86] < tiles[90]
 

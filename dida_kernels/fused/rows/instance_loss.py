@@ -64,7 +64,7 @@ BLOCKS = RowBlocks(
 
 
 @triton.jit
-def _flat_instance_loss(
+def _rows_loss(
     p_student,
     p_teacher,
     p_prior,
@@ -199,7 +199,7 @@ def instance_loss_rows(
     total_T2 = torch.empty((triton.cdiv(N, block.pixels), 2), dtype=torch.float32, device=device)
     grad_ND = torch.empty((N if need_grad else 0, D), dtype=_saved_dtype(student_ND), device=device)
     with torch.cuda.device_of(student_ND):  # Triton launches on the current device, wherever the tensors are
-        _flat_instance_loss[(len(total_T2),)](
+        _rows_loss[(len(total_T2),)](
             student_ND,
             teacher_ND,
             prior_NC,
