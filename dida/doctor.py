@@ -15,7 +15,7 @@ import tyro
 
 import dida_kernels
 from dida.data import domains
-from dida.data.classes import CLASSES
+from dida.data.classes import CITYSCAPES_CLASSES
 from dida_kernels import extension
 from dida_kernels.dispatch import SWITCH
 
@@ -25,7 +25,7 @@ WIDTH = 24  # of the left column
 
 
 @dataclass(frozen=True)
-class Options:
+class DoctorOptions:
     """Report versions, hardware, the backend of every operation, and the data sets that are there."""
 
     data_root: Path = Path("data")
@@ -83,7 +83,7 @@ def _building() -> Iterator[str]:
 def _backends() -> Iterator[str]:
     yield _row(SWITCH, os.environ.get(SWITCH, "auto"))
     for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
-        yield from dida_kernels.choice_lines(torch.device(device), classes=CLASSES)
+        yield from dida_kernels.choice_lines(torch.device(device), classes=len(CITYSCAPES_CLASSES))
 
 
 def _data_sets(root: Path) -> Iterator[str]:
@@ -123,11 +123,11 @@ def _answer(*command: str, line: str = "") -> str:
     return next((text.strip() for text in said if line in text), f"{program} says nothing of it")
 
 
-def main(options: Options) -> None:
+def main(options: DoctorOptions) -> None:
     """Print the report. It describes; nothing that is missing makes it fail."""
     for line in diagnosis(options.data_root):
         print(line)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, prog="python -m dida.doctor"))
+    main(tyro.cli(DoctorOptions, prog="python -m dida.doctor"))
