@@ -81,7 +81,7 @@ def _dida(name: str, label: str, gta5: float | None = None, **options: Any) -> R
 
 
 WARM = Row("warm", "warm start", {"method": "source"}, warm=False, paired=False)
-SOURCE = Row("source", "source only", {"method": "source"})
+SOURCE_ONLY = Row("source", "source only", {"method": "source"})
 DACS = Row("dacs", "DACS", {"method": "dacs"}, {"gta5": 52.1, "synthia": 48.3})
 DAFORMER = Row("daformer", "DAFormer", {"method": "daformer"}, {"gta5": 68.3, "synthia": 60.9})
 DIDA = Row("dida", "DIDA", {"method": "dida"}, {"gta5": 71.0, "synthia": 63.3})
@@ -99,7 +99,7 @@ _REGENERATIONS = tuple(
 TABLES = {
     "methods": Table(
         "Methods (Tables I and II)",
-        (SOURCE, DACS, DAFORMER, DIDA, ORACLE),
+        (SOURCE_ONLY, DACS, DAFORMER, DIDA, ORACLE),
         note="DAFormer is the same trainer with bank, L_ins and regeneration off. All rows here have one network; the "
         "paper's number for DACS belongs to another (DeepLab-v2 with ResNet-101).",
     ),
