@@ -18,9 +18,9 @@ def main(args: list[str]) -> None:
     """Score, or label pictures, and print what came out."""
     config = read_command_line(EvalConfig, args, "eval.py")
     # Here and not above, because this imports PyTorch, and --help and a mistyped option are answered at once.
-    from dida.command import evaluate
+    from dida.command import run_evaluation
 
-    evaluate(config)
+    run_evaluation(config)
 
 
 if __name__ == "__main__":

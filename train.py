@@ -20,7 +20,7 @@ def main(args: list[str]) -> None:
     # Here and not above, because this imports PyTorch, and --help and a mistyped option are answered at once.
     from dida import command
 
-    command.check(config) if config.check_data else command.train(config)
+    command.run_check(config) if config.check_data else command.run_training(config)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ TESTS = {
     "tests/kernels/test_triton_bank_similarity.py": (),
     "tests/kernels/test_triton_boundary_mask.py": (),
     "tests/kernels/test_triton_class_similarity.py": (),
-    "tests/kernels/test_triton_flat_instance_loss.py": (),
+    "tests/kernels/test_triton_rows_instance_loss.py": (),
     "tests/kernels/test_triton_instance_loss.py": (),
     "tests/kernels/test_triton_scatter_gather.py": (),
     "tests/kernels/test_bank_update.py": (),

@@ -108,7 +108,7 @@ def forced(op: str, backend: str) -> Callable[..., Tensor]:
 
 
 def backends(op: str, made: Call) -> list[str]:
-    """Those that are there and take these inputs. "torch" only on a CPU, and where it is not the equation itself."""
+    """Those that are there and take these inputs, without the equation; "chunked" only on a CPU."""
     known = dida_kernels.OPS[op]
     wanted = known.backends if made.args[0].device.type == "cpu" else GPU_BACKENDS
     names = [name for name in wanted if known.why_not(name, *made.args, **made.options) is None]

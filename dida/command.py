@@ -22,7 +22,7 @@ from dida.scoring import score_domain, score_table
 from dida.trained import Trained, load_trained
 
 
-def train(config: Config) -> None:
+def run_training(config: Config) -> None:
     """Train a run, or go on with one."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with told_in_one_line("train.py", OSError, ValueError):  # data, weights or options that do not fit
@@ -31,7 +31,7 @@ def train(config: Config) -> None:
         loop.train(config, parts)
 
 
-def check(config: Config) -> None:
+def run_check(config: Config) -> None:
     """Read every file that training would read and print what is wrong; exit status 1 if something is."""
     root = config.data.data_root
     with told_in_one_line("train.py", OSError, ValueError):
@@ -43,7 +43,7 @@ def check(config: Config) -> None:
     sys.exit(0 if all(report.ok for report in reports) else 1)
 
 
-def evaluate(config: EvalConfig) -> None:
+def run_evaluation(config: EvalConfig) -> None:
     """Score, or label pictures, and print what came out."""
     with told_in_one_line("eval.py", FileNotFoundError, ValueError):
         inference = Inference(config.window, config.stride or max(config.window // 2, 1), config.flip)

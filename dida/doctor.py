@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import cv2
 import torch
@@ -16,9 +15,9 @@ import tyro
 
 import dida_kernels
 from dida.data import domains
-from dida.data.classes import CLASSES
+from dida.data.classes import CITYSCAPES_CLASSES
 from dida_kernels import extension
-from dida_kernels.dispatch import ORDER, SWITCH
+from dida_kernels.dispatch import SWITCH
 
 PACKAGES = ("torch", "torchvision", "timm", "triton", "numpy", "pillow", "tensorboard")
 SPLITS = ("train", "val", "test")
@@ -26,21 +25,14 @@ WIDTH = 24  # of the left column
 
 
 @dataclass(frozen=True)
-class Options:
+class DoctorOptions:
     """Report versions, hardware, the backend of every operation, and the data sets that are there."""
 
     data_root: Path = Path("data")
     """Folder that holds the data sets."""
 
 
-class Example(NamedTuple):
-    """Small inputs of an op, of the kinds and ratios that training has."""
-
-    args: tuple[Any, ...]
-    options: dict[str, Any]
-
-
-def report(data_root: Path) -> Iterator[str]:
+def diagnosis(data_root: Path) -> Iterator[str]:
     """The whole report, line by line."""
     for title, lines in (
         ("versions", _versions()),
@@ -52,42 +44,6 @@ def report(data_root: Path) -> Iterator[str]:
         yield title
         yield from (f"  {line}" for line in lines)
         yield ""
-
-
-def examples(device: torch.device) -> dict[str, Example]:
-    """Inputs of every op on a device, float32 as in training: 2 images of 32x32 pixels, 256 channels, 300 slots."""
-    B, D, K, h, H = 2, 256, 300, 8, 32
-    label_K = torch.arange(K, device=device) % CLASSES
-    bank_KD = torch.ones(K, D, device=device)
-    embed_BDhw = torch.ones(B, D, h, h, device=device)
-    embed_ND = torch.ones(B * H * H, D, device=device)
-    prior_BCHW = torch.full((B, CLASSES, H, H), 1 / CLASSES, device=device)
-    label_BHW = torch.zeros(B, H, H, dtype=torch.int64, device=device)
-    mask_BHW = torch.ones(B, H, H, dtype=torch.bool, device=device)
-    class_count = {"classes": CLASSES}
-    temperature = {"temperature": 0.1}
-    return {
-        "bank_similarity": Example((embed_ND, bank_KD), temperature),
-        "instance_loss": Example((embed_BDhw, embed_BDhw, prior_BCHW, mask_BHW, bank_KD, label_K), temperature),
-        "scatter": Example((embed_ND[:, :CLASSES], label_K), {}),
-        "gather": Example((torch.ones(B * H * H, K, device=device), label_K), class_count),
-        "class_similarity": Example((embed_BDhw, bank_KD, label_K), class_count | temperature | {"size": (H, H)}),
-        "boundary_mask": Example((label_BHW,), class_count),
-        "bank_update": Example((bank_KD, label_K, embed_BDhw, label_BHW, mask_BHW), class_count | {"momentum": 0.9}),
-    }
-
-
-def chosen_backend(op: str, example: Example) -> tuple[str, dict[str, str]]:
-    """Which backend runs, and for each faster one why it does not."""
-    if os.environ.get(SWITCH) == "torch":
-        return "torch", {}
-    passed_over = {}
-    for name in ORDER:
-        reason = dida_kernels.OPS[op].why_not(name, *example.args, **example.options)
-        if reason is None:
-            return name, passed_over
-        passed_over[name] = reason
-    raise RuntimeError(f"{op}: no backend runs on {example.args[0].device}: {passed_over}")
 
 
 def _versions() -> Iterator[str]:
@@ -126,24 +82,8 @@ def _building() -> Iterator[str]:
 
 def _backends() -> Iterator[str]:
     yield _row(SWITCH, os.environ.get(SWITCH, "auto"))
-    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    choices = {name: {op: chosen_backend(op, e) for op, e in examples(torch.device(name)).items()} for name in devices}
-    yield _row("", "".join(f"{'on ' + name:10}" for name in devices))
-    for op in dida_kernels.OPS:
-        yield _row(op, "".join(f"{choices[name][op][0]:10}" for name in devices))
-    for name in devices:
-        refused: dict[str, list[str]] = {}  # by reason, because most ops share theirs
-        for op, (_, reasons) in choices[name].items():
-            for backend, reason in reasons.items():
-                if backend in dida_kernels.OPS[op].backends or backend in _unavailable():
-                    refused.setdefault(f"on {name} not {backend}: {reason}", []).append(op)
-        for reason, ops in refused.items():
-            yield f"{reason} ({', '.join(ops)})"
-
-
-def _unavailable() -> set[str]:
-    """Backends that no op has here."""
-    return {name for name in ORDER if not any(name in op.backends for op in dida_kernels.OPS.values())}
+    for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
+        yield from dida_kernels.choice_lines(torch.device(device), classes=len(CITYSCAPES_CLASSES))
 
 
 def _data_sets(root: Path) -> Iterator[str]:
@@ -183,11 +123,11 @@ def _answer(*command: str, line: str = "") -> str:
     return next((text.strip() for text in said if line in text), f"{program} says nothing of it")
 
 
-def main(options: Options) -> None:
+def main(options: DoctorOptions) -> None:
     """Print the report. It describes; nothing that is missing makes it fail."""
-    for line in report(options.data_root):
+    for line in diagnosis(options.data_root):
         print(line)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, prog="python -m dida.doctor"))
+    main(tyro.cli(DoctorOptions, prog="python -m dida.doctor"))

@@ -19,7 +19,7 @@ def label_pictures(
     OUT/overlay/NAME.png, OUT/legend.png and what `save_prediction` writes. Raises FileNotFoundError where there is no
     picture, ValueError for two of one name, ImageFileError for one that cannot be read, OSError.
     """
-    paths = pictures(images)
+    paths = find_pictures(images)
     require_distinct_stems(paths)
     class_set = trained.class_set
     with trained.labeller(network, size, inference) as label:
@@ -32,7 +32,7 @@ def label_pictures(
     return len(paths)
 
 
-def pictures(path: Path) -> list[Path]:
+def find_pictures(path: Path) -> list[Path]:
     """The picture itself, or all below a folder. Raises FileNotFoundError."""
     if path.is_file():
         return [path]

@@ -9,6 +9,7 @@ from dida.meter import Meter
 from dida.run import Run
 from dida.signals import Signals
 from dida.step import train_step
+from dida_kernels import choice_lines
 
 
 def train(config: Config, parts: Parts) -> Path:
@@ -21,6 +22,7 @@ def train(config: Config, parts: Parts) -> Path:
     steps, every = config.optim.steps, config.run
     run = Run.resume(config, state.step) if config.resume else Run.start(config, parts.class_set)
     print(f"run folder {run.folder}", flush=True)
+    print("\n".join(choice_lines(device, classes=len(parts.class_set))), flush=True)
     signals, meter = Signals(), Meter(run.folder)
     stream = batches(
         pairs,

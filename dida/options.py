@@ -7,7 +7,6 @@ that `--help` answers at once.
 """
 
 import dataclasses
-import math
 import sys
 import types
 import typing
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 Options = TypeVar("Options")
+LARGEST = sys.float_info.max  # of the finite numbers
 
 
 @dataclass(frozen=True)
@@ -24,17 +24,17 @@ class Range:
     """Finite numbers from `low` to `high`, the ends included unless they are open."""
 
     low: float
-    high: float = math.inf
+    high: float = LARGEST
     low_open: bool = False
     high_open: bool = False
 
     def holds(self, value: float) -> bool:
         above = value > self.low if self.low_open else value >= self.low
         below = value < self.high if self.high_open else value <= self.high
-        return math.isfinite(value) and above and below
+        return above and below  # NaN is neither, and no infinity is both
 
     def __str__(self) -> str:
-        if self.high == math.inf:
+        if self.high == LARGEST:
             return f"a finite number {'above' if self.low_open else 'of at least'} {self.low:g}"
         return f"a number in {'(' if self.low_open else '['}{self.low:g}, {self.high:g}{')' if self.high_open else ']'}"
 

@@ -44,7 +44,7 @@ class Panel(NamedTuple):
             tiles += [tile for mixed in trace.mixed for tile in self._mixed(mixed)]
             tiles += self._similarity(trace.target.belief, bank)
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture = np.ascontiguousarray(draw(tiles, self.class_set)[:, :, ::-1])  # OpenCV writes B, G, R
+        picture = np.ascontiguousarray(draw_panel(tiles, self.class_set)[:, :, ::-1])  # OpenCV writes B, G, R
         if not cv2.imwrite(str(path), picture):
             raise OSError(f"{path}: could not be written")
 
@@ -96,7 +96,7 @@ class Panel(NamedTuple):
         return self.class_set.colourise(train_ids.to(torch.uint8).cpu().numpy())
 
 
-def draw(tiles: list[Captioned], class_set: ClassSet) -> np.ndarray:
+def draw_panel(tiles: list[Captioned], class_set: ClassSet) -> np.ndarray:
     """Tiles of one size in rows of `COLUMNS`, each below its caption, and the legend of classes below all: RGB."""
     height, width = tiles[0][1].shape[:2]
     factor = max(-(-SIDE // max(height, width)), 1)

@@ -5,7 +5,8 @@ Each op runs on the fastest backend that accepts its inputs; see dispatch.py for
 """
 
 from dida_kernels import chunked, extension, fused  # noqa: F401  (importing them registers their backends)
-from dida_kernels.dispatch import OPS, backend, check_switch, report
+from dida_kernels.choices import choice_lines, chosen_backends, report
+from dida_kernels.dispatch import OPS, backend, check_switch
 from dida_kernels.equations import (
     bank_similarity,
     bank_update,
@@ -22,6 +23,8 @@ __all__ = [
     "bank_similarity",
     "bank_update",
     "boundary_mask",
+    "choice_lines",
+    "chosen_backends",
     "class_similarity",
     "gather",
     "instance_loss",

@@ -1,6 +1,6 @@
 """What the ops refuse at their door, whatever backend runs: one TypeError or ValueError that names argument and value.
 
-One function per op, with the op's own arguments, over a few checks of one kind of tensor each.
+One function per op, check_<op> with the op's own arguments, over a few checks of one kind of tensor each.
 
 Checks look at shapes, dtypes and devices, which cost nothing. Values are looked at where that costs no synchronisation
 (tensors on the CPU) and, for tensors on a GPU, only under DIDA_DEBUG=1.
@@ -16,12 +16,12 @@ IGNORE = 255  # the label of a pixel that belongs to no class
 LABEL_DTYPES = (torch.uint8, torch.int32, torch.int64)
 
 
-def bank_similarity(embed_ND: Tensor, bank_KD: Tensor, *, temperature: float) -> None:
+def check_bank_similarity(embed_ND: Tensor, bank_KD: Tensor, *, temperature: float) -> None:
     check_bank(bank_KD, None, embed_ND)
     check_temperature(temperature)
 
 
-def instance_loss(
+def check_instance_loss(
     student_BDhw: Tensor,
     teacher_BDhw: Tensor,
     prior_BCHW: Tensor,
@@ -38,15 +38,15 @@ def instance_loss(
     check_no_gradient(teacher=teacher_BDhw, prior=prior_BCHW)
 
 
-def scatter(semantic_NC: Tensor, label_K: Tensor) -> None:
+def check_scatter(semantic_NC: Tensor, label_K: Tensor) -> None:
     check_labels(label_K, semantic_NC, classes=semantic_NC.shape[1])
 
 
-def gather(q_NK: Tensor, label_K: Tensor, *, classes: int) -> None:
+def check_gather(q_NK: Tensor, label_K: Tensor, *, classes: int) -> None:
     check_labels(label_K, q_NK, classes=classes, slots=q_NK.shape[1])
 
 
-def class_similarity(
+def check_class_similarity(
     embed_BDhw: Tensor, bank_KD: Tensor, label_K: Tensor, *, classes: int, temperature: float, size: tuple[int, int]
 ) -> None:
     check_embed(embed_BDhw)
@@ -55,13 +55,13 @@ def class_similarity(
     check_no_gradient(embed=embed_BDhw)
 
 
-def boundary_mask(label_BHW: Tensor, *, classes: int, threshold: int = 2) -> None:
+def check_boundary_mask(label_BHW: Tensor, *, classes: int, threshold: int = 2) -> None:
     check_labels(label_BHW, label_BHW, classes=classes, ignore=IGNORE, dims=3)
     if threshold < 1:
         raise ValueError(f"threshold: expected at least 1 distinct class, got {threshold}")
 
 
-def bank_update(
+def check_bank_update(
     bank_KD: Tensor,
     label_K: Tensor,
     embed_BDhw: Tensor,

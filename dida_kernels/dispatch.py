@@ -1,22 +1,35 @@
 """One operation, several backends: which one runs is decided per call, by the inputs, and never by the caller.
 
 An `Op` is an equation (plain PyTorch, see equations.py) plus the faster implementations that agree with it. Without a
-wish, the first backend of `ORDER` that accepts the inputs runs. Inside `with backend("triton"):` that backend must run;
-if it cannot, the call raises and says why. There is no fallback after an implementation was chosen.
+wish, the first backend of `ORDER` that accepts the inputs runs; the last, the equation, accepts them all. Inside
+`with backend("triton"):` that backend must run; if it cannot, the call raises and says why. There is no fallback after
+an implementation was chosen.
 """
 
 import functools
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-ORDER = ("cuda", "triton", "cpp", "torch")
-SWITCH = "DIDA_BACKEND"  # auto | torch: the only two that every op can honour for a whole run
+ORDER = ("cuda", "triton", "cpp", "chunked", "equation")
+SWITCH = "DIDA_BACKEND"
+SWITCHES = ("auto", "equation")  # what every op can honour for a whole run
+NOT_IMPLEMENTED = "not implemented for this op"
 
 OPS: dict[str, "Op"] = {}
 _missing: dict[str, str] = {}  # backend -> why none of its implementations could be loaded
-_forced: list[str] = []  # a stack; a plain list because torch.compile can guard on it
+
+
+class _Forced(threading.local):
+    """The `with backend(...)` blocks around this line, each thread its own. torch.compile can guard on the list."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+
+_forced = _Forced()
 
 
 class Implementation(NamedTuple):
@@ -29,7 +42,7 @@ def _never_refuses(*args: Any, **options: Any) -> None:
 
 
 class Op:
-    """A function of tensors with a plain-PyTorch truth (`reference`) and zero or more faster backends.
+    """A function of tensors with a plain-PyTorch truth (`equation`) and zero or more faster backends.
 
     `check` is the one door of all backends: it raises TypeError or ValueError for arguments that no backend could mean.
     """
@@ -39,15 +52,15 @@ class Op:
         self.name = equation.__name__
         self.equation = equation
         self.check = check
-        self.backends: dict[str, Implementation] = {"torch": Implementation(equation, _never_refuses)}
+        self.backends: dict[str, Implementation] = {"equation": Implementation(equation, _never_refuses)}
         OPS[self.name] = self
 
     def implement(
         self, name: str, refuses: Callable[..., str | None] = _never_refuses
     ) -> Callable[[Callable], Callable]:
-        """Decorator: add a backend. Under "torch" it replaces the equation as what runs, not as what is true."""
-        if name not in ORDER:
-            raise ValueError(f"{self.name}: unknown backend {name!r}; choose from {ORDER}")
+        """Decorator: add a faster backend. Raises ValueError for an unknown one; the equation is there already."""
+        if name not in ORDER[:-1]:
+            raise ValueError(f"{self.name}: no backend {name!r} can be added; choose from {ORDER[:-1]}")
 
         def add(run: Callable[..., Any]) -> Callable[..., Any]:
             self.backends[name] = Implementation(run, refuses)
@@ -63,22 +76,21 @@ class Op:
     def why_not(self, name: str, *args: Any, **options: Any) -> str | None:
         """The reason why backend `name` would not run on these inputs, or None if it would."""
         if name not in self.backends:
-            return _missing.get(name, "not implemented for this op")
+            return _missing.get(name, NOT_IMPLEMENTED)
         return self.backends[name].refuses(*args, **options)
+
+    def choose(self, *args: Any, **options: Any) -> str:
+        """The backend that runs on these inputs. Raises RuntimeError where one is forced that cannot."""
+        wish = asked_for()
+        for name in ORDER if wish == "auto" else (wish,):
+            reason = self.why_not(name, *args, **options)
+            if reason is None:
+                return name
+        raise RuntimeError(f"{self.name}: backend {wish!r} was asked for but cannot run: {reason}")
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         self.check(*args, **options)
-        forced = _forced[-1] if _forced else ("torch" if os.environ.get(SWITCH) == "torch" else "auto")
-        if forced == "equation":
-            return self.equation(*args, **options)
-        if forced == "auto":
-            for name in ORDER:
-                if self.why_not(name, *args, **options) is None:
-                    return self.backends[name].run(*args, **options)
-        reason = self.why_not(forced, *args, **options)
-        if reason is not None:
-            raise RuntimeError(f"{self.name}: backend {forced!r} was asked for but cannot run: {reason}")
-        return self.backends[forced].run(*args, **options)
+        return self.backends[self.choose(*args, **options)].run(*args, **options)
 
 
 def op(check: Callable[..., None]) -> Callable[[Callable[..., Any]], Op]:
@@ -88,36 +100,35 @@ def op(check: Callable[..., None]) -> Callable[[Callable[..., Any]], Op]:
 
 @contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Force one backend for every op called inside (tests, benches, debugging). "auto" restores the free choice.
+    """Force one backend for every op called inside, by this thread (tests, benches, debugging).
 
-    Raises ValueError for an unknown name. The op itself raises RuntimeError where the backend cannot run.
+    "auto" restores the free choice; "equation" holds for the ops that an equation calls, too. What a backward computes
+    again on another thread (checkpointing on a GPU) is outside of the block. Raises ValueError for an unknown name. The
+    op itself raises RuntimeError where the backend cannot run.
     """
-    if name not in (*ORDER, "auto", "equation"):
-        raise ValueError(f"unknown backend {name!r}; choose from {('auto', 'equation', *ORDER)}")
-    _forced.append(name)
+    if name not in (*ORDER, "auto"):
+        raise ValueError(f"unknown backend {name!r}; choose from {('auto', *ORDER)}")
+    _forced.names.append(name)
     try:
         yield
     finally:
-        _forced.pop()
+        _forced.names.pop()
+
+
+def asked_for() -> str:
+    """The backend that must run here, or "auto": the innermost `backend` block of this thread, else DIDA_BACKEND."""
+    return _forced.names[-1] if _forced.names else os.environ.get(SWITCH, "auto")
 
 
 def absent(name: str, why: str) -> None:
-    """Record why a whole backend could not be loaded, for `report` and for the error of a forced call."""
+    """Record why a whole backend could not be loaded: `Op.why_not` will say so."""
     _missing[name] = why
-
-
-def report() -> dict[str, dict[str, str]]:
-    """For each op and backend "yes", or the reason why it is not there on this machine."""
-    return {
-        name: {b: "yes" if b in o.backends else _missing.get(b, "not implemented for this op") for b in ORDER}
-        for name, o in sorted(OPS.items())
-    }
 
 
 def check_switch() -> None:
     """Refuse a DIDA_BACKEND that not every op could honour. Called once, at import."""
-    if os.environ.get(SWITCH, "auto") not in ("auto", "torch"):
+    if os.environ.get(SWITCH, "auto") not in SWITCHES:
         raise ValueError(
-            f"{SWITCH}={os.environ[SWITCH]!r}: only 'auto' and 'torch' hold for a whole run; "
+            f"{SWITCH}={os.environ[SWITCH]!r}: only {' and '.join(map(repr, SWITCHES))} hold for a whole run; "
             "force another backend around one call with dida_kernels.backend(...)"
         )

@@ -1,7 +1,8 @@
 """Section III of the paper in plain PyTorch, in the paper's order.
 
-This file is the meaning of every op: the torch backend, the truth of every test and the baseline of every bench.
-It is written to be read beside the paper, not to be fast: at image resolution it builds [N, D] and [N, K] tensors.
+This file is the meaning of every op: the backend that always runs, the truth of every test, the baseline of every
+bench. It is written to be read beside the paper, not to be fast: at image resolution it builds [N, D] and [N, K]
+tensors.
 `chunked/` and `fused/` compute the same values without them and may only agree with what stands here.
 
 Letters in names say the layout: B images, C classes, D channels, K bank slots, N pixels, HW image, hw feature grid.
@@ -74,7 +75,7 @@ def unit(x_XD: Tensor) -> Tensor:
     return torch.where(length_X1 <= shortest, 0.0, x_XD / length_X1.clamp(min=shortest))  # NaN stays NaN
 
 
-@op(check=checks.bank_similarity)
+@op(check=checks.check_bank_similarity)
 def bank_similarity(embed_ND: Tensor, bank_KD: Tensor, *, temperature: float) -> Tensor:
     """Softmax over the bank of the cosine similarity: the instance-level prediction. Implements Eq. (4) and Eq. (5).
 
@@ -85,7 +86,7 @@ def bank_similarity(embed_ND: Tensor, bank_KD: Tensor, *, temperature: float) ->
     return similarity_logits(embed_ND, bank_KD, temperature=temperature).softmax(1, dtype=statistics_dtype(embed_ND))
 
 
-@op(check=checks.instance_loss)
+@op(check=checks.check_instance_loss)
 def instance_loss(
     student_BDhw: Tensor,
     teacher_BDhw: Tensor,
@@ -127,7 +128,7 @@ def instance_loss(
 # ---- III-D: pseudo-label regeneration ------------------------------------------------------------------------------
 
 
-@op(check=checks.scatter)
+@op(check=checks.check_scatter)
 def scatter(semantic_NC: Tensor, label_K: Tensor) -> Tensor:
     """Unfold class probabilities onto the slots: z_sc[n, k] = z[n, label k]. Implements Eq. (7).
 
@@ -149,7 +150,7 @@ def scale(q_NK: Tensor, z_sc_NK: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(defined_N1, product_NK / total_N1.where(defined_N1, 1.0), 0.0), defined_N1.squeeze(1)
 
 
-@op(check=checks.gather)
+@op(check=checks.check_gather)
 def gather(q_NK: Tensor, label_K: Tensor, *, classes: int) -> Tensor:
     """Sum instance-level mass per class: q_ga[n, c] = sum of q[n, k] over the slots k of class c. Implements Eq. (9).
 
@@ -158,7 +159,7 @@ def gather(q_NK: Tensor, label_K: Tensor, *, classes: int) -> Tensor:
     return q_NK.new_zeros(len(q_NK), classes).index_add(1, label_K, q_NK)
 
 
-@op(check=checks.class_similarity)
+@op(check=checks.check_class_similarity)
 def class_similarity(
     embed_BDhw: Tensor,
     bank_KD: Tensor,
@@ -188,7 +189,7 @@ def smooth(semantic_BCHW: Tensor, q_ga_BCHW: Tensor, phi: float) -> Tensor:
 # ---- III-E: the bank -----------------------------------------------------------------------------------------------
 
 
-@op(check=checks.boundary_mask)
+@op(check=checks.check_boundary_mask)
 def boundary_mask(label_BHW: Tensor, *, classes: int, threshold: int = 2) -> Tensor:
     """True on pixels whose 3x3 window holds at least `threshold` distinct valid classes. Implements Algorithm 1.
 
@@ -205,7 +206,7 @@ def boundary_mask(label_BHW: Tensor, *, classes: int, threshold: int = 2) -> Ten
     return (distinct_BHW >= threshold) & (label_BHW != IGNORE)
 
 
-@op(check=checks.bank_update)
+@op(check=checks.check_bank_update)
 def bank_update(
     bank_KD: Tensor,
     label_K: Tensor,

@@ -55,7 +55,7 @@ def refuses(device: str) -> Callable[..., str | None]:
     return refuses_inputs
 
 
-def bank_update(
+def _bank_update(
     bank_KD: Tensor,
     label_K: Tensor,
     embed_BDhw: Tensor,
@@ -78,9 +78,9 @@ def register(info: dict[str, str]) -> None:
     def _(bank_KD, label_K, embed_BDhw, label_BHW, boundary_BHW, *, classes, momentum):
         return torch.empty_like(bank_KD, memory_format=torch.contiguous_format)
 
-    equations.bank_update.implement("cpp", refuses=refuses("cpu"))(bank_update)
+    equations.bank_update.implement("cpp", refuses=refuses("cpu"))(_bank_update)
     if info["cuda"]:
-        equations.bank_update.implement("cuda", refuses=refuses("cuda"))(bank_update)
+        equations.bank_update.implement("cuda", refuses=refuses("cuda"))(_bank_update)
     else:
         absent("cuda", f"the extension was built without CUDA kernels: {HOW_TO_BUILD}")
 

@@ -72,7 +72,7 @@ def _per_slot_and_pixel(streams: int) -> Callable[[dict[str, Any]], Work]:
     return work
 
 
-def _flat_loss(x: dict[str, Any]) -> Work:
+def _streamed_loss(x: dict[str, Any]) -> Work:
     slots = x["p_bias"].bytes // x["p_bias"].dtype.itemsize
     products = 5 if x["NEED_GRAD"] else 2
     return Work(2 * x["N"] * slots * (1 + x["NEED_GRAD"]), products * 2 * x["N"] * slots * x["D"])
@@ -83,7 +83,7 @@ WORK: dict[str, Callable[[dict[str, Any]], Work]] = {
     "_loss_fwd": _per_slot_and_pixel(2),
     "_loss_bwd": _per_slot_and_pixel(2),
     "_class_sums": _per_slot_and_pixel(1),
-    "_flat_instance_loss": _flat_loss,
+    "_rows_loss": _streamed_loss,
     "_bank_similarity_fwd": lambda x: Work(2 * x["N"] * x["K"], 4 * x["N"] * x["K"] * x["D"]),
     "_bank_similarity_bwd": lambda x: Work(0, 2 * x["N"] * x["K"] * x["D"]),
 }

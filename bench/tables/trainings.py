@@ -23,7 +23,7 @@ from bench.record import ROOT, header, origin
 from bench.tables.jobs import Task
 from bench.tables.rows import WARM, Benchmark, Row
 from dida import recipes
-from dida.config import MAY_CHANGE, InstanceConfig, flat, from_dict, to_dict
+from dida.config import MAY_CHANGE, Config, InstanceConfig, flat, from_dict, to_dict
 from dida.provenance import source_digest
 from dida.state import checkpoints
 
@@ -175,7 +175,8 @@ class Scoring:
         if self.training.setting.of_this_tree:
             same = found["options"] == self.training.options
         else:
-            same = found["options"].items() >= self.training.row.options.items()
+            then = flat(Config()) | found["options"]  # an option that it lacks is newer; its default is what was done
+            same = then.items() >= self.training.row.options.items()
         return found if same else None
 
     def done(self) -> bool:

@@ -1,4 +1,4 @@
-"""The torch backend where the equation itself would need too much memory or time: tile by tile, chunk by chunk.
+"""Plain PyTorch where the equation itself would need too much memory or time: tile by tile, chunk by chunk.
 
 Three facts carry this folder (letters as in equations.py; R, W: pixel rows and columns of a tile, P = R*W; r, c: the
 rows and columns of nodes, points of the feature grid, that these pixels lie between):

@@ -11,7 +11,7 @@ from dida_kernels.chunked.tiles import Plan
 from dida_kernels.equations import IGNORE, bank_update, blend, statistics_dtype
 
 
-@bank_update.implement("torch")
+@bank_update.implement("chunked")
 def _bank_update(
     bank_KD: Tensor,
     label_K: Tensor,

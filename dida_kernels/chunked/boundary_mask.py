@@ -17,7 +17,7 @@ def _more_classes_than_bits(label_BHW: Tensor, *, classes: int, threshold: int =
     return None if classes <= _WORD else f"a set of classes is one int64, {classes} do not fit into {_WORD} bits"
 
 
-@boundary_mask.implement("torch", refuses=_more_classes_than_bits)
+@boundary_mask.implement("chunked", refuses=_more_classes_than_bits)
 def _boundary_mask(label_BHW: Tensor, *, classes: int, threshold: int = 2) -> Tensor:
     valid_BHW = label_BHW != IGNORE
     bits_BHW = torch.where(valid_BHW, torch.bitwise_left_shift(1, label_BHW.long().clamp(0, _WORD - 1)), 0)

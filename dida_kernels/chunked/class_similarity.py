@@ -15,7 +15,7 @@ from dida_kernels.chunked.tiles import Plan
 from dida_kernels.equations import class_similarity, statistics_dtype
 
 
-@class_similarity.implement("torch")
+@class_similarity.implement("chunked")
 def _class_similarity(
     embed_BDhw: Tensor, bank_KD: Tensor, label_K: Tensor, *, classes: int, temperature: float, size: tuple[int, int]
 ) -> Tensor:

@@ -18,7 +18,7 @@ from dida_kernels.chunked.tiles import Plan, Tile
 from dida_kernels.equations import instance_loss, statistics_dtype
 
 
-@instance_loss.implement("torch")
+@instance_loss.implement("chunked")
 def _instance_loss(
     student_BDhw: Tensor,
     teacher_BDhw: Tensor,

@@ -3,7 +3,7 @@
 import triton
 from torch import Tensor
 
-from dida_kernels import dispatch
+from dida_kernels.dispatch import asked_for
 
 # Triton binds a kernel to the interpreter when it is decorated, that is when its module is imported.
 INTERPRETED = bool(triton.knobs.runtime.interpret)
@@ -22,6 +22,6 @@ def refuses_device(x: Tensor) -> str | None:
         return None
     if x.device.type != "cpu" or not INTERPRETED:
         return f"Triton kernels need a CUDA device, got {x.device}"
-    if dispatch._forced[-1:] != ["triton"]:
+    if asked_for() != "triton":
         return 'Triton\'s interpreter is for tests: force it with dida_kernels.backend("triton")'
     return None

@@ -29,7 +29,7 @@ def test_a_row_for_every_way_size_and_dtype(tiny):
     assert len(keys) == len(rows)
     for dtype in ("float32", "bfloat16"):
         for slots in (12, 20):
-            for way in ("equation", "torch.compile", "torch"):
+            for way in ("equation", "torch.compile", "chunked"):
                 assert ("instance_loss", dtype, slots, way) in keys
     assert {row["K"] for row in rows if row["op"] == "boundary_mask"} == {12}  # it knows no bank
     for row in rows:
@@ -40,7 +40,7 @@ def test_a_row_for_every_way_size_and_dtype(tiny):
 
 
 def test_a_backend_that_is_wrong_is_not_timed(tiny):
-    with pytest.raises(RuntimeError, match=r"(?s)instance_loss on torch is not timed.*it is red"):
+    with pytest.raises(RuntimeError, match=r"(?s)instance_loss on chunked is not timed.*it is red"):
         kernels.survey_ops(["instance_loss"], [torch.float32], [12], "cpu", lambda *_: "it is red", 0)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from dida.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_TO_TRAIN
 from dida.data.domains import labelled, unlabelled
 from dida.data.toy import DIGEST, Counts, benchmark, generate
-from dida.data.toy.benchmark import BENCHMARK, SHIFT, digest, draw, fingerprint, pictures
+from dida.data.toy.benchmark import BENCHMARK, SHIFT, digest, draw_picture, fingerprint, planned_pictures
 from dida.data.toy.canvas import Kind
 from dida.data.toy.dice import Dice
 from dida.data.toy.shapes import HEIGHT, WIDTH
@@ -35,8 +35,8 @@ def mini(tmp_path_factory) -> Path:
 def sample() -> dict[str, np.ndarray]:
     """Train ids [120, H, W] of the first training pictures of each domain."""
     labels = {"source": [], "target": []}
-    for picture in pictures(Counts(source=120, source_val=0, target=120, val=0, test=0)):
-        labels["target" if picture.shift else "source"].append(draw(picture)[1])
+    for picture in planned_pictures(Counts(source=120, source_val=0, target=120, val=0, test=0)):
+        labels["target" if picture.shift else "source"].append(draw_picture(picture)[1])
     return {domain: CITYSCAPES_TO_TRAIN.apply(np.stack(found)) for domain, found in labels.items()}
 
 
@@ -49,17 +49,17 @@ def content(root: Path) -> dict[str, str]:
 
 
 def test_a_subset_has_the_frozen_pixels():
-    assert fingerprint(digest(*draw(picture)) for picture in pictures(MINI)) == MINI_DIGEST
+    assert fingerprint(digest(*draw_picture(picture)) for picture in planned_pictures(MINI)) == MINI_DIGEST
 
 
 @pytest.mark.slow
 def test_the_whole_set_has_the_frozen_pixels():
-    assert fingerprint(digest(*draw(picture)) for picture in pictures(BENCHMARK)) == DIGEST
+    assert fingerprint(digest(*draw_picture(picture)) for picture in planned_pictures(BENCHMARK)) == DIGEST
 
 
 def test_a_smaller_set_is_the_beginning_of_a_larger_one():
-    few = {(p.split, p.index): p for p in pictures(MINI)}
-    all_ = {(p.split, p.index): p for p in pictures(BENCHMARK)}
+    few = {(p.split, p.index): p for p in planned_pictures(MINI)}
+    all_ = {(p.split, p.index): p for p in planned_pictures(BENCHMARK)}
     assert few.items() <= all_.items()
 
 
@@ -160,7 +160,7 @@ def test_the_domains_differ_in_more_than_a_cast():
     """The shift moves each class its own way, so no global change of colour undoes it."""
     moved, kinds = [], (Kind.ROAD, Kind.SIDEWALK, Kind.BUILDING, Kind.SKY)
     for shift in (0.0, SHIFT):
-        drawn = [draw(picture._replace(shift=shift)) for picture in pictures(Counts(30, 0, 0, 0, 0))]
+        drawn = [draw_picture(picture._replace(shift=shift)) for picture in planned_pictures(Counts(30, 0, 0, 0, 0))]
         image, label = (np.stack(part) for part in zip(*drawn, strict=True))
         moved.append([image[label == kind].mean(0) for kind in kinds])
     change = np.array(moved[1]) - np.array(moved[0])

@@ -1,5 +1,6 @@
-"""The torch backend of the large ops: right in float64, bounded in memory, faster than the equation, and compilable."""
+"""Chunked PyTorch for the large ops: right in float64, bounded in memory, faster than the equation, and compilable."""
 
+import itertools
 import time
 from collections.abc import Callable
 
@@ -12,7 +13,7 @@ from dida_kernels.chunked import tiles
 from dida_kernels.chunked.bank_update import set_sums_chunked
 from dida_kernels.chunked.class_similarity import class_similarity_chunked
 from dida_kernels.chunked.instance_loss import instance_loss_chunked
-from tests.cases import GRADIENT, MAIN, SCENES, Call, call, resized
+from tests.cases import GRADIENT, IGNORE, MAIN, SCENES, Call, call, resized
 from tests.peak_memory import peak_memory
 
 OPS = ("instance_loss", "class_similarity", "bank_update", "boundary_mask")
@@ -35,7 +36,7 @@ def forward_backward(run: Callable[..., Tensor], made: Call) -> Callable[[], tup
 def test_agrees_with_the_equation_in_float64(op, scene, tile_bytes, monkeypatch):
     monkeypatch.setattr(tiles, "TILE_BYTES", tile_bytes)
     made = call(op, scene, dtype=torch.float64)
-    implementation, equation = dida_kernels.OPS[op].backends["torch"].run, dida_kernels.OPS[op].reference
+    implementation, equation = dida_kernels.OPS[op].backends["chunked"].run, dida_kernels.OPS[op].reference
     if op in GRADIENT:
         (got, got_gradient), (truth, truth_gradient) = (
             forward_backward(run, made)() for run in (implementation, equation)
@@ -52,8 +53,22 @@ def test_gradient_is_the_derivative_of_the_loss(name, tile_bytes, monkeypatch):
     monkeypatch.setattr(tiles, "TILE_BYTES", tile_bytes)
     made = call("instance_loss", resized(SCENES[name], B=1, D=3), dtype=torch.float64)
     student = made.args[0].requires_grad_()
-    run = dida_kernels.OPS["instance_loss"].backends["torch"].run
+    run = dida_kernels.OPS["instance_loss"].backends["chunked"].run
     assert torch.autograd.gradcheck(lambda x: run(x, *made.args[1:], **made.options), student)
+
+
+@pytest.mark.parametrize("classes", [63, 64, 150])
+def test_boundaries_of_more_classes_than_a_word_has_bits(classes):
+    """The free choice always has a backend; the truth here are the windows themselves, as Python sets."""
+    rng = torch.Generator().manual_seed(classes)
+    label_BHW = torch.randint(classes, (2, 7, 5), generator=rng).repeat_interleave(2, 2)
+    label_BHW[:, 2, 3:6] = IGNORE
+    label_BHW[:, 5, :2] = classes - 1
+    got_BHW = dida_kernels.boundary_mask(label_BHW, classes=classes, threshold=4)
+    for b, y, x in itertools.product(*map(range, label_BHW.shape)):
+        window = label_BHW[b, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
+        distinct = set(window.flatten().tolist()) - {IGNORE}
+        assert got_BHW[b, y, x] == (len(distinct) >= 4 and label_BHW[b, y, x] != IGNORE), (b, y, x)
 
 
 def test_a_second_derivative_is_refused():
@@ -96,11 +111,11 @@ def test_memory_stays_within_the_stated_bound(sizes):
     gradient = 4 * scene.B * scene.D * scene.hw[0] * scene.hw[1]
     bound = tiles.TILE_BYTES + norms + 2 * gradient + 2**20  # 1 MB: masks, weights and node values of a tile
 
-    loss = forward_backward(dida_kernels.OPS["instance_loss"].backends["torch"].run, call("instance_loss", scene))
+    loss = forward_backward(dida_kernels.OPS["instance_loss"].backends["chunked"].run, call("instance_loss", scene))
     assert peak_memory(loss) <= bound
     made = call("class_similarity", scene)
     q_ga_bytes = 4 * scene.B * scene.C * scene.HW[0] * scene.HW[1]
-    run = dida_kernels.OPS["class_similarity"].backends["torch"].run
+    run = dida_kernels.OPS["class_similarity"].backends["chunked"].run
     belongs = 12 * scene.C * scene.K  # which slot is of which class, as int64 and as float32
     assert peak_memory(lambda: run(*made.args, **made.options)) <= bound - 2 * gradient + q_ga_bytes + belongs
 
@@ -108,7 +123,7 @@ def test_memory_stays_within_the_stated_bound(sizes):
 def test_a_tenth_of_the_memory_and_a_third_of_the_time_of_the_equation():
     """The issue's size: 2 x 128 x 128 pixels over a 32 x 32 grid, K = 300, C = 19, forward and backward."""
     made = call("instance_loss", resized(MAIN, hw=(32, 32), HW=(128, 128)))
-    ours = forward_backward(dida_kernels.OPS["instance_loss"].backends["torch"].run, made)
+    ours = forward_backward(dida_kernels.OPS["instance_loss"].backends["chunked"].run, made)
     equation = forward_backward(dida_kernels.instance_loss.reference, made)
     assert peak_memory(ours) <= peak_memory(equation) / 10
     # Neighbours on the machine slow both; the best of interleaved runs is what the code can do.
@@ -121,7 +136,7 @@ def test_few_valid_pixels_cost_little():
     made = call("instance_loss", resized(MAIN, hw=(32, 32), HW=(128, 128)))
     student_BDhw, teacher_BDhw, prior_BCHW, valid_BHW, *bank = made.args
     few_BHW = valid_BHW & (torch.rand(valid_BHW.shape, generator=torch.Generator().manual_seed(0)) < 0.01)
-    run = dida_kernels.OPS["instance_loss"].backends["torch"].run
+    run = dida_kernels.OPS["instance_loss"].backends["chunked"].run
     every, few = (
         forward_backward(run, Call((student_BDhw, teacher_BDhw, prior_BCHW, v_BHW, *bank), made.options))
         for v_BHW in (valid_BHW, few_BHW)

@@ -78,11 +78,11 @@ def agree(name: str, made: Call) -> None:
 
 @needs_banks
 @each(FILES)
-def test_torch_agrees_on_a_real_bank(file):
+def test_chunked_agrees_on_a_real_bank(file):
     bank_KD, label_K = load(file)
     assert (bank_KD >= 0).all()
     assert label_K.max() < CLASSES
-    agree("torch", loss_call(bank_KD, label_K, hw=(8, 8), stride=4))
+    agree("chunked", loss_call(bank_KD, label_K, hw=(8, 8), stride=4))
 
 
 @needs_banks

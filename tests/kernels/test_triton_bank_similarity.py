@@ -11,9 +11,9 @@ import dida_kernels
 
 pytest.importorskip("triton", reason="Triton is published for Linux")
 
-from dida_kernels.fused import bank_similarity as fused
 from dida_kernels.fused.launch import INTERPRETED
-from dida_kernels.fused.rows import Tile, Tiles
+from dida_kernels.fused.rows import bank_similarity as fused
+from dida_kernels.fused.rows.blocks import RowBlock, RowBlocks
 from tests.cases import SCENES, Scene, call
 from tests.kernels.test_agreement import device_of
 from tests.kernels.test_agreement import test_agrees_with_the_equation as assert_agrees
@@ -23,7 +23,7 @@ DEVICE = device_of("triton")
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", ["wide", "zero_embedding"])
-def test_agrees_on_more_than_one_tile(name, dtype):
+def test_agrees_on_more_than_one_block(name, dtype):
     """N, K and D beyond one block and no multiple of one; embeddings without a direction in every dtype."""
     scene = Scene("wide", D=40, K=70, hw=(6, 7)) if name == "wide" else SCENES[name]
     assert_agrees("bank_similarity", "triton", scene, dtype)
@@ -31,8 +31,8 @@ def test_agrees_on_more_than_one_tile(name, dtype):
 
 def test_one_hundred_thousand_slots(monkeypatch):
     if INTERPRETED:
-        for tiles in ("FORWARD_TILES", "BACKWARD_TILES"):  # long blocks: the interpreter counts blocks, not elements
-            monkeypatch.setattr(fused, tiles, Tiles(*[Tile(16, 4096)] * 3))
+        for blocks in ("FORWARD_BLOCKS", "BACKWARD_BLOCKS"):  # long blocks: the interpreter counts blocks, not elements
+            monkeypatch.setattr(fused, blocks, RowBlocks(*[RowBlock(16, 4096)] * 3))
     scene = Scene("many", B=1, K=100_003, D=16, hw=(1, 2), HW=(1, 2))
     assert_agrees("bank_similarity", "triton", scene, torch.float32)
 
@@ -57,7 +57,7 @@ def test_a_tiny_gradient_survives_float16():
             q_NK = dida_kernels.bank_similarity(*made.args, **made.options)
         ones = torch.zeros_like(q_NK).index_fill(1, torch.tensor(0, device=DEVICE), weight)
         bank_KD = made.args[1]
-        g_ND = fused._similarity_backward(ones, q_NK.detach(), embed_ND.detach().float(), bank_KD, 0.1)
+        g_ND = fused.bank_similarity_rows_backward(ones, q_NK.detach(), embed_ND.detach().float(), bank_KD, 0.1)
         gradients.append(g_ND / weight)
     torch.testing.assert_close(*gradients, rtol=1e-5, atol=0)
 
@@ -78,7 +78,7 @@ def test_offsets_beyond_two_to_the_31(monkeypatch):
 def test_opcheck():
     made = call("bank_similarity", SCENES["strided"], device=DEVICE)
     made.args[0].requires_grad_()
-    torch.library.opcheck(fused._similarity, (*made.args, 0.1))
+    torch.library.opcheck(fused.bank_similarity_rows, (*made.args, 0.1))
 
 
 def test_compiles_without_a_graph_break():

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 pytest.importorskip("triton")
 
 from dida_kernels import backend, class_similarity
-from dida_kernels.fused import banks
-from dida_kernels.fused.class_similarity import _similarity
+from dida_kernels.fused.cells import node_logits
+from dida_kernels.fused.cells.class_similarity import class_similarity_cells
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -64,7 +64,7 @@ def test_agrees_at_every_temperature(t):
 
 @pytest.mark.parametrize("t", [0.1, 0.01])
 def test_a_bank_in_chunks_gives_the_same(monkeypatch, t):
-    monkeypatch.setattr(banks, "LOGIT_SLOTS", 3)
+    monkeypatch.setattr(node_logits, "LOGIT_SLOTS", 3)
     args, options = scene(C=3, K=10)  # chunks begin and end within classes
     assert error(fused(args, options, t), truth(args, options, t)) <= 1e-7 / t + 1e-6
 
@@ -95,7 +95,7 @@ def test_strides_do_not_matter_and_two_runs_are_equal():
 
 def test_op_is_sound_and_compiles_without_a_break():
     (embed, bank, label), options = scene(h=1, w=1, S=2, K=3)
-    torch.library.opcheck(_similarity, (embed, bank, label, 4, 0.1, 2, 2))
+    torch.library.opcheck(class_similarity_cells, (embed, bank, label, 4, 0.1, 2, 2))
     expected = fused((embed, bank, label), options)
     compiled = torch.compile(fused, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled((embed, bank, label), options), expected)

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 pytest.importorskip("triton")
 
 from dida_kernels import backend, instance_loss
-from dida_kernels.fused import banks, instance_gradient
-from dida_kernels.fused.instance_loss import _loss
+from dida_kernels.fused.cells import instance_gradient, node_logits
+from dida_kernels.fused.cells.instance_loss import instance_loss_cells
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -92,7 +92,7 @@ def test_agrees_at_every_temperature(t):
 
 @pytest.mark.parametrize("t", [0.1, 0.01])
 def test_a_bank_in_chunks_gives_the_same(monkeypatch, t):
-    monkeypatch.setattr(banks, "LOGIT_SLOTS", 4)
+    monkeypatch.setattr(node_logits, "LOGIT_SLOTS", 4)
     monkeypatch.setattr(instance_gradient, "SEAM_SLOTS", {torch.float32: 3, torch.float16: 3})
     assert_agrees(scene(K=10), t)
 
@@ -207,8 +207,8 @@ def test_equal_grids_take_the_flat_kernel():
 
 def test_op_is_sound():
     student, *rest = scene(**TINY)
-    torch.library.opcheck(_loss, (student.requires_grad_(), *rest, 0.1, True))
-    torch.library.opcheck(_loss, (student.detach(), *rest, 0.1, False), test_utils="test_faketensor")
+    torch.library.opcheck(instance_loss_cells, (student.requires_grad_(), *rest, 0.1, True))
+    torch.library.opcheck(instance_loss_cells, (student.detach(), *rest, 0.1, False), test_utils="test_faketensor")
 
 
 def test_compiles_without_a_break():

@@ -1,49 +1,59 @@
 """III-E: how the bank is allocated, filled and averaged."""
 
 import random
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from dida.batch import IGNORE
-from dida.method.bank import BankRule, InstanceBank
-from dida.method.sampling import build_select, slot_labels
+from dida.method.bank import BankRule, InstanceBank, NoBankRule, Select
+from dida.method.sampling import (
+    AllPixels,
+    BoundaryAndInterior,
+    CentreOnly,
+    OneAtRandom,
+    balanced_slots,
+    slot_labels,
+    slots_by_frequency,
+    slots_by_inverse_frequency,
+)
 from dida.method.views import StepRandom
 
 PIXELS = torch.tensor([5000, 300, 0, 20])  # class 2 does not occur
+MEAN = AllPixels()
 
 
 def rng(seed: int = 0) -> StepRandom:
     return StepRandom(random.Random(seed), torch.Generator().manual_seed(seed))
 
 
-def counts(sampling: str, size: int, pixels=PIXELS) -> list[int]:
-    label_K = slot_labels(sampling, size, pixels)
+def counts(slots: Callable, size: int, pixels=PIXELS) -> list[int]:
+    label_K = slot_labels(slots, size, pixels)
     assert len(label_K) == size
     assert torch.equal(label_K, label_K.sort().values)
     return torch.bincount(label_K, minlength=len(pixels)).tolist()
 
 
 def test_class_balanced_slots_match_the_paper():
-    assert counts("cbs", 300, torch.ones(19)) == [16] * 15 + [15] * 4
+    assert counts(balanced_slots, 300, torch.ones(19)) == [16] * 15 + [15] * 4
     synthia = torch.ones(19)
     synthia[[9, 14, 16]] = 0
-    assert sorted(c for c in counts("cbs", 300, synthia) if c) == [18] * 4 + [19] * 12
-    assert counts("cbs", 7) == [3, 2, 0, 2]
+    assert sorted(c for c in counts(balanced_slots, 300, synthia) if c) == [18] * 4 + [19] * 12
+    assert counts(balanced_slots, 7) == [3, 2, 0, 2]
 
 
-def test_other_samplings_follow_frequency_and_its_inverse():
-    assert counts("rs", 100) == [93, 6, 0, 1]
-    assert counts("nu", 100) == counts("rs", 100)
-    inverse = counts("ils", 100)
+def test_the_others_follow_frequency_and_its_inverse():
+    assert counts(slots_by_frequency, 100) == [93, 6, 0, 1]
+    inverse = counts(slots_by_inverse_frequency, 100)
     assert inverse[3] > inverse[1] > inverse[0] >= 1
     assert inverse[2] == 0
 
 
 def test_a_bank_smaller_than_the_classes_is_refused():
     with pytest.raises(ValueError, match="--bank-size 2: the source has 3 classes"):
-        slot_labels("cbs", 2, PIXELS)
+        slot_labels(balanced_slots, 2, PIXELS)
 
 
 def test_fill_goes_round_and_leaves_no_slot_of_a_seen_class_empty():
@@ -70,8 +80,7 @@ def test_the_bank_travels_in_the_state_dict():
     assert other.features[:, 0].tolist() == [1, 5, 0]
 
 
-def rule(selecting="avg", **options) -> BankRule:
-    select = build_select(selecting, classes=3, boundary_classes=2, clusters=options.pop("clusters", 1))
+def rule(select: Select = MEAN, **options) -> BankRule:
     return BankRule(select, classes=3, **({"momentum": 0.5, "every": 2, "start": 4, "fill": 2} | options))
 
 
@@ -96,21 +105,31 @@ def test_rule_fills_instances_then_averages_the_batch():
         assert bank.features[:, 0].tolist() == pytest.approx(expected), step
 
 
+def test_without_a_rule_the_bank_stays_what_it_was():
+    bank, (embed, label) = InstanceBank(torch.tensor([0, 1, 2]), dim=1, classes=3), scene()
+    for step in range(8):
+        NoBankRule()(bank, embed, label, step, rng())
+    assert not bank.features.any()
+    assert bank.filled == 0
+
+
 def test_boundary_and_interior_count_the_same_whatever_their_sizes():
     label = torch.tensor([[[0, 0, 0, 1]]])
     embed = torch.tensor([[[[1.0, 2.0, 6.0, 50.0]]]])  # class 0: interior 1 and 2, boundary 6
     bank = InstanceBank(torch.tensor([0, 1]), dim=1, classes=3)
-    rule("bps", momentum=0.0, start=0, fill=0)(bank, embed, label, 0, rng())
+    rule(BoundaryAndInterior(3, boundary_classes=2, clusters=1), momentum=0.0, start=0, fill=0)(
+        bank, embed, label, 0, rng()
+    )
     assert bank.features[:, 0].tolist() == [(1.5 + 6) / 2, 50]
-    rule("km", momentum=0.0, start=0, fill=0)(bank, embed, label, 0, rng())
+    rule(CentreOnly(3, boundary_classes=2, clusters=1), momentum=0.0, start=0, fill=0)(bank, embed, label, 0, rng())
     assert bank.features[:, 0].tolist() == [1.5, 50]  # class 1 has no interior and keeps its vector
-    rule("avg", momentum=0.0, start=0, fill=0)(bank, embed, label, 0, rng())
+    rule(MEAN, momentum=0.0, start=0, fill=0)(bank, embed, label, 0, rng())
     assert bank.features[:, 0].tolist() == [3, 50]
 
 
 def test_random_selection_takes_one_pixel_of_every_class_of_every_image():
     embed, label = scene()
-    chosen, edge = build_select("rs", classes=3, boundary_classes=2, clusters=1)(embed, label, rng())
+    chosen, edge = OneAtRandom()(embed, label, rng())
     assert not edge.any()
     assert [int((chosen[b] == c).sum()) for b in (0, 1) for c in (0, 1)] == [1, 1, 1, 0]
 
@@ -120,14 +139,14 @@ def test_k_means_finds_the_larger_of_two_groups():
     x = torch.randn(1, 2, 8, 8, generator=generator) * 0.01
     x[:, :, :, 5:] += 10  # 24 of 64 pixels lie elsewhere
     label = torch.zeros(1, 8, 8, dtype=torch.int64)
-    chosen, _ = build_select("km", classes=3, boundary_classes=2, clusters=2)(x, label, rng())
+    chosen, _ = CentreOnly(3, boundary_classes=2, clusters=2)(x, label, rng())
     assert torch.equal(chosen == 0, (torch.arange(8) < 5).expand(1, 8, 8))
 
 
 def test_k_means_takes_no_pixel_for_what_a_node_of_another_class_is_in():
     label = (torch.arange(8) >= 4).long().expand(1, 8, 8).clone()
     label[:, :, 0] = 1  # its nearest nodes lie on column 2, which is class 0
-    chosen, _ = build_select("km", classes=2, boundary_classes=9, clusters=2)(torch.ones(1, 2, 2, 2), label, rng())
+    chosen, _ = CentreOnly(2, boundary_classes=9, clusters=2)(torch.ones(1, 2, 2, 2), label, rng())
     assert (chosen[:, :, 0] == IGNORE).all()
     assert torch.equal(chosen[:, :, 1:], label[:, :, 1:])
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from dida.batch import IGNORE, LabelledCrops, Prediction
-from dida.method.feature_distance import FeatureDistance
+from dida.method.feature_distance import FeatureDistance, NoFeatureDistance, feature_distance
 
 
 class Encoder(nn.Module):
@@ -19,7 +19,7 @@ class Encoder(nn.Module):
 
 
 def distance(weight: float = 0.5) -> FeatureDistance:
-    return FeatureDistance(Encoder(), weight=weight, things=(1,), classes=3)
+    return feature_distance(Encoder(), weight=weight, things=(1,), classes=3)
 
 
 def cells(*kinds: list[int]) -> torch.Tensor:
@@ -56,3 +56,9 @@ def test_no_thing_is_zero_and_its_gradient_too():
 def test_the_encoder_is_frozen():
     assert not any(p.requires_grad for p in distance().encoder.parameters())
     assert not distance().encoder.training
+
+
+def test_off_is_zero():
+    image = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    seen = Prediction(torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, 1, 1), image)
+    assert NoFeatureDistance()(seen, LabelledCrops(image, cells([1] * 16))) == 0

@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from dida.batch import Belief
-from dida.config import SelfTrainingConfig
-from dida.method.teacher import as_teacher, build_label_target, update_teacher
+from dida.method.teacher import AverageTeacher, LabelTarget, PerPixel, ShareOfBatch, ShareOfImage, as_teacher
 
 
 def network() -> nn.Module:
@@ -23,12 +22,13 @@ def test_only_batch_norm_may_stay_in_training_mode(norm, trains):
 def test_average_follows_the_warm_up_then_the_momentum():
     student, teacher = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
     nn.init.zeros_(teacher.weight), nn.init.ones_(student.weight)
-    update_teacher(teacher, student, 0, momentum=0.999, buffers=False)
+    average = AverageTeacher(0.999, buffers=False)
+    average(teacher, student, 0)
     assert teacher.weight.item() == pytest.approx(0.5)  # alpha = 1 - 1/2
-    update_teacher(teacher, student, 1, momentum=0.999, buffers=False)
+    average(teacher, student, 1)
     assert teacher.weight.item() == pytest.approx(0.5 * 2 / 3 + 1 / 3)  # alpha = 1 - 1/3
     nn.init.zeros_(teacher.weight)
-    update_teacher(teacher, student, 10_000, momentum=0.999, buffers=False)
+    average(teacher, student, 10_000)
     assert teacher.weight.item() == pytest.approx(0.001)
 
 
@@ -37,7 +37,7 @@ def test_batch_norm_buffers_follow_only_when_asked(buffers):
     student = network()
     teacher = as_teacher(student, "averaged")
     student[1].running_mean.fill_(3.0)
-    update_teacher(teacher, student, 0, momentum=0.9, buffers=buffers)
+    AverageTeacher(0.9, buffers)(teacher, student, 0)
     assert teacher[1].running_mean.eq(3.0 if buffers else 0.0).all()
 
 
@@ -51,25 +51,28 @@ def belief(confidences) -> Belief:
 CONFIDENCES = [[[0.99, 0.9], [0.97, 0.5]], [[0.5, 0.6], [0.7, 0.968]]]  # 2 images of 2x2: 2 and 1 reach 0.968
 
 
+def label_target(**options) -> LabelTarget:
+    paper = {"threshold": 0.968, "weigh": ShareOfBatch(), "of_regenerated": False, "ignore_top": 0, "ignore_bottom": 0}
+    return LabelTarget(**paper | options)
+
+
 @pytest.mark.parametrize(
-    "kind, expected",
+    "weigh, expected",
     [
-        ("batch", [[[3 / 8] * 2] * 2] * 2),
-        ("image", [[[2 / 4] * 2] * 2, [[1 / 4] * 2] * 2]),
-        ("pixel", [[[1, 0], [1, 0]], [[0, 0], [0, 1]]]),
+        (ShareOfBatch(), [[[3 / 8] * 2] * 2] * 2),
+        (ShareOfImage(), [[[2 / 4] * 2] * 2, [[1 / 4] * 2] * 2]),
+        (PerPixel(), [[[1, 0], [1, 0]], [[0, 0], [0, 1]]]),
     ],
 )
-def test_weight_of_the_pseudo_label(kind, expected):
-    config = SelfTrainingConfig(pseudo_weight=kind, ignore_top=0, ignore_bottom=0)
-    pseudo = build_label_target(config)(belief(CONFIDENCES))
+def test_weight_of_the_pseudo_label(weigh, expected):
+    pseudo = label_target(weigh=weigh)(belief(CONFIDENCES))
     assert torch.equal(pseudo.weight, torch.tensor(expected))
     assert pseudo.label.eq(1).sum() == 6  # argmax of z-hat, not of z (the two ties go to class 0)
     assert pseudo.coverage.item() == 3 / 8
 
 
 def test_rows_at_top_and_bottom_weigh_nothing_but_count_in_the_share():
-    config = SelfTrainingConfig(ignore_top=256, ignore_bottom=0)
-    pseudo = build_label_target(config)(belief(CONFIDENCES))
+    pseudo = label_target(ignore_top=256)(belief(CONFIDENCES))
     assert torch.equal(pseudo.weight[:, 0], torch.zeros(2, 2))
     assert torch.equal(pseudo.weight[:, 1], torch.full((2, 2), 3 / 8))
     assert pseudo.used[:, 1].all()
@@ -80,6 +83,5 @@ def test_literal_reading_lets_no_pixel_pass_an_uninformative_bank():
     z = torch.tensor([0.99, 0.01]).view(1, 2, 1, 1)
     smoothed = 0.9 * z + 0.1 / 2  # phi = 0.9 and a uniform bank
     seen = Belief(semantic=smoothed, prior=z, terms=())
-    rows = {"ignore_top": 0, "ignore_bottom": 0}
-    assert build_label_target(SelfTrainingConfig(confidence="teacher", **rows))(seen).coverage == 1
-    assert build_label_target(SelfTrainingConfig(confidence="regenerated", **rows))(seen).coverage == 0
+    assert label_target(of_regenerated=False)(seen).coverage == 1
+    assert label_target(of_regenerated=True)(seen).coverage == 0

@@ -42,9 +42,8 @@ def test_mixed_view_pairs_image_label_and_weight():
     source = LabelledCrops(torch.ones(1, 3, 2, 2), torch.tensor([[[0, 0], [1, 1]]]))
     used = torch.tensor([[[True, True], [True, False]]])
     pseudo = PseudoLabel(torch.full((1, 2, 2), 7), torch.full((1, 2, 2), 0.25), used, torch.tensor(0.25))
-    mixed = views.mixed_view(
-        source, torch.zeros(1, 3, 2, 2), pseudo, rng(), classes=9, mix_classes="batch", photometric=PLAIN
-    )
+    mix = views.ClassMix(9, per_image=False, photometric=PLAIN)
+    mixed = mix(source, torch.zeros(1, 3, 2, 2), pseudo, rng())
     assert mixed.pasted.sum() == 2  # one of the two classes
     assert torch.equal(mixed.image[:, 0], mixed.pasted.float())
     assert torch.equal(mixed.label, torch.where(mixed.pasted, source.label, 7))
@@ -52,13 +51,27 @@ def test_mixed_view_pairs_image_label_and_weight():
     assert torch.equal(mixed.valid, ~mixed.pasted & used)
 
 
-@pytest.mark.parametrize("view", [views.plain, views.photometric_copy])
+@pytest.mark.parametrize("per_image", [False, True])
+def test_the_strong_view_draws_classes_as_it_was_told_and_recolours(per_image):
+    label = torch.tensor([[[0, 1, 2]], [[3, 3, 3]]])
+    source = LabelledCrops(torch.ones(2, 3, 1, 3), label)
+    used = torch.ones(2, 1, 3, dtype=torch.bool)
+    pseudo = PseudoLabel(torch.full((2, 1, 3), 4), torch.ones(2, 1, 3), used, torch.tensor(1.0))
+    only_jitter = Photometric(1, 0.2, 0)
+    for seed in range(10):
+        mixed = views.ClassMix(5, per_image, only_jitter)(source, torch.zeros(2, 3, 1, 3), pseudo, rng(seed))
+        expected = views.class_mix_mask(label, rng(seed), classes=5, per_image=per_image)
+        assert torch.equal(mixed.pasted, expected)
+        assert not torch.equal(mixed.image[:, 0], expected.float())
+
+
+@pytest.mark.parametrize("view", [views.PlainView(), views.PhotometricView(STRONG)])
 def test_weak_view_leaves_the_crop_alone(view):
     target = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     before = target.clone()
-    seen = view(target, rng(), photometric=STRONG)
+    seen = view(target, rng())
     assert torch.equal(target, before)
-    assert torch.equal(seen, target) == (view is views.plain)
+    assert torch.equal(seen, target) == isinstance(view, views.PlainView)
 
 
 def test_hsv_agrees_with_the_standard_library():
@@ -110,5 +123,5 @@ def test_blur_is_a_normalised_gaussian_of_each_image_own_sigma():
 def test_chances_are_per_step_and_mean_what_they_say():
     image = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     only_jitter = Photometric(0.8, 0.2, 0.0)
-    changed = [not torch.equal(views.recolour(image, rng(s), only_jitter), image) for s in range(400)]
+    changed = [not torch.equal(only_jitter(image, rng(s)), image) for s in range(400)]
     assert sum(changed) / 400 == pytest.approx(0.8, abs=0.06)

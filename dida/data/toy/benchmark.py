@@ -74,7 +74,7 @@ class Picture(NamedTuple):
     labels: tuple[str, ...]
 
 
-def pictures(counts: Counts) -> list[Picture]:
+def planned_pictures(counts: Counts) -> list[Picture]:
     """All pictures in the order of the fingerprint."""
     found = []
     for split, folder, count in ((0, "gta", counts.source), (1, "gta-val", counts.source_val)):
@@ -97,7 +97,7 @@ def pictures(counts: Counts) -> list[Picture]:
     return found
 
 
-def draw(picture: Picture) -> tuple[np.ndarray, np.ndarray]:
+def draw_picture(picture: Picture) -> tuple[np.ndarray, np.ndarray]:
     """The image, uint8 RGB [H, W, 3], and its label, uint8 Cityscapes label ids [H, W]."""
     canvas = Canvas.blank(Look(picture.shift), Dice(SEED, picture.split, picture.index))
     street(canvas)
@@ -130,7 +130,7 @@ def generate(
     Raises ValueError if the folder holds pictures of some other set: they would be trained on unnoticed.
     Raises RuntimeError if this machine draws other pixels than the frozen ones.
     """
-    toy, wanted = Path(root) / "toy", pictures(counts)
+    toy, wanted = Path(root) / "toy", planned_pictures(counts)
     _refuse_strays(toy, wanted)
     frozen = counts == BENCHMARK
     if frozen and fingerprint(_digest_on_disk(toy, picture) for picture in wanted) == DIGEST:
@@ -164,7 +164,7 @@ def _digest_on_disk(toy: Path, picture: Picture) -> bytes:
 
 def _settle(toy: Path, picture: Picture) -> tuple[bytes, bool]:
     """Draw a picture and see to it that its files hold it. Returns its digest and whether it was written."""
-    image, label = draw(picture)
+    image, label = draw_picture(picture)
     drawn = digest(image, label)
     if _digest_on_disk(toy, picture) == drawn:
         return drawn, False

@@ -17,20 +17,20 @@ RUBBER = (25.0, 25.0, 27.0)
 SKIN = (176.0, 132.0, 110.0)
 
 
-class View(NamedTuple):
+class Viewpoint(NamedTuple):
     """Where the street vanishes."""
 
     x: float
     horizon: int
 
 
-def sky(canvas: Canvas, view: View) -> None:
+def sky(canvas: Canvas, view: Viewpoint) -> None:
     clouds = 3 + 9 * canvas.look.shift
     light = 1 + (0.25 * (view.horizon - Y) + clouds * canvas.patch) / 255
     canvas.paint(Y <= view.horizon + 5, Kind.SKY, canvas.tint(Kind.SKY), light)
 
 
-def skyline(canvas: Canvas, view: View) -> None:
+def skyline(canvas: Canvas, view: Viewpoint) -> None:
     """Houses and trees side by side along the horizon, higher towards the edges of the picture."""
     dice, left = canvas.dice, 0
     while left < WIDTH:
@@ -61,7 +61,7 @@ def hedge(canvas: Canvas, left: float, top: float, right: float, bottom: float) 
     canvas.paint(leaves & (Y < bottom), Kind.VEGETATION, canvas.tint(Kind.VEGETATION, MIXED), light)
 
 
-def ground(canvas: Canvas, view: View) -> None:
+def ground(canvas: Canvas, view: Viewpoint) -> None:
     """Paved all over, then grass beyond the sidewalks, then the road with its dashes."""
     dice, relief = canvas.dice, canvas.look.relief
     depth = Y - view.horizon
@@ -79,7 +79,7 @@ def ground(canvas: Canvas, view: View) -> None:
     canvas.light((depth > 4) & (abs(X - lane) * 40 < depth) & stripes(depth, 16, 8), 1 + 0.5 * relief)
 
 
-def barrier(canvas: Canvas, view: View, side: int) -> None:
+def barrier(canvas: Canvas, view: Viewpoint, side: int) -> None:
     """A wall with level courses or a fence with upright pickets, along one side of the street."""
     dice = canvas.dice
     if not dice.chance(0.45):
@@ -136,7 +136,7 @@ def bus(canvas: Canvas, x: float, y: float, s: float) -> None:
     wheels(canvas, Kind.BUS, (x - 0.35 * w, x + 0.33 * w), y - 0.06 * h, 0.13 * s)
 
 
-def train(canvas: Canvas, x: float, y: float, s: float) -> None:
+def railcar(canvas: Canvas, x: float, y: float, s: float) -> None:
     w, h, colour = 2.9 * s, 1.05 * s, canvas.tint(Kind.TRAIN, PAINTED)
     windows = box(x - 0.5 * w, y - 0.8 * h, x + 0.5 * w, y - 0.45 * h) & stripes(X - int(x), 12, 9)
     stripe = box(x - 0.5 * w, y - 0.3 * h, x + 0.5 * w, y - 0.2 * h)
@@ -201,7 +201,7 @@ STREET = (
     Stock(car, 5, 0.36, (0.12, 0.6), (0.06, 1.1), 1.0),
     Stock(truck, 1, 0.26, (0.18, 0.7), (0.35, 1.2), 1.0),
     Stock(bus, 1, 0.24, (0.18, 0.7), (0.35, 1.2), 1.0),
-    Stock(train, 1, 0.15, (0.18, 0.7), (0.35, 1.2), 1.0),
+    Stock(railcar, 1, 0.15, (0.18, 0.7), (0.35, 1.2), 1.0),
     Stock(motorcycle, 1, 0.3, (0.2, 0.6), (0.25, 1.3), 1.05),
     Stock(bicycle, 1, 0.34, (0.2, 0.6), (0.25, 1.3), 1.15),
     Stock(person, 4, 0.45, (0.12, 0.65), (1.4, 2.2), 1.0),
@@ -213,7 +213,7 @@ def street(canvas: Canvas) -> None:
     """Paint a whole scene: backdrop first, then the objects by depth, so that near ones hide far ones."""
     dice = canvas.dice
     across, up = (float(dice.bell(1)[0]) for _ in range(2))
-    view = View(WIDTH * (0.5 + 0.08 * across), int(HEIGHT * (0.42 + 0.05 * up)))
+    view = Viewpoint(WIDTH * (0.5 + 0.08 * across), int(HEIGHT * (0.42 + 0.05 * up)))
     sky(canvas, view)
     skyline(canvas, view)
     ground(canvas, view)

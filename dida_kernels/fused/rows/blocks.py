@@ -16,7 +16,7 @@ MAX_ROW_BYTES = 1024  # of an embedding padded to a power of two: more and a blo
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-class Tile(NamedTuple):
+class RowBlock(NamedTuple):
     """How many pixels a program owns and how many slots it takes at a time, in a sweep that multiplies back less."""
 
     pixels: int
@@ -26,13 +26,13 @@ class Tile(NamedTuple):
     stages: int = 2
 
 
-class Tiles(NamedTuple):
-    """A kernel's tiles. Each was chosen by offline compilation: no spill inside a loop, and no more shared memory than
-    the smallest card it is for has, 99 KB (sm_86) or 227 KB (Hopper)."""
+class RowBlocks(NamedTuple):
+    """The blocks of one kernel. Each was chosen by offline compilation: no spill inside a loop, and no more shared
+    memory than the smallest card it is for has, 99 KB (sm_86) or 227 KB (Hopper)."""
 
-    half: Tile  # 16-bit rows of at most 512 bytes
-    half_hopper: Tile
-    wide: Tile  # rows of up to MAX_ROW_BYTES, and float32, whose exact products leave the matrix unit idle
+    half: RowBlock  # 16-bit rows of at most 512 bytes
+    half_hopper: RowBlock
+    wide: RowBlock  # rows of up to MAX_ROW_BYTES, and float32, whose exact products leave the matrix unit idle
 
 
 @triton.jit
@@ -61,7 +61,7 @@ def store_rows(p_x, b_rows, o_row, rows, D: tl.constexpr, BLOCK_D: tl.constexpr)
 
 
 @triton.jit
-def inverse_norm(b_embed):
+def inverse_row_norm(b_embed):
     """1 / |e|; 0 where |e| is no more than 1e-12, in float16 its smallest normal number: see `equations.unit`."""
     SHORTEST_SQUARED: tl.constexpr = 2.0**-28 if b_embed.dtype == tl.float16 else 1e-24
     b_wide = b_embed.to(tl.float32)
@@ -75,13 +75,13 @@ def precision(dtype: torch.dtype) -> str:
     return "tf32" if tf32 else "ieee"
 
 
-def tile_of(tiles: Tiles, embed_ND: Tensor, dtype: torch.dtype) -> Tile:
-    """The tile for these embeddings where they are multiplied in `dtype`."""
+def block_for(blocks: RowBlocks, embed_ND: Tensor, dtype: torch.dtype) -> RowBlock:
+    """The block for these embeddings where they are multiplied in `dtype`."""
     if dtype == torch.float32 or block_of_channels(embed_ND.shape[1]) * dtype.itemsize > 512:
-        return tiles.wide
+        return blocks.wide
     device = embed_ND.device
     hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
-    return tiles.half_hopper if hopper else tiles.half
+    return blocks.half_hopper if hopper else blocks.half
 
 
 def block_of_channels(D: int) -> int:

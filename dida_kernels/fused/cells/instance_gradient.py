@@ -24,11 +24,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dida_kernels.fused import adjoint, tiles
-from dida_kernels.fused.adjoint import SEAM_CELLS
-from dida_kernels.fused.banks import NodeLogits, SortedBank, add_matmul, classes_of, matmul, ranges
-from dida_kernels.fused.launch import LAUNCH
-from dida_kernels.fused.tiles import (
+from dida_kernels.fused.banks import SortedBank
+from dida_kernels.fused.cells import adjoint
+from dida_kernels.fused.cells.adjoint import SEAM_CELLS
+from dida_kernels.fused.cells.geometry import (
     Cells,
     cell_nodes,
     cell_position,
@@ -40,8 +39,11 @@ from dida_kernels.fused.tiles import (
     load_pixels,
     load_streams,
     node_share,
+    scratch,
     store_pixels,
 )
+from dida_kernels.fused.cells.node_logits import NodeLogits, add_matmul, classes_of, matmul, ranges
+from dida_kernels.fused.launch import LAUNCH
 
 # One thread owns one cell of 16 pixels; 168 registers instead of the 184 it would take let 12 warps share an SM, not 8.
 MAX_REGISTERS = 168
@@ -171,19 +173,19 @@ def gradient(forward: Forward) -> Tensor:
     # Sums are scaled, so fp16's 11 bits are safe for them, and better than bf16's 8 also where the inputs are bf16.
     dtype = torch.float32 if rows.dtype == torch.float32 else torch.float16
     parts = cells.S // BACKWARD_ROWS[cells.S]
-    s = tiles.scratch(GROUPS, cells.S**2, cells.count, like=rows)
+    s = scratch(GROUPS, cells.S**2, cells.count, like=rows)
     grad_MD = None
     for start, stop, a in forward.logits:
-        node_sum = tiles.scratch(stop - start, cells.nodes, like=rows, dtype=dtype)
+        node_sum = scratch(stop - start, cells.nodes, like=rows, dtype=dtype)
         for first, last in ranges(start, stop, SEAM_SLOTS[dtype]):
             mine = slice(first - start, last - start)
-            seam = tiles.scratch(parts, 2, last - first, adjoint.seam_row(cells), like=rows, dtype=dtype)
+            seam = scratch(parts, 2, last - first, adjoint.seam_row(cells), like=rows, dtype=dtype)
             _launch_bwd(forward, a[mine], first, last, seam, s)
             adjoint.fold(seam, forward.scale, cells, out=node_sum[mine])
             del seam  # before the next range, and the product, take its memory
         slots = forward.bank.unit_rows(start, stop, dtype)
         if grad_MD is None:
-            grad_MD = matmul(node_sum.T, slots, out=tiles.scratch(cells.nodes, rows.shape[2], like=rows))
+            grad_MD = matmul(node_sum.T, slots, out=scratch(cells.nodes, rows.shape[2], like=rows))
         else:
             add_matmul(node_sum.T, slots, out=grad_MD)
         del node_sum

@@ -17,10 +17,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dida_kernels.fused import tiles
-from dida_kernels.fused.banks import NodeLogits
+from dida_kernels.fused.cells.geometry import Cells, cell_nodes, cell_position, enlarge_row, scratch
+from dida_kernels.fused.cells.node_logits import NodeLogits
 from dida_kernels.fused.launch import LAUNCH
-from dida_kernels.fused.tiles import Cells, cell_nodes, cell_position, enlarge_row
 
 # A tile of [D, cells] keeps one accumulator per element and pixel of the cell. These tiles have 4 elements a thread (2
 # for the 64 pixels of S = 8), a warp reads 32 neighbouring nodes, and a row is written a sector (32 bytes) at a time.
@@ -94,8 +93,8 @@ def rows_and_norms(*embeds_BDhw: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
     """
     D, streams = embeds_BDhw[0].shape[1], len(embeds_BDhw)
     dtype = functools.reduce(torch.promote_types, (x.dtype for x in embeds_BDhw))
-    rows = tiles.scratch(cells.nodes, streams, D, like=embeds_BDhw[0], dtype=dtype)
-    r = tiles.scratch(streams, cells.S**2, cells.count, like=rows)
+    rows = scratch(cells.nodes, streams, D, like=embeds_BDhw[0], dtype=dtype)
+    r = scratch(streams, cells.S**2, cells.count, like=rows)
     for stream, x in enumerate(embeds_BDhw):
         _rows_and_norms[(triton.cdiv(cells.count, NORM_CELLS),)](
             *(x, rows[:, stream], r[stream], D, cells.h, cells.w, cells.count, *x.stride(), streams * D),
@@ -156,7 +155,7 @@ def shifts(logits: NodeLogits, r: Tensor, cells: Cells, temperature: float) -> T
     """
     if temperature >= CONSTANT_SHIFT_TEMPERATURE:
         return None
-    largest = tiles.scratch(*r.shape, like=r)
+    largest = scratch(*r.shape, like=r)
     for start, _, a in logits:
         slots, _, streams = a.shape
         _largest_logits[(triton.cdiv(cells.count, MAX_CELLS), cells.S, streams)](

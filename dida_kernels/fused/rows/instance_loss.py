@@ -10,7 +10,7 @@ With s_k = (e . b_k) / (|e| t) of the student, w_k the same of the teacher and z
 A program owns a block of pixels, keeps both embeddings on chip and sweeps the bank twice: the first sweep sums L, U, M
 and E, the second computes the same logits again and feeds g straight into one more product. Five products of N K D in
 all, one accumulator of [pixels, D], and both embeddings read once. E is what makes the second sweep lean: the part of
-the gradient along e is known before it starts, so nothing but g . b is left to accumulate. Tiles without a valid pixel
+the gradient along e is known before it starts, so nothing but g . b is left to accumulate. Blocks without a valid pixel
 sweep nothing. The gradient leaves the forward pass without its factor 1 / count, which no program can know yet; the
 backward pass multiplies it by that and by the incoming gradient.
 
@@ -23,7 +23,7 @@ sweeps end at `used`, which the kernel reads from the device: no synchronisation
     z          prior_NC      [N, C] floating, any strides
     b          packed        unit rows, bias, classes of the segments, used
 
-Not materialised: normalised embeddings (2 N D), logits, q, q_hat, g (N K each). Written: the gradient, 8 bytes a tile.
+Not materialised: normalised embeddings (2 N D), logits, q, q_hat, g (N K each). Written: the gradient, 8 bytes a block.
 
 Numerics as in bank_similarity.py. exp(w) enters U shifted by the largest exponent possible, or found among slots with
 z > 0 (ONLINE), so that a prior on far slots alone does not underflow. Where U = 0 (no mass on a class with slots; less
@@ -39,32 +39,32 @@ import triton.language as tl
 from torch import Tensor
 
 from dida_kernels.fused.launch import INTERPRETED, LAUNCH
-from dida_kernels.fused.packed_bank import SEGMENT, load_packed, pack_bank
-from dida_kernels.fused.rows import (
+from dida_kernels.fused.rows.blocks import (
     MIN_SHIFTED,
-    Tile,
-    Tiles,
+    RowBlock,
+    RowBlocks,
+    block_for,
     block_of_channels,
     dot,
-    inverse_norm,
+    inverse_row_norm,
     load_rows,
     precision,
     store_rows,
-    tile_of,
 )
+from dida_kernels.fused.rows.packed_bank import SEGMENT, load_packed, pack_bank
 from dida_kernels.fused.scaled import scaled
 
 LN_2: tl.constexpr = tl.constexpr(math.log(2))
 TINY: tl.constexpr = tl.constexpr(torch.finfo(torch.float32).tiny)
-TILES = Tiles(
-    half=Tile(64, 32, 32),
-    half_hopper=Tile(128, 64, 32),  # 64 slots: narrower blocks starve Hopper's matrix unit
-    wide=Tile(32, 32, 16),
+BLOCKS = RowBlocks(
+    half=RowBlock(64, 32, 32),
+    half_hopper=RowBlock(128, 64, 32),  # 64 slots: narrower blocks starve Hopper's matrix unit
+    wide=RowBlock(32, 32, 16),
 )
 
 
 @triton.jit
-def _flat_instance_loss(
+def _rows_loss(
     p_student,
     p_teacher,
     p_prior,
@@ -102,12 +102,12 @@ def _flat_instance_loss(
     used = tl.where(tl.max(m_valid.to(tl.int32), 0) > 0, tl.load(p_used), 0)
     b_student = load_rows(p_student, o_n, N, stride_student_n, stride_student_d, D, BLOCK_D)
     b_teacher = load_rows(p_teacher, o_n, N, stride_teacher_n, stride_teacher_d, D, BLOCK_D)
-    b_r = inverse_norm(b_student)
+    b_r = inverse_row_norm(b_student)
     b_scale_s = (b_r * log2e_over_t)[:, None]
-    b_scale_w = (inverse_norm(b_teacher) * log2e_over_t)[:, None]
+    b_scale_w = (inverse_row_norm(b_teacher) * log2e_over_t)[:, None]
     b_student, b_teacher = b_student.to(DOT), b_teacher.to(DOT)
 
-    # [BLOCK_N, BLOCK_K] sums, one for every column of the tile: columns are added up once, behind the loop.
+    # [BLOCK_N, BLOCK_K] sums, one for every column of the block: columns are added up once, behind the loop.
     zero = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
     b_L, b_E, b_U, b_M = zero, zero, zero, zero
     one = tl.full((BLOCK_N,), 1.0, tl.float32)
@@ -180,8 +180,8 @@ def _flat_instance_loss(
         store_rows(p_grad, b_de, o_n, N, D, BLOCK_D)
 
 
-@torch.library.custom_op("dida::flat_instance_loss", mutates_args=())
-def _loss(
+@torch.library.custom_op("dida::instance_loss_rows", mutates_args=())
+def instance_loss_rows(
     student_ND: Tensor,
     teacher_ND: Tensor,
     prior_NC: Tensor,
@@ -194,12 +194,12 @@ def _loss(
     """The loss, its unscaled gradient ([0, D] unless needed) and the scale 1 / count."""
     (N, D), C, device = student_ND.shape, prior_NC.shape[1], student_ND.device
     dtype = torch.promote_types(student_ND.dtype, teacher_ND.dtype)
-    tile, online = tile_of(TILES, student_ND, dtype), temperature < MIN_SHIFTED
-    packed = pack_bank(bank_KD, label_K, C, dtype, multiple=max(tile.slots, tile.slots_grad))
-    total_T2 = torch.empty((triton.cdiv(N, tile.pixels), 2), dtype=torch.float32, device=device)
+    block, online = block_for(BLOCKS, student_ND, dtype), temperature < MIN_SHIFTED
+    packed = pack_bank(bank_KD, label_K, C, dtype, multiple=max(block.slots, block.slots_grad))
+    total_T2 = torch.empty((triton.cdiv(N, block.pixels), 2), dtype=torch.float32, device=device)
     grad_ND = torch.empty((N if need_grad else 0, D), dtype=_saved_dtype(student_ND), device=device)
     with torch.cuda.device_of(student_ND):  # Triton launches on the current device, wherever the tensors are
-        _flat_instance_loss[(len(total_T2),)](
+        _rows_loss[(len(total_T2),)](
             student_ND,
             teacher_ND,
             prior_NC,
@@ -216,16 +216,16 @@ def _loss(
             1 / temperature,
             D=D,
             BLOCK_D=block_of_channels(D),
-            BLOCK_N=tile.pixels,
-            BLOCK_K=tile.slots_grad if online else tile.slots,  # two maxima more: the wider block would spill
-            BLOCK_K_GRAD=tile.slots_grad,
+            BLOCK_N=block.pixels,
+            BLOCK_K=block.slots_grad if online else block.slots,  # two maxima more: the wider block would spill
+            BLOCK_K_GRAD=block.slots_grad,
             SEGMENT=SEGMENT,
             NEED_GRAD=need_grad,
             ONLINE=online,
             PRECISION=precision(dtype),
             UPCAST=INTERPRETED,
-            num_warps=tile.warps,
-            num_stages=tile.stages,
+            num_warps=block.warps,
+            num_stages=block.stages,
             **LAUNCH,
         )
     total, count = total_T2.sum(0)
@@ -233,7 +233,7 @@ def _loss(
     return total * scale, grad_ND, scale
 
 
-@_loss.register_fake
+@instance_loss_rows.register_fake
 def _(student_ND, teacher_ND, prior_NC, valid_N, bank_KD, label_K, temperature, need_grad):
     scalar = student_ND.new_empty((), dtype=torch.float32)
     rows = student_ND.shape[0] if need_grad else 0
@@ -255,23 +255,8 @@ def _backward(ctx, grad_loss, _grad_of_grad, _grad_of_scale):
     return grads, *[None] * 7
 
 
-_loss.register_autograd(_backward, setup_context=_setup)
+instance_loss_rows.register_autograd(_backward, setup_context=_setup)
 
 
 def _saved_dtype(student_ND: Tensor) -> torch.dtype:
     return torch.float32 if student_ND.dtype == torch.float16 else student_ND.dtype
-
-
-def flat_instance_loss(
-    student_ND: Tensor,
-    teacher_ND: Tensor,
-    prior_NC: Tensor,
-    valid_N: Tensor,
-    bank_KD: Tensor,
-    label_K: Tensor,
-    *,
-    temperature: float,
-) -> Tensor:
-    """Eq. (6) for N pixels, arguments checked by the caller. A scalar float32, differentiable in `student_ND`."""
-    need_grad = torch.is_grad_enabled() and student_ND.requires_grad
-    return _loss(student_ND, teacher_ND, prior_NC, valid_N, bank_KD, label_K, temperature, need_grad)[0]

@@ -7,7 +7,7 @@ docstring has the why of layout and shift. The bank is sorted by class, so S_c i
 written where the class ends: straight to the output [B, C, H, W], which a second, small kernel divides by its total.
 The slots are not divided among programs, so every S_c has one writer; a class cut by a chunk is added to by the next.
 
-    symbol     name          shape (M nodes of the feature grid; cells: see tiles.py)
+    symbol     name          shape (M nodes of the feature grid; cells: see geometry.py)
     e          embed_BDhw    [B, D, h, w] any strides -> rows [M, 1, D]
     e.b        a             [slots of a chunk, M, 1] float32, at the nodes
     1 / |e|    r             [1, S*S, cells], of the pixels
@@ -30,10 +30,9 @@ import triton.language as tl
 from torch import Tensor
 
 from dida_kernels.equations import class_similarity
-from dida_kernels.fused import interpolation, tiles
-from dida_kernels.fused.banks import NodeLogits, classes_of, sort_bank
-from dida_kernels.fused.launch import LAUNCH, refuses_device
-from dida_kernels.fused.tiles import (
+from dida_kernels.fused.banks import sort_bank
+from dida_kernels.fused.cells import interpolation
+from dida_kernels.fused.cells.geometry import (
     Cells,
     cell_nodes,
     cell_position,
@@ -42,7 +41,11 @@ from dida_kernels.fused.tiles import (
     image_pixels,
     inside_image,
     load_pixels,
+    refuses_scale,
+    scratch,
 )
+from dida_kernels.fused.cells.node_logits import NodeLogits, classes_of
+from dida_kernels.fused.launch import LAUNCH, refuses_device
 
 CX, NUM_WARPS = 128, 4
 ROWS = {2: 2, 4: 2, 8: 1}  # pixel rows of a cell that a thread owns
@@ -120,8 +123,8 @@ def _normalise(p_out, p_start, n_class, plane, BLOCK: tl.constexpr):
         tl.store(p_pixel + c * tl.cast(plane, tl.int64), b_sum / b_total, mask=m)
 
 
-@torch.library.custom_op("dida::class_similarity", mutates_args=())
-def _similarity(
+@torch.library.custom_op("dida::class_similarity_cells", mutates_args=())
+def class_similarity_cells(
     embed_BDhw: Tensor, bank_KD: Tensor, label_K: Tensor, classes: int, temperature: float, height: int, width: int
 ) -> Tensor:
     B, _, h, w = embed_BDhw.shape
@@ -131,7 +134,7 @@ def _similarity(
         bank = sort_bank(bank_KD, label_K, classes)
         logits = NodeLogits(bank, rows)
         largest = interpolation.shifts(logits, r, cells, temperature)
-        q_ga_BCHW = tiles.scratch(B, classes, height, width, like=r)
+        q_ga_BCHW = scratch(B, classes, height, width, like=r)
         for start, stop, a in logits:
             _class_sums[(triton.cdiv(cells.count, CX), cells.S // ROWS[cells.S])](
                 *(a, r, bank.label_K, bank.start_C1, r if largest is None else largest, q_ga_BCHW),
@@ -146,15 +149,15 @@ def _similarity(
     return q_ga_BCHW
 
 
-@_similarity.register_fake
+@class_similarity_cells.register_fake
 def _(embed_BDhw, bank_KD, label_K, classes, temperature, height, width):
     return embed_BDhw.new_empty((embed_BDhw.shape[0], classes, height, width), dtype=torch.float32)
 
 
 def _refuses(embed_BDhw, bank_KD, label_K, *, classes, temperature, size) -> str | None:
-    return refuses_device(embed_BDhw) or tiles.refuses_scale(embed_BDhw, size)
+    return refuses_device(embed_BDhw) or refuses_scale(embed_BDhw, size)
 
 
 @class_similarity.implement("triton", refuses=_refuses)
 def _class_similarity(embed_BDhw, bank_KD, label_K, *, classes, temperature, size) -> Tensor:
-    return _similarity(embed_BDhw, bank_KD, label_K, classes, temperature, *size)
+    return class_similarity_cells(embed_BDhw, bank_KD, label_K, classes, temperature, *size)

@@ -1,4 +1,4 @@
-"""The instance loss over a flat list of pixels: agreement with Eq. (6), its limits, and its manners in PyTorch."""
+"""The instance loss with a row for every pixel (equal grids): agreement with Eq. (6), its limits, its manners."""
 
 from collections.abc import Callable
 
@@ -12,10 +12,10 @@ from dida_kernels.equations import pixels
 
 pytest.importorskip("triton", reason="Triton is published for Linux")
 
-from dida_kernels.fused import flat_instance_loss as fused
-from dida_kernels.fused import packed_bank
 from dida_kernels.fused.launch import INTERPRETED
-from dida_kernels.fused.rows import Tile, Tiles
+from dida_kernels.fused.rows import instance_loss as fused
+from dida_kernels.fused.rows import packed_bank
+from dida_kernels.fused.rows.blocks import RowBlock, RowBlocks
 from tests.cases import SCENES, Call, Scene, call, cast, resized
 from tests.kernels.test_agreement import (
     FLOAT32_GRADIENT,
@@ -31,10 +31,11 @@ reference = dida_kernels.instance_loss.reference
 DEVICE = device_of("triton")
 
 
-def flat(student_BDhw: Tensor, teacher_BDhw: Tensor, prior_BCHW: Tensor, valid_BHW: Tensor, *bank, **options) -> Tensor:
-    """The op under test behind the arguments of the equation."""
-    rows = (pixels(x) for x in (student_BDhw, teacher_BDhw, prior_BCHW))
-    return fused.flat_instance_loss(*rows, valid_BHW.flatten(), *bank, **options)
+def over_rows(*args: Tensor, **options: float) -> Tensor:
+    """The op under test: what the Triton backend takes where the grids are equal."""
+    assert args[0].shape[-2:] == args[2].shape[-2:]
+    with dida_kernels.backend("triton"):
+        return dida_kernels.instance_loss(*args, **options)
 
 
 def on_same_grid(scene: Scene) -> Scene:
@@ -49,7 +50,7 @@ def assert_agrees(made: Call, scene: Scene, dtype: torch.dtype) -> None:
     truth, true_gradient = run(reference, cast(made, torch.float64), 0, None)
     made = on_device(made)
     equation, equation_gradient = run(reference, made, 0, None)
-    loss, gradient = run(flat, made, 0, None)
+    loss, gradient = run(over_rows, made, 0, None)
     assert (loss.dtype, gradient.dtype) == (equation.dtype, dtype)
     check("loss", output_error(loss, truth), output_error(equation, truth), FLOAT32_OUTPUT, scene, dtype)
     errors = (gradient_error(g, true_gradient, propagated=1) for g in (gradient, equation_gradient))
@@ -75,14 +76,14 @@ def test_agrees_in_half_precision(name, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_more_than_one_tile_of_everything(dtype):
-    scene = Scene("tiles", C=19, D=40, K=150, hw=(7, 6), HW=(7, 6))
+def test_more_than_one_block_of_everything(dtype):
+    scene = Scene("blocks", C=19, D=40, K=150, hw=(7, 6), HW=(7, 6))
     assert_agrees(call("instance_loss", scene, dtype=dtype), scene, dtype)
 
 
 def test_one_hundred_thousand_slots(monkeypatch):
     if INTERPRETED:  # long blocks and segments: it counts blocks, not elements
-        monkeypatch.setattr(fused, "TILES", Tiles(*[Tile(16, 4096, 4096)] * 3))
+        monkeypatch.setattr(fused, "BLOCKS", RowBlocks(*[RowBlock(16, 4096, 4096)] * 3))
         for module in (fused, packed_bank):
             monkeypatch.setattr(module, "SEGMENT", 1024)
     scene = Scene("many", B=1, C=19, K=100_003, D=16, hw=(1, 2), HW=(1, 2))
@@ -100,7 +101,7 @@ def test_a_prior_on_the_farthest_slots_only(temperature):
     bank_KD = torch.stack([near_D, near_D, -near_D, -near_D + 0.01])
     label_K = torch.tensor([0, 0, 1, 1])
     made = Call((student_BDhw, teacher_BDhw, prior_BCHW, valid_BHW, bank_KD, label_K), {"temperature": temperature})
-    loss, gradient = run(flat, on_device(made), 0, None)
+    loss, gradient = run(over_rows, on_device(made), 0, None)
     truth, true_gradient = run(reference, cast(made, torch.float64), 0, None)
     torch.testing.assert_close(loss.double(), truth, rtol=1e-6, atol=0)
     torch.testing.assert_close(gradient.double(), true_gradient, rtol=1e-4, atol=1e-5)
@@ -110,7 +111,7 @@ def test_two_dtypes_meet_in_the_one_that_holds_both():
     made = call("instance_loss", on_same_grid(SCENES["ordinary"]))
     student, *rest = made.args
     mixed = Call((student.bfloat16(), *rest), made.options)
-    loss, gradient = run(flat, on_device(mixed), 0, None)
+    loss, gradient = run(over_rows, on_device(mixed), 0, None)
     truth, true_gradient = run(reference, cast(mixed, torch.float64), 0, None)
     assert gradient.dtype == torch.bfloat16
     assert output_error(loss, truth) <= FLOAT32_OUTPUT
@@ -141,13 +142,13 @@ def made() -> Call:
 
 
 def loss_of(made: Call) -> Callable[[Tensor], Tensor]:
-    return lambda student: flat(student, *made.args[1:], **made.options)
+    return lambda student: over_rows(student, *made.args[1:], **made.options)
 
 
 def test_opcheck(made):
     student, teacher, prior = (pixels(x) for x in made.args[:3])
     args = (teacher, prior, made.args[3].flatten(), *made.args[4:], 0.1, True)
-    torch.library.opcheck(fused._loss, (student.detach().requires_grad_(), *args))
+    torch.library.opcheck(fused.instance_loss_rows, (student.detach().requires_grad_(), *args))
 
 
 def test_compiles_without_a_graph_break(made):
@@ -170,7 +171,7 @@ def test_autocast_checkpoint_and_a_second_run_change_no_bit(made):
 
 
 def test_no_gradient_is_computed_where_none_is_wanted(made):
-    loss, gradient_ND, _ = fused._loss(
+    loss, gradient_ND, _ = fused.instance_loss_rows(
         *(pixels(x) for x in made.args[:3]), made.args[3].flatten(), *made.args[4:], 0.1, False
     )
     assert loss > 0

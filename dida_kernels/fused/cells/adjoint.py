@@ -18,9 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dida_kernels.fused import tiles
+from dida_kernels.fused.cells.geometry import Cells, cell_position, node_share, scratch
 from dida_kernels.fused.launch import LAUNCH
-from dida_kernels.fused.tiles import Cells, cell_position, node_share
 
 SEAM_CELLS = 32  # the cells of a program that sums to seams: the lanes of a warp
 FOLD_NODES, FOLD_K = 256, 8  # the ratios of scales are loaded once for FOLD_K slots
@@ -179,7 +178,7 @@ def project(grad_MD: Tensor, embed_MD: Tensor, r: Tensor, s: Tensor, scale: Tens
 
     embed [M, D], D contiguous; r [S*S, cells]; s [groups, S*S, cells] in units of scale [parts, cells].
     """
-    pair = tiles.scratch(9, cells.count, like=grad_MD)
+    pair = scratch(9, cells.count, like=grad_MD)
     _node_pairs[(triton.cdiv(cells.count, PAIR_CELLS),)](
         *(r, s, scale, pair, cells.h, cells.w, cells.count, cells.S, len(scale), len(s), PAIR_CELLS),
         num_warps=4,

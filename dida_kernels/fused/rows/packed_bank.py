@@ -1,4 +1,4 @@
-"""The bank as the flat kernels read it: unit rows sorted by class, every class padded to whole segments of 16 rows.
+"""The bank as the loss over rows reads it: unit rows sorted by class, every class padded to whole segments of 16 rows.
 
     class 0: 18 slots, class 1: none, class 2: 16 slots        segments  0 0 2,  used = 48
     rows    b_3 b_7 ... (18)  0 ... 0 (14)  b_1 b_4 ... (16)
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dida_kernels.fused.banks import sort_bank
 from dida_kernels.fused.launch import LAUNCH
-from dida_kernels.fused.rows import block_of_channels, inverse_norm, load_rows, store_rows
+from dida_kernels.fused.rows.blocks import block_of_channels, inverse_row_norm, load_rows, store_rows
 
 SEGMENT = 16  # the rows of one matrix instruction, about the slots of a class at K = 300
 
@@ -70,7 +70,7 @@ def _pack_bank(
     b_slot = tl.load(p_order + o_k, mask=o_k < stop, other=K)  # row K is beyond the bank and loads as zeros
     b_row = load_rows(p_bank, b_slot, K, stride_k, stride_d, D, BLOCK_D).to(tl.float32)
     o_p = i_g * SEGMENT + tl.arange(0, SEGMENT)
-    store_rows(p_rows, b_row * inverse_norm(b_row)[:, None], o_p, o_p + 1, BLOCK_D, BLOCK_D)
+    store_rows(p_rows, b_row * inverse_row_norm(b_row)[:, None], o_p, o_p + 1, BLOCK_D, BLOCK_D)
     tl.store(p_bias + o_p, tl.where(o_k < stop, 0.0, float("-inf")))
     tl.store(p_class + i_g, tl.minimum(i_c, C - 1))
     if i_g == 0:

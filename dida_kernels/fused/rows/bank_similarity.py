@@ -26,7 +26,7 @@ Not materialised: normalised embeddings (N D), logits (N K) and g (N K): what mo
 Numerics: sums, exponents and norms are float32, products accumulate in float32; float32 inputs use exact products
 unless TF32 was allowed for matrix products. Exponents are in base 2, the exponential unit's own. They are bounded by
 1/t, so the sum is shifted by that constant and no running maximum is needed; below t = 0.0235, where exp(-2/t) would
-leave float32's range, a second variant (ONLINE) keeps a maximum for every column of the tile and merges them once.
+leave float32's range, a second variant (ONLINE) keeps a maximum for every column of the block and merges them once.
 """
 
 import math
@@ -38,29 +38,29 @@ from torch import Tensor
 
 from dida_kernels.equations import bank_similarity, unit
 from dida_kernels.fused.launch import INTERPRETED, LAUNCH
-from dida_kernels.fused.rows import (
+from dida_kernels.fused.rows.blocks import (
     MIN_SHIFTED,
-    Tile,
-    Tiles,
+    RowBlock,
+    RowBlocks,
+    block_for,
     block_of_channels,
     dot,
-    inverse_norm,
+    inverse_row_norm,
     load_rows,
     precision,
     refuses_rows,
     store_rows,
-    tile_of,
 )
 
-FORWARD_TILES = Tiles(
-    half=Tile(64, 32),
-    half_hopper=Tile(128, 64),  # 64 slots: narrower blocks starve Hopper's matrix unit
-    wide=Tile(32, 32),
+FORWARD_BLOCKS = RowBlocks(
+    half=RowBlock(64, 32),
+    half_hopper=RowBlock(128, 64),  # 64 slots: narrower blocks starve Hopper's matrix unit
+    wide=RowBlock(32, 32),
 )
-BACKWARD_TILES = Tiles(
-    half=Tile(64, 32),
-    half_hopper=Tile(64, 64),  # with 128 pixels the accumulator spills
-    wide=Tile(32, 16),
+BACKWARD_BLOCKS = RowBlocks(
+    half=RowBlock(64, 32),
+    half_hopper=RowBlock(64, 64),  # with 128 pixels the accumulator spills
+    wide=RowBlock(32, 16),
 )
 
 
@@ -84,7 +84,7 @@ def _bank_similarity_fwd(
 ):
     o_n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     b_e = load_rows(p_embed, o_n, N, stride_n, stride_d, D, BLOCK_D)
-    b_scale = (inverse_norm(b_e) * log2e_over_t)[:, None]
+    b_scale = (inverse_row_norm(b_e) * log2e_over_t)[:, None]
 
     zero = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
     b_sum = zero
@@ -168,39 +168,39 @@ def _bank_similarity_bwd(
         b_de = dot(b_g.to(b_b.dtype), b_b, b_de, PRECISION, UPCAST)
 
     b_e = load_rows(p_embed, o_n, N, stride_n, stride_d, D, BLOCK_D)
-    b_r = inverse_norm(b_e)
+    b_r = inverse_row_norm(b_e)
     b_e = b_e.to(tl.float32)
     b_along = tl.sum(b_de * b_e, 1) * b_r * b_r
     b_de = (b_de - b_along[:, None] * b_e) * (b_r * b_row_peak * inverse_t)[:, None]
     store_rows(p_out, b_de, o_n, N, D, BLOCK_D)
 
 
-def _launch(embed_ND: Tensor, bank_KD: Tensor, tiles: Tiles) -> tuple[tuple[int], Tensor, dict]:
+def _launch(embed_ND: Tensor, bank_KD: Tensor, blocks: RowBlocks) -> tuple[tuple[int], Tensor, dict]:
     """Grid, the bank as unit rows in the embedding's dtype, and the options both kernels share."""
     N, D = embed_ND.shape
-    tile = tile_of(tiles, embed_ND, embed_ND.dtype)
+    block = block_for(blocks, embed_ND, embed_ND.dtype)
     unit_KD = unit(bank_KD.float()).to(embed_ND.dtype).contiguous()
     options = {
         "D": D,
         "BLOCK_D": block_of_channels(D),
-        "BLOCK_N": tile.pixels,
-        "BLOCK_K": tile.slots,
+        "BLOCK_N": block.pixels,
+        "BLOCK_K": block.slots,
         "PRECISION": precision(embed_ND.dtype),
         "UPCAST": INTERPRETED,
-        "num_warps": tile.warps,
-        "num_stages": tile.stages,
+        "num_warps": block.warps,
+        "num_stages": block.stages,
         **LAUNCH,
     }
-    return (triton.cdiv(N, tile.pixels),), unit_KD, options
+    return (triton.cdiv(N, block.pixels),), unit_KD, options
 
 
-@torch.library.custom_op("dida::bank_similarity", mutates_args=())
-def _similarity(embed_ND: Tensor, bank_KD: Tensor, temperature: float) -> Tensor:
+@torch.library.custom_op("dida::bank_similarity_rows", mutates_args=())
+def bank_similarity_rows(embed_ND: Tensor, bank_KD: Tensor, temperature: float) -> Tensor:
     N, K = len(embed_ND), len(bank_KD)
     q_NK = torch.empty((N, K), dtype=torch.float32, device=embed_ND.device)
     if N == 0:
         return q_NK
-    grid, unit_KD, options = _launch(embed_ND, bank_KD, FORWARD_TILES)
+    grid, unit_KD, options = _launch(embed_ND, bank_KD, FORWARD_BLOCKS)
     with torch.cuda.device_of(embed_ND):  # Triton launches on the current device, wherever the tensors are
         _bank_similarity_fwd[grid](
             embed_ND,
@@ -216,15 +216,15 @@ def _similarity(embed_ND: Tensor, bank_KD: Tensor, temperature: float) -> Tensor
     return q_NK
 
 
-@torch.library.custom_op("dida::bank_similarity_backward", mutates_args=())
-def _similarity_backward(
+@torch.library.custom_op("dida::bank_similarity_rows_backward", mutates_args=())
+def bank_similarity_rows_backward(
     grad_NK: Tensor, q_NK: Tensor, embed_ND: Tensor, bank_KD: Tensor, temperature: float
 ) -> Tensor:
     N, K = q_NK.shape
     grad_ND = torch.empty(embed_ND.shape, dtype=embed_ND.dtype, device=embed_ND.device)
     if N == 0:
         return grad_ND
-    grid, unit_KD, options = _launch(embed_ND, bank_KD, BACKWARD_TILES)
+    grid, unit_KD, options = _launch(embed_ND, bank_KD, BACKWARD_BLOCKS)
     with torch.cuda.device_of(embed_ND):
         _bank_similarity_bwd[grid](
             grad_NK,
@@ -242,12 +242,12 @@ def _similarity_backward(
     return grad_ND
 
 
-@_similarity.register_fake
+@bank_similarity_rows.register_fake
 def _(embed_ND: Tensor, bank_KD: Tensor, temperature: float) -> Tensor:
     return embed_ND.new_empty((embed_ND.shape[0], bank_KD.shape[0]), dtype=torch.float32)
 
 
-@_similarity_backward.register_fake
+@bank_similarity_rows_backward.register_fake
 def _(grad_NK: Tensor, q_NK: Tensor, embed_ND: Tensor, bank_KD: Tensor, temperature: float) -> Tensor:
     return embed_ND.new_empty(embed_ND.shape)
 
@@ -259,10 +259,10 @@ def _setup(ctx, inputs, output):
 
 def _backward(ctx, grad_NK):
     embed_ND, bank_KD, q_NK = ctx.saved_tensors
-    return _similarity_backward(grad_NK, q_NK, embed_ND, bank_KD, ctx.temperature), None, None
+    return bank_similarity_rows_backward(grad_NK, q_NK, embed_ND, bank_KD, ctx.temperature), None, None
 
 
-_similarity.register_autograd(_backward, setup_context=_setup)
+bank_similarity_rows.register_autograd(_backward, setup_context=_setup)
 
 
 def _refuses(embed_ND: Tensor, bank_KD: Tensor, *, temperature: float) -> str | None:
@@ -271,4 +271,4 @@ def _refuses(embed_ND: Tensor, bank_KD: Tensor, *, temperature: float) -> str | 
 
 @bank_similarity.implement("triton", refuses=_refuses)
 def _run(embed_ND: Tensor, bank_KD: Tensor, *, temperature: float) -> Tensor:
-    return _similarity(embed_ND, bank_KD, temperature)
+    return bank_similarity_rows(embed_ND, bank_KD, temperature)

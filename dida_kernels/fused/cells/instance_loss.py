@@ -1,0 +1,269 @@
+"""Eq. 4 - 8 in one pass over the bank: loss and gradient without a [N, K], [N, D] or [N, C] tensor.
+
+For every pixel, with cosines c_k of the student and d_k of the teacher, z the class prior, l(k) the class of slot k:
+
+    v_k = exp((c_k - 1) / t)    L  = sum_k v_k                         q_k     = v_k / L
+    u_k = exp((d_k - 1) / t)    Dn = sum_k z_l(k) u_k                  q_hat_k = z_l(k) u_k / Dn
+    x_k = (c_k - 1) / t         Nn = sum_k z_l(k) u_k x_k              loss    = log L - Nn / Dn
+                                                         G_k = dloss/dc_k = (q_k - q_hat_k) / t
+
+One exponential per stream and slot. The slots are sorted by class, so z enters once per class, not per slot, and a
+prior of exactly 0 is a zero weight instead of log 0. A cosine is at most 1, so 1/t is a shift that needs no running
+maximum: sums over parts of the bank are plain sums, and chunks and programs merge by adding. Below t = 0.0235 exp(-2/t)
+would underflow; there the shift is the pixel's own maximum (`interpolation.shifts`), all else is the same.
+
+c_k and d_k are interpolated from the nodes (`interpolation.py`): a thread owns half a cell (S = 4: 8 pixels), keeps
+their sums in registers and reads, per slot, the four nodes of its cell, both streams in one 8-byte load each, lanes
+side by side. The slots are the thread's own loop: no shuffle, no barrier, no shared memory. What remains is two
+exponentials per pixel and slot, and they are what bounds the kernel on sm_80, sm_86 and sm_90.
+
+The gradient, to the student's embedding only, is taken in the forward, where the logits are at hand; the backward is
+one scale of a [M, D] tensor.
+
+    symbol       name                     shape (M nodes of the feature grid; cells: see geometry.py)
+    e            student, teacher_BDhw    [B, D, h, w] any strides -> rows [M, 2, D], teacher first
+    z            prior_BCHW               [B, C, H, W] any strides, H = S h, W = S w
+    b, l         bank (SortedBank)        unit rows [K, D], classes [K], sorted
+    e.b          a                        [slots of a chunk, M, 2] float32, at the nodes
+    1 / |e|      r                        [2, S*S, cells], of the pixels
+    L, Dn, Nn    sums                     [GROUPS, 3, S*S, cells]
+
+    peak memory, in the gradient (N pixels)                  MB at B=2, 512 x 512, S=4, D=256, K=300
+                                                             bfloat16 inputs      float32 inputs
+    rows of both embeddings           2 M D  of their dtype  34                   67
+    logits at the nodes               2 M Kc float           79 (Kc <= 384)       79
+    7 numbers a pixel                 7 N    float           15                   15
+    seam sums                         2 M Kg half, float     41 (Kg <= 384)       41 (Kg <= 192)
+    node sums                         M Kc   half, float     20                   39
+    in all (K = 100 000: 263, 322)                           188                  241
+    kept for the backward             M D    float           34                   34
+"""
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dida_kernels.fused.banks import sort_bank
+from dida_kernels.fused.cells import interpolation
+from dida_kernels.fused.cells.geometry import (
+    Cells,
+    cell_nodes,
+    cell_position,
+    enlarge_row,
+    full_pixels,
+    image_pixels,
+    inside_image,
+    load_nodes,
+    load_streams,
+    scratch,
+    store_pixels,
+)
+from dida_kernels.fused.cells.instance_gradient import BACKWARD_ROWS, Forward, gradient
+from dida_kernels.fused.cells.node_logits import NodeLogits, classes_of
+from dida_kernels.fused.launch import LAUNCH
+from dida_kernels.fused.scaled import scaled
+
+# One thread owns half a cell (S = 4): 96 registers, so 5 CTAs or 20 warps share an SM.
+CX, NUM_WARPS = 128, 4
+FORWARD_ROWS = {2: 2, 4: 2, 8: 1}  # pixel rows of a cell that a thread owns
+
+# Ranges of slots worked on at once: 12 CTAs for each of 132 SMs (sm_90), 19 for each of 82 (sm_86), at 2 x 512 x 512.
+GROUPS = 3
+
+# Corner sums are at most 64 pixels' worth of |q - q_hat| <= 1 in units of the largest r. In half precision a unit of
+# 2^8 leaves them far from overflow and lifts slots of q = 1e-6 out of the subnormal numbers.
+UNITS_PER_SCALE = tl.constexpr(256.0)
+LN2 = tl.constexpr(math.log(2.0))
+
+
+@triton.jit
+def _loss_fwd(
+    p_a, p_r, p_prior, p_label, p_start, p_max, p_sum,
+    n_class, h, w, n_node, n_cell, i_first, i_stop, group_slots,
+    stride_b, stride_c, stride_y, stride_x, to_log2,
+    S: tl.constexpr, SR: tl.constexpr, CX: tl.constexpr, PIXEL_SHIFT: tl.constexpr, ADD: tl.constexpr,
+):  # fmt: skip
+    PIXELS: tl.constexpr = SR * S
+    o_cell = tl.program_id(0) * CX + tl.arange(0, CX)
+    i_row = tl.program_id(1) * SR
+    i_g = tl.program_id(2)
+    m_cell = o_cell < n_cell
+    stride = tl.cast(n_cell, tl.int64)
+    o_b, o_cy, o_cx = cell_position(o_cell, h, w)
+    o_00, o_01, o_10, o_11 = cell_nodes(o_b, o_cy, o_cx, h, w)
+    m_pixel = inside_image(m_cell, o_cy, o_cx, i_row, h, w, S, PIXELS)
+    p_z = image_pixels(p_prior, o_b, o_cy, o_cx, i_row, stride_b, stride_y, stride_x, S)
+
+    b_factor_d, b_factor_c, b_shift_d, b_shift_c = load_streams(
+        p_r, p_max, i_row * S * stride, stride, o_cell, m_cell, to_log2, S, PIXELS, PIXEL_SHIFT
+    )
+    b_L = full_pixels(0.0, CX, PIXELS)
+    b_D = full_pixels(0.0, CX, PIXELS)
+    b_N = full_pixels(0.0, CX, PIXELS)
+
+    i_lo = i_first + i_g * group_slots
+    i_hi = tl.minimum(i_lo + group_slots, i_stop)
+    c_first, c_last = classes_of(p_label, i_lo, i_hi, n_class)
+    for c in range(c_first, c_last + 1):
+        k_lo = tl.maximum(tl.load(p_start + c), i_lo)
+        k_hi = tl.minimum(tl.load(p_start + c + 1), i_hi)
+        b_S = full_pixels(0.0, CX, PIXELS)
+        b_R = full_pixels(0.0, CX, PIXELS)
+        p_slot = p_a + (k_lo - i_first).to(tl.int64) * 2 * n_node
+        for _ in range(k_lo, k_hi):
+            b_d00, b_d01, b_d10, b_d11, b_c00, b_c01, b_c10, b_c11 = load_nodes(p_slot, o_00, o_01, o_10, o_11, m_cell)
+            b_L2, b_S2, b_R2 = (), (), ()
+            for j in tl.static_range(SR):
+                b_wy = (i_row + j + 0.5) / S
+                b_d, b_dstep = enlarge_row(b_d00, b_d01, b_d10, b_d11, b_wy)
+                b_c, b_cstep = enlarge_row(b_c00, b_c01, b_c10, b_c11, b_wy)
+                for i in tl.static_range(S):
+                    b_y = (b_d + ((i + 0.5) / S) * b_dstep) * b_factor_d[j * S + i] - b_shift_d[j * S + i]
+                    b_x = (b_c + ((i + 0.5) / S) * b_cstep) * b_factor_c[j * S + i] - b_shift_c[j * S + i]
+                    b_u = tl.exp2(b_y)
+                    b_L2 += (b_L[j * S + i] + tl.exp2(b_x),)
+                    b_S2 += (b_S[j * S + i] + b_u,)
+                    b_R2 += (b_R[j * S + i] + b_u * b_x,)
+            b_L, b_S, b_R = b_L2, b_S2, b_R2
+            p_slot += 2 * tl.cast(n_node, tl.int64)
+        b_D2, b_N2 = (), ()
+        for n in tl.static_range(PIXELS):
+            p_zn = p_z + c * tl.cast(stride_c, tl.int64) + n // S * stride_y + n % S * stride_x
+            b_z = tl.load(p_zn, mask=m_pixel[n], other=0.0).to(tl.float32)
+            b_D2 += (b_D[n] + b_z * b_S[n],)
+            b_N2 += (b_N[n] + b_z * b_R[n],)
+        b_D, b_N = b_D2, b_N2
+    i_sum = (i_g * (3 * S * S) + i_row * S) * stride
+    store_pixels(p_sum + i_sum + o_cell, stride, b_L, m_cell, PIXELS, ADD)
+    store_pixels(p_sum + (i_sum + S * S * stride) + o_cell, stride, b_D, m_cell, PIXELS, ADD)
+    store_pixels(p_sum + (i_sum + 2 * S * S * stride) + o_cell, stride, b_N, m_cell, PIXELS, ADD)
+
+
+@triton.jit
+def _loss_reduce(
+    p_sum, p_r, p_valid, p_loss, p_count, p_weight, p_scale,
+    h, w, n_cell,
+    stride_b, stride_y, stride_x,
+    S: tl.constexpr, SR: tl.constexpr, CX: tl.constexpr, GROUPS: tl.constexpr, NEED_GRAD: tl.constexpr,
+):  # fmt: skip
+    PIXELS: tl.constexpr = SR * S
+    o_cell = tl.program_id(0) * CX + tl.arange(0, CX)
+    i_part = tl.program_id(1)
+    i_row = i_part * SR
+    m_cell = o_cell < n_cell
+    stride = tl.cast(n_cell, tl.int64)
+    o_b, o_cy, o_cx = cell_position(o_cell, h, w)
+    m_pixel = inside_image(m_cell, o_cy, o_cx, i_row, h, w, S, PIXELS)
+    p_v = image_pixels(p_valid, o_b, o_cy, o_cx, i_row, stride_b, stride_y, stride_x, S)
+    o_first = i_row * S * stride + o_cell
+    b_loss = tl.zeros((CX,), tl.float32)
+    b_count = tl.zeros((CX,), tl.int32)
+    b_scale = tl.zeros((CX,), tl.float32)
+    b_wd, b_wc = (), ()
+    for n in tl.static_range(PIXELS):
+        b_L = tl.zeros((CX,), tl.float32)
+        b_D = tl.zeros((CX,), tl.float32)
+        b_N = tl.zeros((CX,), tl.float32)
+        for g in tl.static_range(GROUPS):
+            p_L = p_sum + (g * 3 * S * S + n) * stride + o_first
+            b_L += tl.load(p_L, mask=m_cell, other=0.0)
+            b_D += tl.load(p_L + S * S * stride, mask=m_cell, other=0.0)
+            b_N += tl.load(p_L + 2 * S * S * stride, mask=m_cell, other=0.0)
+        b_valid = tl.load(p_v + n // S * stride_y + n % S * stride_x, mask=m_pixel[n], other=0)
+        # Dn = 0: all of the prior is on classes without slots, there is no q_hat and the pixel does not count
+        m_counts = (b_valid != 0) & (b_D > 0)
+        b_L = tl.where(m_counts, b_L, 1.0)
+        b_D = tl.where(m_counts, b_D, 1.0)
+        b_loss += tl.where(m_counts, tl.log(b_L) - LN2 * (b_N / b_D), 0.0)
+        b_count += m_counts.to(tl.int32)
+        if NEED_GRAD:
+            b_r = tl.load(p_r + (S * S + n) * stride + o_first, mask=m_counts, other=0.0)
+            b_scale = tl.maximum(b_scale, b_r / UNITS_PER_SCALE)
+            b_wd += (b_r / b_D,)
+            b_wc += (b_r / b_L,)
+    i_out = i_part * tl.num_programs(0) + tl.program_id(0)
+    tl.store(p_loss + i_out, tl.sum(b_loss, 0))
+    tl.store(p_count + i_out, tl.sum(b_count, 0))
+    if NEED_GRAD:
+        tl.store(p_scale + i_part * stride + o_cell, b_scale, mask=m_cell)
+        b_inverse = 1.0 / tl.maximum(b_scale, 1e-30)  # no pixel counts: 0 in units of anything
+        for n in tl.static_range(PIXELS):
+            tl.store(p_weight + n * stride + o_first, b_wd[n] * b_inverse, mask=m_cell)
+            tl.store(p_weight + (S * S + n) * stride + o_first, b_wc[n] * b_inverse, mask=m_cell)
+
+
+@torch.library.custom_op("dida::instance_loss_cells", mutates_args=())
+def instance_loss_cells(
+    student_BDhw: Tensor, teacher_BDhw: Tensor, prior_BCHW: Tensor, valid_BHW: Tensor,
+    bank_KD: Tensor, label_K: Tensor, temperature: float, need_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The loss, its unscaled gradient [M, D] float32 to the student ([0, D] unless needed), and the scale of it."""
+    B, D, h, w = student_BDhw.shape
+    cells = Cells(B, h, w, prior_BCHW.shape[2] // h)
+    to_log2 = math.log2(math.e) / temperature
+    with torch.autocast(student_BDhw.device.type, enabled=False), torch.cuda.device_of(student_BDhw):
+        rows, r = interpolation.rows_and_norms(teacher_BDhw, student_BDhw, cells=cells)
+        bank = sort_bank(bank_KD, label_K, prior_BCHW.shape[1])
+        logits = NodeLogits(bank, rows)
+        largest = interpolation.shifts(logits, r, cells, temperature)
+
+        sums = scratch(GROUPS, 3, cells.S**2, cells.count, like=r)
+        fwd_rows, bwd_rows = FORWARD_ROWS[cells.S], BACKWARD_ROWS[cells.S]
+        blocks = triton.cdiv(cells.count, CX)
+        for start, stop, a in logits:
+            _loss_fwd[(blocks, cells.S // fwd_rows, GROUPS)](
+                *(a, r, prior_BCHW, bank.label_K, bank.start_C1, r if largest is None else largest, sums),
+                *(prior_BCHW.shape[1], h, w, cells.nodes, cells.count),
+                *(start, stop, triton.cdiv(stop - start, GROUPS), *prior_BCHW.stride(), to_log2),
+                *(cells.S, fwd_rows, CX, largest is not None, start > 0),
+                num_warps=NUM_WARPS,
+                **LAUNCH,
+            )
+        parts = cells.S // bwd_rows
+        loss = scratch(parts * blocks, like=r)
+        count = scratch(parts * blocks, like=r, dtype=torch.int32)
+        weight = scratch(2, cells.S**2, cells.count, like=r) if need_grad else r
+        scale = scratch(parts, cells.count, like=r) if need_grad else r
+        _loss_reduce[(blocks, parts)](
+            *(sums, r, valid_BHW.view(torch.uint8), loss, count, weight, scale, h, w, cells.count, *valid_BHW.stride()),
+            *(cells.S, bwd_rows, CX, GROUPS, need_grad),
+            num_warps=NUM_WARPS,
+            **LAUNCH,
+        )
+        del sums
+        n = count.sum().clamp(min=1)
+        loss = loss.sum() / n
+        grad_scale = (1 / temperature / n).float()
+        if not need_grad:
+            return loss, loss.new_empty(0, D), grad_scale
+        forward = Forward(cells, prior_BCHW, rows, r, bank, logits, largest, weight, scale, to_log2)
+        return loss, gradient(forward), grad_scale
+
+
+@instance_loss_cells.register_fake
+def _(student_BDhw, teacher_BDhw, prior_BCHW, valid_BHW, bank_KD, label_K, temperature, need_grad):
+    B, D, h, w = student_BDhw.shape
+    scalar = student_BDhw.new_empty((), dtype=torch.float32)
+    return scalar, scalar.new_empty(B * h * w if need_grad else 0, D), torch.empty_like(scalar)
+
+
+def _setup(ctx, inputs, output):
+    ctx.like = inputs[0].shape, inputs[0].dtype
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*output[1:])
+
+
+def _backward(ctx, grad_loss, _grad_of_grad, _grad_of_scale):
+    if torch.is_grad_enabled():
+        raise RuntimeError("instance_loss: its gradient is a constant made in the forward; no create_graph=True")
+    if grad_loss is None:
+        return (None,) * 8
+    (grad_MD, grad_scale), ((B, D, h, w), dtype) = ctx.saved_tensors, ctx.like
+    return scaled(grad_MD, grad_loss, grad_scale, dtype).view(B, h, w, D).permute(0, 3, 1, 2), *[None] * 7
+
+
+instance_loss_cells.register_autograd(_backward, setup_context=_setup)
