@@ -1,9 +1,11 @@
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from dida.signals import STOPPING
+from tests.data.factories import make_cityscapes
 
 
 @pytest.fixture(autouse=True)
@@ -13,3 +15,12 @@ def _signals() -> Iterator[None]:
     yield
     for kind, handler in before.items():
         signal.signal(kind, handler)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root with labels for val alone, and a picture of the toy."""
+    root = tmp_path_factory.mktemp("data")
+    make_cityscapes(root, (128, 64), val=3, train=2, labelled=("val",))
+    make_cityscapes(root, (128, 64), folder="toy/cityscapes", val=1)
+    return root
