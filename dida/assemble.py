@@ -20,7 +20,7 @@ from dida.data.statistics import class_statistics
 from dida.device import find_device
 from dida.method import discrimination, regeneration, sampling, teacher, views
 from dida.method.bank import BankRule, InstanceBank, NoBankRule, Select
-from dida.method.feature_distance import NoFeatureDistance, feature_distance
+from dida.method.feature_distance import FeatureDistance, NoFeatureDistance, feature_distance
 from dida.method.passes import Abstain, Believe, Method, MixedPass, SourcePass
 from dida.models.pretrained import load_backbone
 from dida.models.segmentor import Segmentor
@@ -162,7 +162,7 @@ def build_method(config: Config, class_set: ClassSet, *, imagenet: nn.Module | N
     `imagenet` is the encoder of the feature distance, None where there are no ImageNet weights.
     """
     teach, C = config.teach, len(class_set)
-    distance = NoFeatureDistance()
+    distance: FeatureDistance | NoFeatureDistance = NoFeatureDistance()
     if imagenet is not None and teach.feature_weight > 0:
         distance = feature_distance(imagenet, weight=teach.feature_weight, things=class_set.things, classes=C)
     return Method(
@@ -196,7 +196,7 @@ def _build_believe(config: Config) -> Believe:
 
 def _build_mixed_pass(config: Config, classes: int) -> MixedPass:
     teach, inst = config.teach, config.instance
-    loss = discrimination.NoInstanceLoss()
+    loss: discrimination.InstanceLoss | discrimination.NoInstanceLoss = discrimination.NoInstanceLoss()
     if inst.instance_loss != "off":
         loss = discrimination.InstanceLoss(
             inst.instance_weight,
@@ -226,11 +226,15 @@ def _build_bank_rule(inst: InstanceConfig, classes: int) -> BankRule | NoBankRul
     )
 
 
-WEAK_VIEWS: dict[str, Callable[[views.Photometric], Callable]] = {
+WEAK_VIEWS: dict[str, Callable[[views.Photometric], views.WeakView]] = {
     "plain": lambda photometric: views.PlainView(),
     "photometric": views.PhotometricView,
 }
-PSEUDO_WEIGHTS = {"batch": teacher.ShareOfBatch(), "image": teacher.ShareOfImage(), "pixel": teacher.PerPixel()}
+PSEUDO_WEIGHTS: dict[str, teacher.Weigh] = {
+    "batch": teacher.ShareOfBatch(),
+    "image": teacher.ShareOfImage(),
+    "pixel": teacher.PerPixel(),
+}
 SEMANTIC_RULES: dict[str, Callable[[InstanceConfig], regeneration.SemanticRule]] = {
     "smooth": lambda inst: regeneration.SmoothSemantic(inst.phi, inst.temperature),
     "scale": lambda inst: regeneration.ScaleSemantic(inst.temperature),
@@ -241,7 +245,10 @@ INSTANCE_RULES: dict[str, Callable[[InstanceConfig], regeneration.InstanceRule]]
     "smooth": lambda inst: regeneration.SmoothInstance(inst.instance_phi),
     "none": lambda inst: regeneration.KeepInstance(),
 }
-GRIDS = {"image": discrimination.AtImage(), "stride4": discrimination.AtStride4()}
+GRIDS: dict[str, discrimination.AtImage | discrimination.AtStride4] = {
+    "image": discrimination.AtImage(),
+    "stride4": discrimination.AtStride4(),
+}
 INSTANCE_PIXELS: dict[str, Callable[[int], discrimination.Choose]] = {
     "all": lambda classes: discrimination.CountAll(),
     "balanced": discrimination.CountBalanced,

@@ -45,7 +45,7 @@ def run_check(config: Config) -> None:
 
 def run_evaluation(config: EvalConfig) -> None:
     """Score, or label pictures, and print what came out."""
-    with told_in_one_line("eval.py", FileNotFoundError, ValueError):
+    with told_in_one_line("eval.py", OSError, ValueError):
         inference = Inference(config.window, config.stride or max(config.window // 2, 1), config.flip)
         trained = load_trained(config.run, find_device(config.device))
         size = parse_size(config.size or trained.config.data.tgt_size, option="--size")

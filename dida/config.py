@@ -245,7 +245,7 @@ def from_dict(values: Any) -> Config:
     return config
 
 
-def _build(kind: type, values: Any) -> Any:
+def _build(kind: type[Any], values: Any) -> Any:
     if not isinstance(values, dict):
         raise ValueError(f"expected an object with the options of {kind.__name__}, got {type(values).__name__}")
     fields = {f.name: f for f in dataclasses.fields(kind)}
@@ -254,7 +254,7 @@ def _build(kind: type, values: Any) -> Any:
     read = {}
     for name, value in values.items():
         kind_of = fields[name].type
-        if dataclasses.is_dataclass(kind_of):
+        if isinstance(kind_of, type) and dataclasses.is_dataclass(kind_of):
             value = _build(kind_of, value)
         elif isinstance(value, str) and kind_of in (Path, Path | None):
             value = Path(value)

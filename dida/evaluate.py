@@ -6,7 +6,7 @@ are left out; pixels of classes outside a subset are not. A second matrix counts
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from dida.batch import IGNORE
@@ -152,7 +152,7 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
 
 def evaluate(
     networks: Mapping[str, nn.Module],
-    images: Sequence[LabelledImage],
+    images: Dataset[LabelledImage],
     class_set: ClassSet,
     *,
     inference: Inference = WHOLE_IMAGE,
@@ -171,7 +171,7 @@ def evaluate(
         {name: torch.zeros(C, C, dtype=torch.int64, device=device) for name in networks} for _ in range(2)
     )
     sizes: Counter[tuple[int, int]] = Counter()
-    loader = DataLoader(
+    loader: DataLoader[LabelledImage] = DataLoader(
         images,
         batch_size=None,  # one by one: sizes differ within a data set
         num_workers=workers,
@@ -182,12 +182,12 @@ def evaluate(
         for sample in tqdm(loader, desc="scoring", unit="image", disable=None):  # the bar shows on a terminal only
             image = normalise(sample.image.to(device, non_blocking=True))[None]
             label = sample.label.to(device, non_blocking=True)
-            band = torch.from_numpy(boundary_band(sample.label.numpy())).to(device, non_blocking=True)
+            band_HW = torch.from_numpy(boundary_band(sample.label.numpy())).to(device, non_blocking=True)
             sizes[label.shape[1], label.shape[0]] += 1
             for name, network in networks.items():
                 predicted = predict(network, image, tuple(label.shape), inference)[0]
                 total[name] += confusion(label, predicted, C)
-                in_band[name] += confusion(label.where(band, IGNORE), predicted, C)
+                in_band[name] += confusion(label.where(band_HW, IGNORE), predicted, C)
                 if on_prediction is not None:
                     on_prediction(name, sample.path, predicted.cpu().numpy())
     if not any(matrix.any() for matrix in total.values()):
@@ -206,7 +206,8 @@ def _seen(model: nn.Module, image: Tensor, inference: Inference) -> Tensor:
     if not inference.window:
         return model(image).logits
     height, width = image.shape[2:]
-    total, windows_HW = None, image.new_zeros(height, width)
+    total: Tensor | None = None  # made once a window has said how many classes there are
+    windows_HW = image.new_zeros(height, width)
     for top in _starts(height, inference):
         for left in _starts(width, inference):
             place = (..., slice(top, top + inference.window), slice(left, left + inference.window))
@@ -215,6 +216,7 @@ def _seen(model: nn.Module, image: Tensor, inference: Inference) -> Tensor:
                 total = scores.new_zeros(len(image), scores.shape[1], height, width)
             total[place] += scores
             windows_HW[place] += 1
+    assert total is not None  # there is a window at (0, 0)
     return total / windows_HW
 
 

@@ -4,6 +4,7 @@ import math
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -43,7 +44,7 @@ class Meter:
         self._values.append(values)
         self._waited += waited
 
-    def flush(self, *, lr: list[float], bank_fill: Tensor) -> dict[str, float]:
+    def flush(self, *, lr: Sequence[float | Tensor], bank_fill: Tensor) -> dict[str, float]:
         """Means over the steps since the last flush, and rates; the meter is empty afterwards.
 
         `lr`: learning rates, the encoder's first and the head's last. `bank_fill`: scalar, on the device. One transfer
@@ -59,8 +60,8 @@ class Meter:
         self._require_finite(names, table)
         scalars = {name: math.fsum(row[i] for row in table) / len(table) for i, name in enumerate(names)}
         scalars |= {
-            "lr": lr[0],
-            "lr_head": lr[-1],
+            "lr": float(lr[0]),
+            "lr_head": float(lr[-1]),
             "steps_per_second": len(table) / elapsed,
             "data_wait": min(self._waited / elapsed, 1.0),
             "memory_gib": peak_memory(bank_fill.device) / 2**30,

@@ -137,7 +137,7 @@ def read_command_line(kind: type[Options], args: list[str], program: str, defaul
     """
     import tyro  # takes a while, and only a command line needs it
 
-    start = {} if default is None else {"default": default}
+    start: dict[str, Any] = {} if default is None else {"default": default}
     options = tyro.cli(kind, prog=program, args=args, config=(tyro.conf.OmitArgPrefixes,), **start)
     try:
         check_values(options)

@@ -67,7 +67,7 @@ def load_trained(path: Path, device: torch.device) -> Trained:
         config, class_set = from_dict(checkpoint["config"]), ClassSet.from_dict(checkpoint["classes"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    networks = {}
+    networks: dict[str, nn.Module] = {}
     for name in NETWORKS:
         network = build_student(config, class_set)
         expected = f"the network of its own config, {config.model.backbone} with embed_dim {config.model.embed_dim}"

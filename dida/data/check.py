@@ -118,7 +118,9 @@ def check_labelled(survey: Survey, *, workers: int | None = None) -> Report:
     C = len(domain.class_set)
     jobs = [_Pair(image, domain.labels[index], domain.encoding(index), C) for index, image in enumerate(domain.images)]
     looks = sweep(_look_at_pair, jobs, title=f"checking {domain.name} ({domain.split})", workers=workers)
-    counted = [(look.count, path) for look, path in zip(looks, domain.labels, strict=True) if look.count is not None]
+    counted = [
+        (look.counted, path) for look, path in zip(looks, domain.labels, strict=True) if look.counted is not None
+    ]
     counts = [count for count, _ in counted]
     labels = LabelReport(
         files=len(domain.labels),
@@ -150,7 +152,7 @@ class _Finding(NamedTuple):
     unreadable_image: str | None = None
     unreadable_label: str | None = None
     mismatch: str | None = None
-    count: LabelCount | None = None
+    counted: LabelCount | None = None
 
 
 def _look_at_image(path: Path) -> _Finding:
@@ -167,7 +169,7 @@ def _look_at_pair(pair: _Pair) -> _Finding:
         count = count_label(pair.label, pair.encoding, classes=pair.classes)
     except ImageFileError as error:
         return look._replace(unreadable_label=str(error))
-    look = look._replace(count=count)
+    look = look._replace(counted=count)
     if look.size is not None:
         try:
             require_same_size(pair.image, look.size[::-1], pair.label, count.shape)

@@ -76,6 +76,6 @@ def _scaled_bytes(factor: float, shift: float) -> np.ndarray:
 
 def _through_hsv(image: np.ndarray, channel: int, table: np.ndarray) -> np.ndarray:
     """Look one channel of HSV up in a table of 256 bytes."""
-    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    hsv: np.ndarray = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
     hsv[..., channel] = table.take(hsv[..., channel])
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)

@@ -307,7 +307,7 @@ def _read_class_file(path: Path, class_set: ClassSet) -> Encoding:
     mapped = {}
     for raw, value in entries.items():
         train_id = train_of.get(value) if isinstance(value, str) else value
-        if not raw.isdecimal() or int(raw) > 0xFFFF or train_id not in (*range(C), IGNORE):
+        if not raw.isdecimal() or int(raw) > 0xFFFF or train_id is None or train_id not in (*range(C), IGNORE):
             raise ValueError(
                 f"{path}: entry {raw!r}: {value!r} does not map a raw id (0 to 65535) to a train id "
                 f"(0 to {C - 1}), to 255, to 'ignore' or to one of {', '.join(class_set.names)}"

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dida.batch import Batch, LabelledCrops
-from dida.data.pairs import Pairs, Sample
+from dida.data.pairs import Pairs
 from dida.data.transforms import Normalise
 
 
@@ -32,7 +32,7 @@ class Batches(Iterator[tuple[Batch, Ids]]):
 
     def __next__(self) -> tuple[Batch, Ids]:
         begin = time.perf_counter()
-        sample: Sample = next(self._samples)
+        sample = next(self._samples)  # a Sample, each of whose fields has a leading B
         self.waited = time.perf_counter() - begin
         source_image, source_label, target_image = (
             # bytes travel, and are widened on the device

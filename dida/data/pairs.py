@@ -131,7 +131,7 @@ class Pairs(Dataset[Sample]):
                 view.crop,
                 view.cat_max_ratio,
                 train_id=rare.train_id,
-                min_pixels=self.rare_classes.min_crop_pixels,
+                min_pixels=rare.min_crop_pixels,
             )
         flip = bool(rng.random() < view.flip_chance)
 

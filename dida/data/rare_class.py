@@ -25,7 +25,8 @@ class RareClasses(NamedTuple):
     def draw(self, rng: np.random.Generator) -> "RareDraw":
         """Draw a class, then one of its files."""
         row = rng.choice(len(self.classes), p=self.chance)
-        return RareDraw(file=int(rng.choice(self.candidates[row])), train_id=int(self.classes[row]))
+        file = int(rng.choice(self.candidates[row]))
+        return RareDraw(file, int(self.classes[row]), self.min_crop_pixels)
 
 
 class RareDraw(NamedTuple):
@@ -33,6 +34,7 @@ class RareDraw(NamedTuple):
 
     file: int
     train_id: int
+    min_crop_pixels: float  # the crop must show more of its pixels than this
 
 
 def class_chances(pixels_C: np.ndarray, temperature: float) -> np.ndarray:

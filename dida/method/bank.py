@@ -3,8 +3,8 @@
 Slots of one class lie side by side. Features keep the scale of the embeddings and are normalised where they are used.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from dida.method.views import StepRandom
 from dida_kernels import bank_update
 
-# (embedding [B, D, h, w], label [B, H, W], rng) -> label with 255 on pixels not chosen, bool mask of boundary pixels
-Select = Callable[[Tensor, Tensor, StepRandom], tuple[Tensor, Tensor]]
+
+class Select(Protocol):
+    """Which pixels make a class's vector: the label, 255 where not chosen, and a bool mask of boundary pixels."""
+
+    def __call__(self, embed_BDhw: Tensor, label_BHW: Tensor, rng: StepRandom, /) -> tuple[Tensor, Tensor]: ...
 
 
 class InstanceBank(nn.Module):
@@ -22,6 +25,8 @@ class InstanceBank(nn.Module):
     features: Tensor
     labels: Tensor
     written: Tensor
+    held: Tensor
+    place: Tensor
 
     def __init__(self, label_K: Tensor, dim: int, classes: int):
         super().__init__()

@@ -1,7 +1,7 @@
 """III-C: instance-level discrimination of the strong view against the regenerated instance-level pseudo-label."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,11 @@ from dida.batch import Belief, Mixed, Prediction
 from dida.method.bank import InstanceBank
 from dida.method.views import StepRandom
 
-Choose = Callable[[Tensor, Tensor, StepRandom], Tensor]  # (valid, label, rng) -> those of the valid that count
+
+class Choose(Protocol):
+    """Which of the valid pixels count. [B, *, *] bool."""
+
+    def __call__(self, valid_BXX: Tensor, label_BXX: Tensor, rng: StepRandom, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -28,14 +32,14 @@ class InstanceLoss:
     choose: Choose  # those of them that count
 
     def __call__(self, seen: Prediction, belief: Belief, mixed: Mixed, bank: InstanceBank, rng: StepRandom) -> Tensor:
-        size = tuple(seen.embed.shape[-2:])
-        counts_BXX = self.choose(*self.grid.valid_and_label(mixed, size), rng)
+        h, w = seen.embed.shape[-2:]
+        counts_BXX = self.choose(*self.grid.valid_and_label(mixed, (h, w)), rng)
         total = torch.zeros((), device=seen.embed.device)
         for term in belief.terms:
             loss = dida_kernels.instance_loss(
                 seen.embed,
                 term.embed,
-                self.grid.prior(term.prior, size),
+                self.grid.prior(term.prior, (h, w)),
                 counts_BXX,
                 bank.features,
                 bank.labels,

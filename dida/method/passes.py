@@ -6,23 +6,30 @@ one is gone before the next one is built. A further pass over the target is one 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from dida.batch import Batch, Belief, LabelledCrops, Mixed, OnSource, OnTarget, Prediction, PseudoLabel, Target
 from dida.method.bank import InstanceBank
-from dida.method.views import StepRandom
+from dida.method.views import StepRandom, WeakView
 from dida_kernels.equations import segmentation_loss, self_training_loss
+
+Believed = TypeVar("Believed", bound=Target | None)
 
 
 @dataclass(frozen=True)
-class Method:
-    """Every field is a strategy, and "off" is a strategy too, so the step has no branch."""
+class Method(Generic[Believed]):
+    """Every field is a strategy, and "off" is a strategy too, so the step has no branch.
+
+    The passes over the target take what `believe` returns: a Target, or None where there are no such passes.
+    """
 
     source_pass: Callable[[nn.Module, LabelledCrops], OnSource]
-    believe: Callable[[nn.Module, InstanceBank, Tensor, int, StepRandom], Target | None]
-    target_passes: tuple[Callable[[nn.Module, InstanceBank, Batch, Target, StepRandom], OnTarget], ...]
+    believe: Callable[[nn.Module, InstanceBank, Tensor, int, StepRandom], Believed]
+    target_passes: tuple[Callable[[nn.Module, InstanceBank, Batch, Believed, StepRandom], OnTarget], ...]
     update_teacher: Callable[[nn.Module, nn.Module, int], None]
     update_bank: Callable[[InstanceBank, Tensor, Tensor, int, StepRandom], None]
 
@@ -47,7 +54,7 @@ class SourcePass:
 class Believe:
     """What teacher and bank believe about the target (Sec. III-C, III-D)."""
 
-    weak_view: Callable[[Tensor, StepRandom], Tensor]
+    weak_view: WeakView
     regenerate: Callable[[Prediction, InstanceBank, int], Belief]
     label_target: Callable[[Belief], PseudoLabel]
 
@@ -91,5 +98,5 @@ class MixedPass:
 
 def _backward(losses: dict[str, Tensor]) -> dict[str, Tensor]:
     """Add the gradient of their sum; the losses, detached."""
-    sum(losses.values()).backward()
+    reduce(torch.add, losses.values()).backward()
     return {name: loss.detach() for name, loss in losses.items()}

@@ -1,11 +1,7 @@
-"""III-D: the class level and the instance level correct each other.
+"""III-D: the class level and the instance level correct each other."""
 
-Semantic rules make z-hat: (z [B, C, H, W], embedding [B, D, h, w], bank) -> [B, C, H, W].
-Instance rules make q-hat, as factors (see `InstanceTarget`): (z, embedding) -> terms.
-"""
-
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,8 +11,17 @@ from dida.method.bank import InstanceBank
 from dida_kernels import class_similarity
 from dida_kernels.equations import scale, smooth
 
-SemanticRule = Callable[[Tensor, Tensor, InstanceBank], Tensor]
-InstanceRule = Callable[[Tensor, Tensor], tuple[InstanceTarget, ...]]
+
+class SemanticRule(Protocol):
+    """Makes z-hat, [B, C, H, W]."""
+
+    def __call__(self, z_BCHW: Tensor, embed_BDhw: Tensor, bank: InstanceBank, /) -> Tensor: ...
+
+
+class InstanceRule(Protocol):
+    """Makes q-hat, as factors: see `InstanceTarget`."""
+
+    def __call__(self, z_BCHW: Tensor, embed_BDhw: Tensor, /) -> tuple[InstanceTarget, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -74,14 +79,8 @@ class KeepSemantic:
 
 def gathered(z_BCHW: Tensor, embed_BDhw: Tensor, bank: InstanceBank, temperature: float) -> Tensor:
     """q_ga of every pixel, [B, C, H, W]."""
-    return class_similarity(
-        embed_BDhw,
-        bank.features,
-        bank.labels,
-        classes=z_BCHW.shape[1],
-        temperature=temperature,
-        size=tuple(z_BCHW.shape[-2:]),
-    )
+    _, C, H, W = z_BCHW.shape
+    return class_similarity(embed_BDhw, bank.features, bank.labels, classes=C, temperature=temperature, size=(H, W))
 
 
 # ---- q-hat (Table V, columns) --------------------------------------------------------------------------------------

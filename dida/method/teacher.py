@@ -1,8 +1,8 @@
 """III-A: the teacher (a moving average of the student), its pseudo-labels and what each of them is worth."""
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,12 @@ class AverageTeacher:
                 mine.copy_(theirs)
 
 
+class Weigh(Protocol):
+    """The weight of each pixel, [B, H, W], from 1.0 on confident pixels and 0.0 elsewhere."""
+
+    def __call__(self, confident_BHW: Tensor, /) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class ShareOfBatch:
     """One weight for all: the share of confident pixels in the batch (DACS)."""
@@ -80,7 +86,7 @@ class LabelTarget:
     """
 
     threshold: float  # tau
-    weigh: Callable[[Tensor], Tensor]  # 1.0 on confident pixels, else 0.0 -> the weight of each pixel, [B, H, W]
+    weigh: Weigh
     of_regenerated: bool
     ignore_top: int  # rows, in 1/512 of the crop
     ignore_bottom: int

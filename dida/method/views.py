@@ -8,7 +8,7 @@ import math
 import random
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,12 @@ class Photometric:
             sigma_B = torch.rand(len(image_B3HW), generator=rng.device, device=image_B3HW.device) * (high - low) + low
             image_B3HW = blur(image_B3HW, sigma_B, reach=math.ceil(5 * high))
         return image_B3HW
+
+
+class WeakView(Protocol):
+    """What the teacher sees, [B, 3, H, W] normalised."""
+
+    def __call__(self, target_B3HW: Tensor, rng: StepRandom, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,8 @@ def class_mix_mask(label_BHW: Tensor, rng: StepRandom, *, classes: int, per_imag
 @lru_cache
 def _normalisation(device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and deviation for RGB in [0, 1], [3, 1, 1]; kept, because copying them to a GPU would wait for it."""
-    return tuple((torch.tensor(x, device=device) / 255).view(3, 1, 1) for x in (MEAN, STD))
+    mean, std = ((torch.tensor(x, device=device) / 255).view(3, 1, 1) for x in (MEAN, STD))
+    return mean, std
 
 
 def jitter(image_B3HW: Tensor, rng: StepRandom, strength: float) -> Tensor:

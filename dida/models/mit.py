@@ -13,6 +13,7 @@ G heads. Every map is a channels-last view of its tokens, so going back and fort
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -122,13 +123,14 @@ def _initialise(module: nn.Module) -> None:
         trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Conv2d):
+        assert module.bias is not None
         fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
         nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
         nn.init.zeros_(module.bias)
 
 
-class MixVisionTransformer(nn.Module):
-    """The encoder: an image [B, 3, H, W] -> the maps of its four stages, [B, C_s, H/s, W/s] for s = 4, 8, 16, 32.
+class MixVisionStages(nn.Module):
+    """The four stages that encoder and classifier share, and their maps [B, C_s, H/s, W/s] for s = 4, 8, 16, 32.
 
     H and W need not be multiples of 32; each stage rounds its half up.
 
@@ -147,7 +149,7 @@ class MixVisionTransformer(nn.Module):
         *,
         drop_path_rate: float = 0.1,
         in_chans: int = 3,
-        out_indices: int | Sequence[int] = 4,
+        out_indices: int | list[int] = 4,
     ):
         super().__init__()
         self.out_indices, _ = feature_take_indices(len(depths), out_indices)
@@ -165,10 +167,11 @@ class MixVisionTransformer(nn.Module):
             self.add_module(f"norm{s + 1}", nn.LayerNorm(dim, eps=BLOCK_EPS))
             info.append({"num_chs": dim, "reduction": math.prod(STRIDES[: s + 1]), "module": f"norm{s + 1}"})
             dim_in = dim
-        self.feature_info = FeatureInfo(info, self.out_indices)
+        self.feature_info = FeatureInfo(info, tuple(self.out_indices))
         self.apply(_initialise)
 
-    def forward(self, image: Tensor) -> list[Tensor]:
+    def stage_maps(self, image: Tensor) -> list[Tensor]:
+        """Of an image [B, in_chans, H, W], those of `out_indices`."""
         x, maps = image, []
         for s in range(1, len(self.feature_info) + 1):
             x, grid = getattr(self, f"patch_embed{s}")(x)
@@ -179,10 +182,17 @@ class MixVisionTransformer(nn.Module):
         return [maps[i] for i in self.out_indices]
 
 
-class MixVisionClassifier(MixVisionTransformer):
+class MixVisionTransformer(MixVisionStages):
+    """The encoder: an image [B, 3, H, W] -> the maps of its stages, finest first."""
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        return self.stage_maps(image)
+
+
+class MixVisionClassifier(MixVisionStages):
     """MiT with the linear head of its ImageNet pre-training: an image [B, 3, H, W] -> class scores [B, classes]."""
 
-    def __init__(self, embed_dims: Sequence[int], depths: Sequence[int], *, num_classes: int = 1000, **encoder):
+    def __init__(self, embed_dims: Sequence[int], depths: Sequence[int], *, num_classes: int = 1000, **encoder: Any):
         super().__init__(embed_dims, depths, out_indices=1, **encoder)
         self.num_features = embed_dims[-1]
         self.reset_classifier(num_classes)
@@ -194,7 +204,7 @@ class MixVisionClassifier(MixVisionTransformer):
         self.head.apply(_initialise)
 
     def forward(self, image: Tensor) -> Tensor:
-        (deepest,) = super().forward(image)
+        (deepest,) = self.stage_maps(image)
         return self.head(deepest.mean((2, 3)))
 
 
@@ -203,7 +213,7 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _build(name: str, pretrained: bool, *, features_only: bool = False, **kwargs) -> MixVisionTransformer:
+def _build(name: str, pretrained: bool, *, features_only: bool = False, **kwargs: Any) -> MixVisionStages:
     # timm would wrap the encoder to get at its maps, which would put a prefix before every key
     if features_only:
         return build_model_with_cfg(MixVisionTransformer, name, pretrained, kwargs_filter=("num_classes",), **kwargs)
@@ -215,36 +225,36 @@ WIDE = (64, 128, 320, 512)
 
 
 @register_model
-def mit_b0(pretrained: bool = False, **kwargs) -> MixVisionTransformer:
+def mit_b0(pretrained: bool = False, **kwargs: Any) -> MixVisionStages:
     """3.3 M parameters."""
     return _build("mit_b0", pretrained, embed_dims=NARROW, depths=(2, 2, 2, 2), **kwargs)
 
 
 @register_model
-def mit_b1(pretrained: bool = False, **kwargs) -> MixVisionTransformer:
+def mit_b1(pretrained: bool = False, **kwargs: Any) -> MixVisionStages:
     """13.2 M parameters."""
     return _build("mit_b1", pretrained, embed_dims=WIDE, depths=(2, 2, 2, 2), **kwargs)
 
 
 @register_model
-def mit_b2(pretrained: bool = False, **kwargs) -> MixVisionTransformer:
+def mit_b2(pretrained: bool = False, **kwargs: Any) -> MixVisionStages:
     """24.2 M parameters."""
     return _build("mit_b2", pretrained, embed_dims=WIDE, depths=(3, 4, 6, 3), **kwargs)
 
 
 @register_model
-def mit_b3(pretrained: bool = False, **kwargs) -> MixVisionTransformer:
+def mit_b3(pretrained: bool = False, **kwargs: Any) -> MixVisionStages:
     """44.1 M parameters."""
     return _build("mit_b3", pretrained, embed_dims=WIDE, depths=(3, 4, 18, 3), **kwargs)
 
 
 @register_model
-def mit_b4(pretrained: bool = False, **kwargs) -> MixVisionTransformer:
+def mit_b4(pretrained: bool = False, **kwargs: Any) -> MixVisionStages:
     """60.8 M parameters."""
     return _build("mit_b4", pretrained, embed_dims=WIDE, depths=(3, 8, 27, 3), **kwargs)
 
 
 @register_model
-def mit_b5(pretrained: bool = False, **kwargs) -> MixVisionTransformer:
+def mit_b5(pretrained: bool = False, **kwargs: Any) -> MixVisionStages:
     """81.4 M parameters, the encoder of DAFormer and DIDA."""
     return _build("mit_b5", pretrained, embed_dims=WIDE, depths=(3, 6, 40, 3), **kwargs)

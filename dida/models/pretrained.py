@@ -22,6 +22,7 @@ from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
 from dida.models.mit import MixVisionTransformer
+from dida.models.segmentor import stage_info
 
 State = dict[str, Tensor]
 
@@ -83,13 +84,13 @@ def _fetch(repo: str) -> Path:
 
 
 def _load_from_timm(backbone: nn.Module, name: str) -> str:
-    if not timm.is_model_pretrained(name):
+    source = timm.get_pretrained_cfg(name) if timm.is_model_pretrained(name) else None
+    if source is None:
         raise ValueError(f"timm has no weights for '{name}': pass --weights PATH, or --weights none for random ones")
-    source = timm.get_pretrained_cfg(name)
-    page = f"https://huggingface.co/{source.hf_hub_id}" if source.hf_hub_id else source.url
+    page = f"https://huggingface.co/{source.hf_hub_id}" if source.hf_hub_id else str(source.url)
     try:
         donor = timm.create_model(
-            name, pretrained=True, features_only=True, out_indices=backbone.feature_info.out_indices
+            name, pretrained=True, features_only=True, out_indices=stage_info(backbone).out_indices
         )
     except OSError as error:
         file = f"model.safetensors from {page}/tree/main" if source.hf_hub_id else page

@@ -4,6 +4,7 @@ from difflib import get_close_matches
 
 import timm
 import torch.nn.functional as F
+from timm.models import FeatureInfo
 from torch import Tensor, nn
 
 import dida.models.mit  # noqa: F401  registers mit_b0 .. mit_b5 with timm
@@ -32,7 +33,7 @@ class Segmentor(nn.Module):
     def __init__(self, backbone: str, classes: int = 19, embed_dim: int = 256, drop_path: float = 0.1):
         super().__init__()
         self.backbone = build_backbone(backbone, drop_path)
-        self.decode_head = DAFormerHead(self.backbone.feature_info.channels(), classes, embed_dim)
+        self.decode_head = DAFormerHead(stage_info(self.backbone).channels(), classes, embed_dim)
 
     def forward(self, image: Tensor) -> Prediction:
         maps = self.backbone(image)
@@ -57,12 +58,19 @@ def build_backbone(name: str, drop_path: float) -> nn.Module:
     # what timm's models raise when they have fewer stages, none at all, or no stochastic depth
     except (AssertionError, IndexError, RuntimeError, TypeError) as error:
         raise ValueError(f"backbone '{name}' gives no four stage maps ({error}); {_INSTEAD}") from error
-    strides = backbone.feature_info.reduction()
+    strides = stage_info(backbone).reduction()
     if strides != STRIDES:
         raise ValueError(f"backbone '{name}' gives maps at strides {strides}, the head needs {STRIDES}; {_INSTEAD}")
     if getattr(backbone, "output_fmt", "NCHW") != "NCHW":
         raise ValueError(f"backbone '{name}' gives maps with channels last, the head needs [B, C, h, w]; {_INSTEAD}")
     return backbone
+
+
+def stage_info(backbone: nn.Module) -> FeatureInfo:
+    """What timm says of the stage maps of an encoder from `build_backbone`: channels, strides, which stages."""
+    info = backbone.feature_info
+    assert isinstance(info, FeatureInfo)  # all that nn.Module knows is that it could be a Tensor or a Module
+    return info
 
 
 _INSTEAD = "take mit_b5, or another hierarchical one such as pvt_v2_b2, convnext_tiny or resnet101"

@@ -44,5 +44,6 @@ class Dice:
         words = self._words.random_raw(-(-size * BYTES_PER_BELL // 8))
         # Little-endian on purpose: which byte comes first is part of the stream.
         octets = words.astype("<u8").view(np.uint8)[: size * BYTES_PER_BELL].astype(np.int16)
-        total = sum(octets[k::BYTES_PER_BELL] for k in range(BYTES_PER_BELL))
+        first, *others = (octets[k::BYTES_PER_BELL] for k in range(BYTES_PER_BELL))
+        total = sum(others, start=first)
         return ((total - 510) / BELL_DEVIATION).reshape(shape)
