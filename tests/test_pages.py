@@ -48,8 +48,10 @@ def text(page: str) -> str:
 def spans(markdown: str) -> list[str]:
     """What stands in `code`, and every line of an indented block; not what is rendered from records."""
     markdown = re.sub(r"<!-- results:.*?<!-- /results -->", "", markdown, flags=re.S)
-    blocks = [line.strip() for line in markdown.splitlines() if line.startswith("    ")]
-    return blocks + re.findall(r"`([^`\n]+)`", markdown)
+    indented = [line for line in markdown.splitlines() if line.startswith("    ")]
+    prose = "\n".join(line for line in markdown.splitlines() if not line.startswith("    "))
+    code = [span for paragraph in prose.split("\n\n") for span in re.findall(r"`([^`]+)`", paragraph)]
+    return [" ".join(span.split()) for span in indented + code]
 
 
 def words(page: str) -> list[str]:
@@ -305,7 +307,7 @@ def test_links_are_seen(markdown, found):
 
 
 def test_code_is_seen():
-    assert spans("a `--b c` d\n\n    python e.py --f\n\n<!-- results:g -->\n`h`\n<!-- /results -->") == [
+    assert spans("a `--b\nc` d\n\n    python e.py --f\n\n<!-- results:g -->\n`h`\n<!-- /results -->") == [
         "python e.py --f",
         "--b c",
     ]
