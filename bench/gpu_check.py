@@ -296,7 +296,7 @@ def main() -> int:
                 record.write(folder / "kernels.json", benches(report, Path(scratch), until))
             else:
                 say("  none: there is no agreement report, and speed without agreement is not reported")
-    say(gpu_report.summary(folder))
+    say(gpu_report.verdict(folder))
     return 0 if gpu_report.right(check) else 1
 
 

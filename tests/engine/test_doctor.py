@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 import dida_kernels
-from dida.data.classes import CLASSES
+from dida.data.classes import CITYSCAPES_CLASSES
 from dida.doctor import diagnosis
 from tests.data.factories import make_cityscapes, make_gta
 
@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 def test_what_runs_is_the_list_of_the_kernels(tmp_path):
     lines = [line.strip() for line in diagnosis(tmp_path)]
-    for line in dida_kernels.choice_lines(torch.device("cpu"), classes=CLASSES):
+    for line in dida_kernels.choice_lines(torch.device("cpu"), classes=len(CITYSCAPES_CLASSES)):
         assert line in lines
 
 

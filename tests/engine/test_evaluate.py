@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from dida.batch import IGNORE, Prediction
-from dida.data.classes import CLASSES, NAMES
+from dida.data.classes import CITYSCAPES_CLASSES, ClassSet
 from dida.data.labelled_images import LabelledImage
 from dida.evaluate import (
-    Look,
+    WHOLE_IMAGE,
+    Inference,
     boundary_band,
     class_scores,
     confusion,
@@ -21,6 +22,8 @@ from dida.evaluate import (
     predict,
     score,
 )
+
+CLASSES, NAMES, SUBSETS = len(CITYSCAPES_CLASSES), CITYSCAPES_CLASSES.names, CITYSCAPES_CLASSES.subsets
 
 
 class PixelNet(nn.Module):
@@ -63,12 +66,12 @@ def test_three_classes_by_hand():
     matrix = confusion(label, predicted, 3)
     assert matrix.tolist() == [[1, 1, 0], [0, 2, 0], [1, 0, 0]]
     assert matrix.dtype == torch.int64
-    found = score(matrix)
+    found = score(matrix, {3: (0, 1, 2), 2: (0, 1)})
     np.testing.assert_allclose(found.iou, [1 / 3, 2 / 3, 0])
     np.testing.assert_allclose(found.accuracy, [1 / 2, 1, 0])
     assert found.all_accuracy == pytest.approx(3 / 5)
     assert found.mean_accuracy == pytest.approx(1 / 2)
-    assert found.mean_iou == {}  # the published subsets need their 19 classes
+    assert found.mean_iou == pytest.approx({3: 1 / 3, 2: 1 / 2})
 
 
 def test_confusion_counts_bytes_as_it_counts_int64():
@@ -79,10 +82,11 @@ def test_confusion_counts_bytes_as_it_counts_int64():
 def test_a_class_that_never_occurs_leaves_the_mean_and_one_only_predicted_is_a_zero():
     matrix = torch.zeros(3, 3, dtype=torch.int64)
     matrix[0, 0], matrix[0, 1] = 3, 1  # class 1 is predicted but never labelled, class 2 is neither
-    found = score(matrix)
+    found = score(matrix, {3: (0, 1, 2), 1: (2,)})
     np.testing.assert_allclose(found.iou, [3 / 4, 0, math.nan])
     np.testing.assert_allclose(found.accuracy, [3 / 4, math.nan, math.nan])
-    assert mean_of_known(found.iou) == pytest.approx(3 / 8)
+    assert mean_of_known(found.iou) == found.mean_iou[3] == pytest.approx(3 / 8)
+    assert math.isnan(found.mean_iou[1])
     assert found.mean_accuracy == pytest.approx(3 / 4)
     assert math.isnan(mean_of_known(np.full(2, math.nan)))
 
@@ -95,7 +99,7 @@ def test_means_over_19_16_and_13_classes():
     wall = NAMES.index("wall")
     matrix[wall, wall] = 0
     matrix[wall, NAMES.index("building")] = 100
-    found = score(matrix)
+    found = score(matrix, SUBSETS)
     road, building = 100 / 400, 100 / 200
     assert found.mean_iou[19] == pytest.approx((13 + road + building) / 19)
     assert found.mean_iou[16] == pytest.approx((13 + road + building) / 16)  # wall is one of the 16
@@ -145,11 +149,11 @@ def test_the_band_agrees_with_looking_at_every_window(width):
     np.testing.assert_array_equal(boundary_band(label, width), expected)
 
 
-@pytest.mark.parametrize("look", [Look(8, 5), Look(8, 8), Look(8, 3), Look(64, 20), Look(13, 13)])
-def test_windows_of_a_pixelwise_network_agree_with_the_whole(look):
+@pytest.mark.parametrize("inference", [Inference(*w) for w in ((8, 5), (8, 8), (8, 3), (64, 20), (13, 13))], ids=str)
+def test_windows_of_a_pixelwise_network_agree_with_the_whole(inference):
     net = PixelNet().eval()
-    whole = class_scores(net, image(13, 17), Look())
-    torch.testing.assert_close(class_scores(net, image(13, 17), look), whole)
+    whole = class_scores(net, image(13, 17), WHOLE_IMAGE)
+    torch.testing.assert_close(class_scores(net, image(13, 17), inference), whole)
 
 
 def test_overlapping_windows_are_averaged():
@@ -157,13 +161,16 @@ def test_overlapping_windows_are_averaged():
     x = image(8, 12)
     left, right = net(x[..., :8]).logits, net(x[..., 4:]).logits
     expected = torch.cat([left[..., :4], (left[..., 4:] + right[..., :4]) / 2, right[..., 4:]], 3)
-    torch.testing.assert_close(class_scores(net, x, Look(8, 4)), expected)
+    torch.testing.assert_close(class_scores(net, x, Inference(8, 4)), expected)
 
 
 @pytest.mark.parametrize("window", [0, 8])
 def test_with_the_mirror_image_left_and_right_are_alike(window):
     net, x = WideNet().eval(), image(8, 16)
-    once, both = Look(window, 4), Look(window, 4, flip=True)  # of this width, windows from either end are the same
+    once, both = (
+        Inference(window, 4),
+        Inference(window, 4, flip=True),
+    )  # of this width, windows from either end are the same
     assert not torch.allclose(class_scores(net, x, once).flip(3), class_scores(net, x.flip(3), once))
     torch.testing.assert_close(class_scores(net, x, both).flip(3), class_scores(net, x.flip(3), both))
 
@@ -171,14 +178,14 @@ def test_with_the_mirror_image_left_and_right_are_alike(window):
 @pytest.mark.parametrize("window, stride", [(8, 0), (8, 9), (-1, 1)])
 def test_a_window_that_would_leave_gaps_is_refused(window, stride):
     with pytest.raises(ValueError, match=f"window {window} and stride {stride}"):
-        Look(window, stride)
+        Inference(window, stride)
 
 
 def test_scores_are_enlarged_before_the_argmax():
     net = PixelNet().eval()
     x = image(6, 8)
     expected = nn.functional.interpolate(net(x).logits, size=(12, 16), mode="bilinear", align_corners=False).argmax(1)
-    predicted = predict(net, x, (12, 16), Look())
+    predicted = predict(net, x, (12, 16), WHOLE_IMAGE)
     assert predicted.dtype == torch.uint8
     assert torch.equal(predicted.long(), expected)
 
@@ -191,6 +198,7 @@ def test_every_label_is_scored_at_its_own_size():
     found = evaluate(
         {"student": student, "teacher": teacher},
         samples,
+        CITYSCAPES_CLASSES,
         on_prediction=lambda name, path, train_ids: seen.__setitem__((name, path), train_ids),
     )
     assert found.images == 3
@@ -198,7 +206,7 @@ def test_every_label_is_scored_at_its_own_size():
     assert seen["teacher", "street_3.png"].shape == (10, 18)
     for name in ("student", "teacher"):
         total = sum(confusion(s.label, torch.from_numpy(seen[name, s.path]), CLASSES) for s in samples)
-        np.testing.assert_array_equal(found.scores[name].iou, score(total).iou)
+        np.testing.assert_array_equal(found.scores[name].iou, score(total, SUBSETS).iou)
         near = sum(
             confusion(
                 torch.from_numpy(np.where(boundary_band(s.label.numpy()), s.label.numpy(), IGNORE)),
@@ -207,8 +215,18 @@ def test_every_label_is_scored_at_its_own_size():
             )
             for s in samples
         )
-        np.testing.assert_array_equal(found.band[name].iou, score(near).iou)
+        np.testing.assert_array_equal(found.band[name].iou, score(near, SUBSETS).iou)
         assert total.sum() == sum(int((s.label != IGNORE).sum()) for s in samples)
+
+
+def test_a_set_of_three_classes_is_scored_as_one():
+    three = ClassSet(("a", "b", "c"), ((0, 0, 0),) * 3, (), (0, 1, 2), means={2: (0, 2)})
+    drawn = sample((6, 8), (6, 8))
+    drawn = drawn._replace(label=torch.where(drawn.label < 3, drawn.label, IGNORE))
+    found = evaluate({"student": PixelNet(3)}, [drawn], three).scores["student"]
+    assert found.iou.shape == (3,)
+    assert set(found.mean_iou) == {3, 2}
+    assert found.mean_iou[2] == pytest.approx(np.nanmean(found.iou[[0, 2]]))
 
 
 def test_networks_are_left_in_the_modes_they_were_in():
@@ -220,7 +238,7 @@ def test_networks_are_left_in_the_modes_they_were_in():
     with evaluating(teacher, student):
         assert not any(module.training for net in (teacher, student) for module in net.modules())
         assert torch.is_inference_mode_enabled()
-    evaluate({"teacher": teacher}, [sample((6, 8), (6, 8))])
+    evaluate({"teacher": teacher}, [sample((6, 8), (6, 8))], CITYSCAPES_CLASSES)
     assert [module.training for net in (teacher, student) for module in net.modules()] == before
     assert torch.equal(teacher.norm.running_mean, running)
 
@@ -228,4 +246,4 @@ def test_networks_are_left_in_the_modes_they_were_in():
 def test_labels_without_any_class_are_refused():
     nothing = sample((6, 8), (6, 8))._replace(label=torch.full((6, 8), IGNORE, dtype=torch.uint8))
     with pytest.raises(ValueError, match="none of the 1 labels"):
-        evaluate({"student": PixelNet()}, [nothing])
+        evaluate({"student": PixelNet()}, [nothing], CITYSCAPES_CLASSES)

@@ -1,7 +1,6 @@
 """Twenty steps of DIDA with the Triton kernels in the interpreter follow the same twenty on plain PyTorch."""
 
 import dataclasses
-import functools
 
 import pytest
 import torch
@@ -19,7 +18,6 @@ BAND = (
 def forced(backend: str, function):
     """The same strategy with every op in it on one backend."""
 
-    @functools.wraps(function)
     def run(*args, **options):
         with dida_kernels.backend(backend):
             return function(*args, **options)
@@ -32,10 +30,11 @@ def curve(backend: str) -> torch.Tensor:
     # One crop of 32 pixels and one slot per class: the interpreter pays for every slot of every block of pixels.
     # L_ins over all pixels: a draw of balanced ones turns on single labels, and the last digit may turn a label.
     state, method = build(tiny(steps=STEPS, crop=32, bank_size=19, instance_pixels="all"))
+    believe, (mixed_pass,) = method.believe, method.target_passes
     method = dataclasses.replace(
         method,
-        regenerate=forced(backend, method.regenerate),
-        instance_loss=forced(backend, method.instance_loss),
+        believe=dataclasses.replace(believe, regenerate=forced(backend, believe.regenerate)),
+        target_passes=(dataclasses.replace(mixed_pass, instance_loss=forced(backend, mixed_pass.instance_loss)),),
     )
     traces = [train_step(state, batch(i, size=32, images=1), method) for i in range(STEPS)]
     assert state.bank.features.abs().sum() > 0

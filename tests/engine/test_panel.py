@@ -5,12 +5,25 @@ import numpy as np
 import pytest
 import torch
 
-from dida.batch import IGNORE, MEAN, STD, Adaptation, Batch, Belief, InstanceTarget, LabelledCrops, Mixed, PseudoLabel, Trace
-from dida.config import Config
-from dida.data.classes import CLASSES, PALETTE
+from dida.batch import (
+    IGNORE,
+    MEAN,
+    STD,
+    Batch,
+    Belief,
+    InstanceTarget,
+    LabelledCrops,
+    Mixed,
+    PseudoLabel,
+    Target,
+    Trace,
+)
+from dida.data.classes import CITYSCAPES_CLASSES, ClassSet
 from dida.method.bank import InstanceBank
-from dida.panel import CAPTION, COLUMNS, draw, heat, legend, overlay, picture, save_panel
+from dida.panel import CAPTION, COLUMNS, Panel, draw_panel, heat, legend, overlay, picture
 
+CLASSES = len(CITYSCAPES_CLASSES)
+PANEL = Panel(CITYSCAPES_CLASSES, boundary_classes=2, temperature=0.1)
 HW = (64, 128)
 DIM = 8
 
@@ -26,11 +39,11 @@ def batch() -> Batch:
     return Batch(LabelledCrops(drawn(2, 3, *HW), label), drawn(2, 3, *HW))
 
 
-def trace(*terms: InstanceTarget) -> Trace:
+def trace(*terms: InstanceTarget, passes: int = 1) -> Trace:
     prior = drawn(2, CLASSES, *HW).softmax(1)
     pseudo = PseudoLabel(prior.argmax(1), drawn(2, *HW), drawn(2, *HW) > 0.5, torch.tensor(0.5))
     mixed = Mixed(drawn(2, 3, *HW), batch().source.label, drawn(2, *HW), drawn(2, *HW) > 0.5, drawn(2, *HW) > 0.5)
-    return Trace({"source": torch.tensor(1.0)}, Adaptation(Belief(prior, prior, terms), pseudo, mixed))
+    return Trace({"source": torch.tensor(1.0)}, Target(Belief(prior, prior, terms), pseudo), (mixed,) * passes)
 
 
 @pytest.fixture
@@ -45,7 +58,7 @@ def rows_of(path) -> int:
     pixels = cv2.imread(str(path))
     tile_h, tile_w = HW[0] * 2 + CAPTION + 4, HW[1] * 2 + 8  # 128 pixels become 256
     assert pixels.shape[1] == COLUMNS * tile_w
-    rows, rest = divmod(pixels.shape[0] - legend().shape[0], tile_h)
+    rows, rest = divmod(pixels.shape[0] - legend(CITYSCAPES_CLASSES).shape[0], tile_h)
     assert rest == 0
     return rows
 
@@ -54,14 +67,15 @@ def test_a_panel_of_each_stage_of_training(tmp_path, bank):
     embed = InstanceTarget(1.0, drawn(2, DIM, 16, 32), torch.ones(2, CLASSES, *HW))
     nothing = InstanceTarget(1.0, torch.zeros(2, DIM, 16, 32), torch.ones(2, CLASSES, *HW))
     stages = {
-        "source-only": (Trace({}, None), 1),
+        "source-only": (Trace({}, None, ()), 1),
         "before the bank starts": (trace(), 3),
         "no embedding": (trace(nothing), 3),
         "with the bank": (trace(nothing, embed), 4),
+        "with a second pass over the target": (trace(nothing, embed, passes=2), 6),
     }
     for name, (left_behind, rows) in stages.items():
         path = tmp_path / name / "panel.png"
-        save_panel(path, batch(), left_behind, bank, Config())
+        PANEL.save(path, batch(), left_behind, bank)
         assert rows_of(path) == rows, name
 
 
@@ -76,20 +90,32 @@ def test_images_come_back_as_they_were():
 def test_tiles_are_enlarged_without_blur():
     tile = np.zeros((128, 128, 3), dtype=np.uint8)
     tile[::2] = 200
-    grid = draw([("stripes", tile)])
+    grid = draw_panel([("stripes", tile)], CITYSCAPES_CLASSES)
     inside = grid[CAPTION : CAPTION + 256, 4 : 4 + 256]
     np.testing.assert_array_equal(inside, np.kron(tile, np.ones((2, 2, 1), dtype=np.uint8)))
 
 
 def test_large_crops_keep_their_size():
-    assert draw([("crop", np.zeros((512, 512, 3), dtype=np.uint8))]).shape[0] == 512 + CAPTION + 4 + legend().shape[0]
+    crop = np.zeros((512, 512, 3), dtype=np.uint8)
+    drawn = draw_panel([("crop", crop)], CITYSCAPES_CLASSES)
+    assert drawn.shape[0] == 512 + CAPTION + 4 + legend(CITYSCAPES_CLASSES).shape[0]
 
 
 def test_an_overlay_shows_the_image_where_there_is_no_class():
     image = np.full((1, 2, 3), 100, dtype=np.uint8)
-    shown = overlay(image, np.array([[13, IGNORE]], dtype=np.uint8))
-    np.testing.assert_allclose(shown[0, 0], (100 + PALETTE[13].astype(float)) / 2, atol=0.5)
+    shown = overlay(image, np.array([[13, IGNORE]], dtype=np.uint8), CITYSCAPES_CLASSES)
+    np.testing.assert_allclose(shown[0, 0], (100 + CITYSCAPES_CLASSES.palette[13].astype(float)) / 2, atol=0.5)
     np.testing.assert_array_equal(shown[0, 1], image[0, 1])
+
+
+def test_legend_and_overlay_are_of_the_runs_classes():
+    two = ClassSet(("barn", "cow"), ((200, 0, 0), (0, 200, 0)), things=(1,), label_ids=(1, 2))
+    key = legend(two)
+    assert len(key) < len(legend(CITYSCAPES_CLASSES))
+    assert {(200, 0, 0), (0, 200, 0)} <= set(map(tuple, key.reshape(-1, 3).tolist()))
+    grey = np.full((1, 3, 3), 100, dtype=np.uint8)
+    shown = overlay(grey, np.array([[0, 1, 2]], dtype=np.uint8), two)
+    assert shown.tolist() == [[[150, 50, 50], [50, 150, 50], [100, 100, 100]]]  # 2 is no class of these
 
 
 def test_heat_takes_shares_and_masks():
@@ -99,4 +125,4 @@ def test_heat_takes_shares_and_masks():
 def test_a_panel_that_cannot_be_written_is_an_error(tmp_path, bank):
     (tmp_path / "panel.png").mkdir()
     with pytest.raises(OSError, match="could not be written"):
-        save_panel(tmp_path / "panel.png", batch(), Trace({}, None), bank, Config())
+        PANEL.save(tmp_path / "panel.png", batch(), Trace({}, None, ()), bank)

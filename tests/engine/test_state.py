@@ -3,14 +3,17 @@
 import pytest
 import torch
 
-from dida.state import checkpoints, latest, load_checkpoint
+from dida.data.classes import CITYSCAPES_CLASSES, ClassSet
+from dida.state import FORMAT, checkpoints, latest, load_checkpoint, load_weights
 from tests.engine.scenes import build, tiny
+
+CLASSES = CITYSCAPES_CLASSES.to_dict()
 
 
 def test_a_crash_while_writing_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
     state, _ = build(tiny())
     state.step = 1
-    state.save(tmp_path, {})
+    state.save(tmp_path, {}, CLASSES)
 
     def full_disk(content, file):
         file.write(b"half of it")
@@ -19,7 +22,7 @@ def test_a_crash_while_writing_leaves_the_previous_checkpoint(tmp_path, monkeypa
     monkeypatch.setattr(torch, "save", full_disk)
     state.step = 2
     with pytest.raises(OSError, match="no space"):
-        state.save(tmp_path, {})
+        state.save(tmp_path, {}, CLASSES)
     assert [path.name for path in checkpoints(tmp_path)] == ["step_000001.pt"]
     assert load_checkpoint(latest(tmp_path))["step"] == 1
 
@@ -28,9 +31,12 @@ def test_everything_that_changes_is_restored(tmp_path):
     state, _ = build(tiny())
     state.step = 7
     state.bank.features.fill_(3.0)
-    path = state.save(tmp_path, {"method": "dida"})
+    path = state.save(tmp_path, {"method": "dida"}, CLASSES)
     other, _ = build(tiny(seed=5))
-    other.load(load_checkpoint(path))
+    checkpoint = load_checkpoint(path)
+    assert checkpoint["config"] == {"method": "dida"}
+    assert ClassSet.from_dict(checkpoint["classes"]) == CITYSCAPES_CLASSES
+    other.load(checkpoint)
     assert other.step == 7
     assert other.bank.features.eq(3.0).all()
     for part in (state.student, other.student), (state.teacher, other.teacher):
@@ -45,12 +51,29 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path):
         load_checkpoint(text)
     tensors = tmp_path / "tensors.pt"
     torch.save({"weight": torch.ones(1)}, tensors)
-    with pytest.raises(ValueError, match="expected a DIDA checkpoint of format 1, found None"):
+    with pytest.raises(ValueError, match=f"expected a DIDA checkpoint of format {FORMAT}, found None"):
         load_checkpoint(tensors)
     code = tmp_path / "code.pt"
-    torch.save({"format": 1, "run": build}, code)
+    torch.save({"format": FORMAT, "run": build}, code)
     with pytest.raises(ValueError, match="not one of plain tensors"):
         load_checkpoint(code)
+
+
+@pytest.mark.parametrize("found", [1, FORMAT + 1, str(FORMAT)])
+def test_checkpoints_of_another_format_are_refused(tmp_path, found):
+    state, _ = build(tiny())
+    path = state.save(tmp_path, {}, CLASSES)
+    torch.save(load_checkpoint(path) | {"format": found}, path)
+    with pytest.raises(ValueError, match=f"expected a DIDA checkpoint of format {FORMAT}, found {found!r}"):
+        load_checkpoint(path)
+
+
+def test_weights_of_another_network_are_refused_in_few_lines():
+    small, large = (build(tiny(embed_dim=dim))[0].student for dim in (16, 32))
+    with pytest.raises(ValueError, match=r"^here: not the weights of a larger one, e\.g\.") as caught:
+        load_weights(large, small.state_dict(), source="here", expected="a larger one")
+    assert 1 < len(str(caught.value).splitlines()) < 5
+    load_weights(small, small.state_dict(), source="here", expected="itself")
 
 
 def test_missing_runs_are_named(tmp_path):

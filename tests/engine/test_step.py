@@ -1,14 +1,22 @@
 """Sec. III-B: one iteration, for every method."""
 
 import ast
+import dataclasses
+import importlib
 import inspect
-from collections.abc import Iterator
+import pkgutil
+import random
+import weakref
 
 import pytest
 import torch
 
+import dida.method
 from dida import recipes, step
 from dida.config import changed
+from dida.method import passes
+from dida.method.passes import Method
+from dida.state import TrainState
 from dida.step import train_step
 from tests.engine.scenes import batch, build, tiny
 
@@ -28,7 +36,8 @@ def test_every_method_runs_and_learns(method):
         assert all(torch.isfinite(loss) and not loss.requires_grad for loss in trace.losses.values())
     assert any(not torch.equal(a, b) for a, b in zip(before, state.student.parameters(), strict=True))
     adapts = method in ("dacs", "daformer", "dida")
-    assert (traces[-1].adaptation is not None) == adapts
+    assert (traces[-1].target is not None) == adapts
+    assert len(traces[-1].mixed) == adapts
     assert set(traces[-1].losses) == {"source", "feature"} | ({"target", "instance"} if adapts else set())
     assert (traces[-1].losses["feature"] > 0) == (method in ("daformer", "dida"))
     assert (state.bank.features.abs().sum() > 0) == (method == "dida")
@@ -55,41 +64,107 @@ def test_the_teacher_gets_no_gradient_and_moves_towards_the_student():
         assert torch.allclose(new, old.lerp(student.detach(), 0.5), atol=1e-6)  # alpha = 1/2 after step 0
 
 
-def test_two_backward_passes_give_the_gradient_of_the_sum():
-    """Freezing the optimizer, the accumulated gradient must equal autograd's of all losses at once."""
-    state, strategy = build(tiny(bank_start=1))
-    train_step(state, batch(0), strategy)
-    gradients = []
-    for joint in (False, True):
-        state, strategy = build(tiny(bank_start=1))
-        train_step(state, batch(0), strategy)
-        state.optimizer.step = lambda: None
-        seen = []
-        state.optimizer.zero_grad = lambda set_to_none, s=state, g=seen: g.extend(
-            p.grad.clone() for p in s.student.parameters()
-        )
-        if joint:
-            deferred = []
-            original, torch.Tensor.backward = torch.Tensor.backward, lambda loss, kept=deferred: kept.append(loss)
-            adapt, step.TARGET_HALF["adapt"] = step.TARGET_HALF["adapt"], _then_backward(deferred, original)
-            try:
-                train_step(state, batch(1), strategy)
-            finally:
-                torch.Tensor.backward, step.TARGET_HALF["adapt"] = original, adapt
-        else:
-            train_step(state, batch(1), strategy)
-        gradients.append(seen)
-    for separate, joint in zip(*gradients, strict=True):
+def second_step(change=lambda method: method) -> tuple[TrainState, Method]:
+    """Before the second step of a run whose bank is in use; its optimizer leaves weights and gradient alone.
+
+    `change` makes another method of the run's own.
+    """
+    state, method = build(tiny(bank_start=1))
+    train_step(state, batch(0), method)
+    state.optimizer.step = lambda: None
+    state.optimizer.zero_grad = lambda set_to_none: None
+    return state, change(method)
+
+
+def gradient(state: TrainState) -> list[torch.Tensor]:
+    return [p.grad.clone() for p in state.student.parameters()]
+
+
+def test_a_pass_at_a_time_gives_the_gradient_of_the_sum(monkeypatch):
+    """What the passes add up must equal autograd's gradient of all losses at once."""
+    state, method = second_step()
+    train_step(state, batch(1), method)
+    by_pass = gradient(state)
+
+    state, method = second_step()
+    kept = []
+
+    def defer(losses):
+        kept.extend(losses.values())
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    with monkeypatch.context() as patched:
+        patched.setattr(passes, "_backward", defer)
+        train_step(state, batch(1), method)
+    assert len(kept) == 4
+    assert all(p.grad is None for p in state.student.parameters())
+    sum(kept).backward()
+    for separate, joint in zip(by_pass, gradient(state), strict=True):
         assert torch.allclose(separate, joint, atol=1e-6, rtol=1e-4)
 
 
-def _then_backward(deferred, backward):
-    def adapt(*args):
-        result = step.adapt(*args)
-        backward(sum(deferred))
-        return result
+def test_a_second_pass_over_the_target_is_one_more_entry():
+    """With the same draws twice, what one pass adds to the source's gradient is added twice."""
 
-    return adapt
+    def repeatable(answer):
+        def drawn_anew(student, bank, x, target, rng):
+            state = rng.device.get_state()
+            torch.manual_seed(5)  # of dropout and stochastic depth
+            found = answer(student, bank, x, target, rng._replace(host=random.Random(5)))
+            rng.device.set_state(state)
+            return found
+
+        return drawn_anew
+
+    gradients = []
+    for count in range(3):
+        state, method = second_step(
+            lambda method, n=count: dataclasses.replace(
+                method, target_passes=tuple(map(repeatable, method.target_passes)) * n
+            )
+        )
+        trace = train_step(state, batch(1), method)
+        assert len(trace.mixed) == count
+        gradients.append(gradient(state))
+    for none, one, two in zip(*gradients, strict=True):
+        assert torch.allclose(two - none, 2 * (one - none), atol=1e-6, rtol=1e-3)
+    assert any(not torch.allclose(none, one, atol=1e-4) for none, one in zip(*gradients[:2], strict=True))
+
+
+def test_a_second_pass_sees_another_view_of_the_same_belief():
+    state, method = second_step(lambda m: dataclasses.replace(m, target_passes=m.target_passes * 2))
+    first, second = train_step(state, batch(1), method).mixed
+    assert not torch.equal(first.image, second.image)  # its draws come after those of the first
+    assert torch.equal(first.label[~first.pasted & ~second.pasted], second.label[~first.pasted & ~second.pasted])
+
+
+def test_what_a_pass_saw_is_gone_before_the_next_one():
+    """Scores of an image are its largest map: those of one pass never stand beside those of another."""
+    state, method = build(tiny())
+    seen: list[tuple[weakref.ref, ...]] = []
+
+    def alive() -> list[int]:
+        return [i for i, maps in enumerate(seen) if any(ref() is not None for ref in maps)]
+
+    def remember(module, inputs, prediction):
+        seen.append((weakref.ref(prediction.logits), weakref.ref(prediction.deepest)))
+
+    before: list[list[int]] = []
+    asked: list[list[int]] = []
+    state.student.register_forward_pre_hook(lambda module, inputs: before.append(alive()))
+    state.student.register_forward_hook(remember)
+
+    def believe(*arguments):
+        asked.append(alive())
+        return method.believe(*arguments)
+
+    doubled = dataclasses.replace(method, believe=believe, target_passes=method.target_passes * 2)
+    for i in range(2):
+        train_step(state, batch(i), doubled)
+    assert len(seen) == 6
+    assert before == [[]] * 6
+    assert asked == [[]] * 2
+    assert alive() == []
 
 
 @pytest.mark.parametrize(
@@ -132,27 +207,28 @@ def test_a_step_is_a_function_of_state_batch_and_seed():
     assert run(0) != run(1)
 
 
-def functions() -> Iterator[ast.FunctionDef]:
-    for node in ast.walk(ast.parse(inspect.getsource(step))):
-        if isinstance(node, ast.FunctionDef):
-            yield node
+BRANCHES = (ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.Match, ast.Try)
 
 
-def test_the_step_has_no_branch_and_fits_one_screen():
-    for function in functions():
-        branches = (ast.If, ast.IfExp, ast.For, ast.While, ast.Match)
-        loops = [n for n in ast.walk(function) if isinstance(n, branches)]
-        assert not loops, f"{function.name} line {loops[0].lineno}"
-        assert function.end_lineno - function.lineno < 60
+def test_the_step_has_no_branch_and_fits_a_screen():
+    source = inspect.getsource(step)
+    assert len(source.splitlines()) <= 50
+    tree = ast.parse(source)
+    assert [node.name for node in tree.body if isinstance(node, ast.FunctionDef)] == ["train_step"]
+    assert not [node.lineno for node in ast.walk(tree) if isinstance(node, BRANCHES)]
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.comprehension) and node.ifs]
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.BoolOp)]  # `a and b()` is a branch as well
 
 
 BANNED = (".item(", ".cpu(", ".numpy(", "nonzero(", ".tolist(", ".unique(", "synchronize")
+METHOD = [module.name for module in pkgutil.iter_modules(dida.method.__path__, "dida.method.")]
 
 
-METHOD = ("views", "teacher", "bank", "sampling", "regeneration", "discrimination", "feature_distance")
+def test_the_modules_of_the_method_are_found():
+    assert {"dida.method.passes", "dida.method.bank", "dida.method.feature_distance"} <= set(METHOD)
 
 
-@pytest.mark.parametrize("module", ["step", *(f"method.{name}" for name in METHOD)])
+@pytest.mark.parametrize("module", ["dida.step", *METHOD])
 def test_nothing_between_batch_and_optimizer_reads_the_device(module):
-    source = inspect.getsource(__import__(f"dida.{module}", fromlist=["_"]))
+    source = inspect.getsource(importlib.import_module(module))
     assert not [word for word in BANNED if word in source]

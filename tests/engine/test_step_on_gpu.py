@@ -5,7 +5,7 @@ import torch
 
 import dida_kernels
 from dida.batch import Batch, LabelledCrops
-from dida.method import Method
+from dida.method.passes import Method
 from dida.state import TrainState
 from dida.step import train_step
 from tests.engine.scenes import batch, build, tiny

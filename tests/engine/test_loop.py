@@ -1,0 +1,157 @@
+"""The training loop: what it keeps, what it writes, and how it ends."""
+
+import json
+import os
+import signal
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dida import loop, recipes
+from dida.assemble import Parts, assemble
+from dida.config import Config, changed
+from dida.data.toy import Counts, generate
+from dida.loop import due
+from dida.meter import NonFiniteLoss
+from dida.state import checkpoints, latest, load_checkpoint
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    generate(root, counts=Counts(source=4, source_val=1, target=3, val=1, test=1))
+    return root
+
+
+def options(toy: Path, out: Path, **more: Any) -> Config:
+    small = {
+        "crop": 64, "batch_size": 2, "embed_dim": 16, "bank_size": 40, "steps": 4, "bank_start": 1, "bank_fill": 1,
+        "workers": 0, "device": "cpu", "log_every": 1, "panel_every": 2, "save_every": 1, "out": out,
+    }  # fmt: skip
+    return changed(recipes.toy(Config()), data_root=toy, **small | more)
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """Every tensor in nested tuples and dictionaries."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    return [tensor for part in value for tensor in tensors(part)] if isinstance(value, tuple) else []
+
+
+def test_nothing_that_the_last_step_left_is_alive_when_the_next_one_starts(toy, tmp_path, monkeypatch):
+    """A trace holds maps at image resolution: those of two steps at once would be memory for nothing.
+
+    Its losses are not meant: they are scalars, which the meter keeps until it is asked.
+    """
+    left: list[weakref.ref] = []
+    found: list[int] = []
+    train_step = loop.train_step
+
+    def watched(state, batch, method):
+        found.append(sum(ref() is not None for ref in left))
+        trace = train_step(state, batch, method)
+        left[:] = [weakref.ref(tensor) for tensor in tensors((trace.target, trace.mixed))]
+        assert len(left) > 8
+        return trace
+
+    monkeypatch.setattr(loop, "train_step", watched)
+    config = options(toy, tmp_path / "run")  # it logs, draws and saves in between
+    loop.train(config, assemble(config))
+    assert found == [0] * 4
+
+
+def test_the_watch_would_see_a_trace_that_was_kept(toy, tmp_path, monkeypatch):
+    kept, seen = [], []
+    train_step = loop.train_step
+
+    def keeping(state, batch, method):
+        seen.extend(ref() is not None for ref in map(weakref.ref, tensors(tuple(kept))))
+        trace = train_step(state, batch, method)
+        kept[:] = [trace.target]
+        return trace
+
+    monkeypatch.setattr(loop, "train_step", keeping)
+    config = options(toy, tmp_path / "run")
+    loop.train(config, assemble(config))
+    assert any(seen)
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_things_happen_at_their_steps(toy, tmp_path, capsys):
+    config = options(toy, tmp_path / "run", steps=5, log_every=2, panel_every=3, save_every=4)
+    folder = loop.train(config, assemble(config))
+    assert folder == tmp_path / "run"
+    assert [line["step"] for line in metrics(folder)] == [2, 4, 5]  # and before it saves, at the latest at the end
+    assert [path.name for path in (folder / "panels").iterdir()] == ["step_000003.png"]
+    assert [path.name for path in checkpoints(folder)] == ["step_000004.pt", "step_000005.pt"]
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"run folder {folder}"
+    assert [line.split()[1] for line in said if line.startswith("step ")] == ["2/5", "4/5", "5/5"]
+    assert said[-2:] == ["done after step 5; score it with", f"    python eval.py {folder} --tgt toy-cityscapes"]
+
+
+@pytest.mark.parametrize("step, every, expected", [(3, 3, True), (6, 3, True), (4, 3, False), (4, 0, False)])
+def test_due(step, every, expected):
+    assert due(step, every) is expected
+
+
+def signalled_after(step: int, train_step):
+    """A step that somebody stops the run during."""
+
+    def stopped(state, batch, method):
+        trace = train_step(state, batch, method)
+        if state.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return trace
+
+    return stopped
+
+
+def test_a_signal_ends_the_run_early_with_a_checkpoint(toy, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loop, "train_step", signalled_after(2, loop.train_step))
+    config = options(toy, tmp_path / "run", save_every=100, log_every=100)
+    folder = loop.train(config, assemble(config))
+    assert load_checkpoint(latest(folder))["step"] == 2
+    assert [line["step"] for line in metrics(folder)] == [2]
+    assert (
+        f"SIGTERM after step 2, saved; continue with\n    python train.py --resume {folder}" in capsys.readouterr().out
+    )
+
+
+def test_a_folder_that_holds_something_is_left_alone(toy, tmp_path):
+    (tmp_path / "mine").touch()
+    config = options(toy, tmp_path)
+    with pytest.raises(FileExistsError, match="never overwritten"):
+        loop.train(config, assemble(config))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def poisoned(parts: Parts) -> Parts:
+    """Of a network that has learnt nothing but NaN."""
+    with torch.no_grad():
+        next(parts.state.student.parameters()).fill_(torch.nan)
+    return parts
+
+
+def test_what_is_not_finite_is_never_saved(toy, tmp_path):
+    config = options(toy, tmp_path / "run", log_every=100, save_every=2)
+    with pytest.raises(NonFiniteLoss, match="not finite at step 1"):
+        loop.train(config, poisoned(assemble(config)))
+    assert checkpoints(tmp_path / "run") == []
+
+
+def test_a_class_set_is_kept_with_the_run_and_in_its_checkpoints(toy, tmp_path):
+    config = options(toy, tmp_path / "run")
+    parts = assemble(config)
+    folder = loop.train(config, parts)
+    assert json.loads((folder / "classes.json").read_text())["names"] == list(parts.class_set.names)
+    assert parts.class_set.from_dict(load_checkpoint(latest(folder))["classes"]) == parts.class_set
