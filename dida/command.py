@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from dida import loop
 from dida.assemble import assemble
@@ -50,7 +51,7 @@ def run_evaluation(config: EvalConfig) -> None:
         trained = load_trained(config.run, find_device(config.device))
         size = parse_size(config.size or trained.config.data.tgt_size, option="--size")
         if config.images is not None:
-            _label(config, trained, size, inference)
+            _label(config, config.images, trained, size, inference)
         else:
             _score(config, trained, size, inference)
 
@@ -74,9 +75,9 @@ def _score(config: EvalConfig, trained: Trained, size: tuple[int, int], inferenc
         print(f"label maps of the {config.network}: {config.save_predictions}")
 
 
-def _label(config: EvalConfig, trained: Trained, size: tuple[int, int], inference: Inference) -> None:
+def _label(config: EvalConfig, images: Path, trained: Trained, size: tuple[int, int], inference: Inference) -> None:
     out = config.out or (config.run if config.run.is_dir() else config.run.parent) / "images"
-    count = label_pictures(trained, config.images, out, network=config.network, size=size, inference=inference)
+    count = label_pictures(trained, images, out, network=config.network, size=size, inference=inference)
     print(f"{count} pictures labelled by the {config.network} of step {trained.step}: {out / 'overlay'}")
 
 

@@ -60,6 +60,7 @@ class Run:
         log ends as an uninterrupted run's; after a signal it keeps the line of the step at which the run stopped.
         """
         folder = config.resume
+        assert folder is not None  # or there is nothing to reopen
         options = to_dict(dataclasses.replace(config, resume=None))
         write_json(folder / "config.json", options)
         write_json(folder / f"environment_from_step_{step:06d}.json", environment())

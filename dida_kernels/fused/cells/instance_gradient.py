@@ -174,7 +174,7 @@ def gradient(forward: Forward) -> Tensor:
     dtype = torch.float32 if rows.dtype == torch.float32 else torch.float16
     parts = cells.S // BACKWARD_ROWS[cells.S]
     s = scratch(GROUPS, cells.S**2, cells.count, like=rows)
-    grad_MD = None
+    grad_MD: Tensor | None = None
     for start, stop, a in forward.logits:
         node_sum = scratch(stop - start, cells.nodes, like=rows, dtype=dtype)
         for first, last in ranges(start, stop, SEAM_SLOTS[dtype]):
@@ -189,6 +189,7 @@ def gradient(forward: Forward) -> Tensor:
         else:
             add_matmul(node_sum.T, slots, out=grad_MD)
         del node_sum
+    assert grad_MD is not None  # a bank has a slot
     adjoint.project(grad_MD, rows[:, 1], forward.r[1], s, forward.scale, cells)
     return grad_MD
 
