@@ -11,29 +11,27 @@
     toy-cityscapes-oracle   toy/cityscapes-oracle         as cityscapes, with the training labels it must not have
     folder:PATH             (none: PATH is as given)      images/ANY.* / labels/ANY.png, PATH/classes.json
 
-A label may also lie beside (or instead of) these as NAME_labelTrainIds.png, already in train ids; if both exist, the
-raw ids are read. Nothing needs converting beforehand.
+A label may also lie beside (or instead of) these as NAME_labelTrainIds.png, in train ids of Cityscapes; if both exist,
+the raw ids are read. Nothing needs converting beforehand.
 
-`folder:` brings any data set without code. `classes.json` maps each raw id to a train id or a class name, e.g.
-{"0": "ignore", "1": "road", "17": 11}. With images/train, images/val, ... (and labels/train, ...) the split chooses
-the sub-folder; without them, every split is the whole folder.
+`folder:` brings any data set with any classes, without code: `classes.json` names them (see class_file.py). With
+images/train, images/val, ... (and labels/train, ...) the split chooses the sub-folder; without them, every split is the
+whole folder.
 """
 
-import json
 import logging
 import os
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from dida.batch import IGNORE
+from dida.data.class_file import Declared, read_class_file
 from dida.data.classes import (
     CITYSCAPES_CLASSES,
     CITYSCAPES_TO_TRAIN,
     SYNTHIA_TO_TRAIN,
     ClassSet,
-    id_map,
     train_id_map,
 )
 from dida.data.image_file import Encoding
@@ -65,15 +63,39 @@ class LabelledDomain:
     images: tuple[Path, ...]  # sorted
     labels: tuple[Path, ...]  # labels[i] belongs to images[i]
     raw: Encoding  # of the label files that hold raw ids
+    train: Encoding  # of those that hold train ids of Cityscapes, *_labelTrainIds.png
     class_set: ClassSet
+    declared: tuple[int, ...]  # train ids of the class set that the labels can spell
 
     def encoding(self, index: int) -> Encoding:
         """How labels[index] spells classes."""
-        return self._train if self.labels[index].stem.endswith("_labelTrainIds") else self.raw
+        return self.train if self.labels[index].stem.endswith("_labelTrainIds") else self.raw
 
-    @cached_property
-    def _train(self) -> Encoding:
-        return Encoding(train_id_map(self.class_set))
+    def seen_as(self, class_set: ClassSet) -> "LabelledDomain":
+        """The same files, their labels read as train ids of another class set, matched by name; the rest is 255.
+
+        Says in one line what that set does not know. Raises ValueError where the two have no class in common.
+        """
+        if class_set == self.class_set:
+            return self
+        table = class_set.translation(self.class_set)
+        of_mine = table[list(self.declared)]
+        if (of_mine == IGNORE).all():
+            raise ValueError(
+                f"{self.name} has the classes {', '.join(self.class_set.names)}, of which the network knows none: its "
+                f"own are {', '.join(class_set.names)}"
+            )
+        if unknown := [
+            self.class_set.names[c] for c, mine in zip(self.declared, of_mine, strict=True) if mine == IGNORE
+        ]:
+            _log.info("%s: %s ignored, the network does not know them", self.name, ", ".join(unknown))
+        return replace(
+            self,
+            raw=self.raw._replace(ids=self.raw.ids.translated(table)),
+            train=self.train._replace(ids=self.train.ids.translated(table)),
+            class_set=class_set,
+            declared=tuple(sorted(int(c) for c in of_mine if c != IGNORE)),
+        )
 
 
 class Survey(NamedTuple):
@@ -189,15 +211,31 @@ def survey(name: str, root: Path, split: str) -> Survey:
     left_out = tuple(path for path in images.values() if path.stem in layout.broken)
     keys = [key for key, path in images.items() if key in labels and path.stem not in layout.broken]
     paired = tuple(labels[key] for key in keys)
-    raw = layout.raw
+    declared = Declared(layout.class_set, layout.raw)
     if name.startswith(_FOLDER) and not all(path.name.endswith(layout.train_ending) for path in paired):
-        raw = _read_class_file(folder / "classes.json", layout.class_set)
+        declared = read_class_file(folder / "classes.json")
     return Survey(
-        LabelledDomain(name, split, folder, tuple(images[key] for key in keys), paired, raw, layout.class_set),
+        _labelled_domain(name, split, folder, tuple(images[key] for key in keys), paired, declared),
         images_without_label=tuple(path for key, path in images.items() if key not in labels),
         labels_without_image=tuple(path for key, path in labels.items() if key not in images),
         left_out=left_out,
     )
+
+
+def _labelled_domain(
+    name: str, split: str, folder: Path, images: tuple[Path, ...], labels: tuple[Path, ...], declared: Declared
+) -> LabelledDomain:
+    class_set, raw = declared
+    train_ids = train_id_map(CITYSCAPES_CLASSES).translated(class_set.translation(CITYSCAPES_CLASSES))
+    domain = LabelledDomain(
+        name, split, folder, images, labels, raw, Encoding(train_ids), class_set, tuple(range(len(class_set)))
+    )
+    in_train_ids = next((label for i, label in enumerate(labels) if domain.encoding(i) is domain.train), None)
+    if in_train_ids is not None and (train_ids.train == IGNORE).all():
+        raise ValueError(
+            f"{in_train_ids} holds train ids of Cityscapes by its name, and classes.json has none of its classes"
+        )
+    return domain
 
 
 def published_mean(source: str) -> int | None:
@@ -288,29 +326,3 @@ def _missing(name: str, layout: _Layout, root: Path, split: str, needed: tuple[s
         f"  found:    {'; '.join(found) or f'{root} does not exist'}\n"
         f"  the data: {layout.origin.format(root=root)}"
     )
-
-
-def _read_class_file(path: Path, class_set: ClassSet) -> Encoding:
-    """The id table of a `folder:` domain. Raises FileNotFoundError, or ValueError naming the entry at fault."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f'{path} is missing: it maps each raw label id to a class, e.g. {{"7": "road", "0": "ignore"}}'
-        )
-    try:
-        entries = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from error
-    if not isinstance(entries, dict):
-        raise ValueError(f'{path}: an object {{"raw id": class}} is needed')
-    C = len(class_set)
-    train_of = {name: index for index, name in enumerate(class_set.names)} | {"ignore": IGNORE}
-    mapped = {}
-    for raw, value in entries.items():
-        train_id = train_of.get(value) if isinstance(value, str) else value
-        if not raw.isdecimal() or int(raw) > 0xFFFF or train_id is None or train_id not in (*range(C), IGNORE):
-            raise ValueError(
-                f"{path}: entry {raw!r}: {value!r} does not map a raw id (0 to 65535) to a train id "
-                f"(0 to {C - 1}), to 255, to 'ignore' or to one of {', '.join(class_set.names)}"
-            )
-        mapped[int(raw)] = int(train_id)
-    return Encoding(id_map(path.name, mapped))

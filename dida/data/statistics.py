@@ -1,8 +1,8 @@
 """How many pixels of each class every label file holds, counted once and cached.
 
 The cache is one .npz per split, in the data set's folder or, where that cannot be written, in the user's cache folder
-(XDG_CACHE_HOME/dida). It is bound to names, sizes and modification times of the label files: any change, and it is
-counted anew.
+(XDG_CACHE_HOME/dida). It is bound to the class set and to names, sizes and modification times of the label files: any
+change, and it is counted anew.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from dida.data.sweep import sweep
 
 _log = logging.getLogger(__name__)
 
-_FORMAT = 1  # raise when what is counted or how it is stored changes
+_FORMAT = 2  # raise when what is counted or how it is stored changes
 MIN_CLASS_SHARE = 0.5  # if fewer pixels belong to a class, the ids are probably read with the wrong table
 
 
@@ -123,10 +123,10 @@ def _count(domain: LabelledDomain, workers: int | None) -> Statistics:
 def _warn(domain: LabelledDomain, statistics: Statistics) -> None:
     for raw, found in statistics.unknown.items():
         _log.warning(
-            "%s (%s): raw id %d is not defined, its %d pixels in %d files are read as 255; most are in %s",
+            "%s (%s): %s is not defined, its %d pixels in %d files are read as 255; most are in %s",
             domain.name,
             domain.split,
-            raw,
+            domain.raw.spell(raw),
             found.pixels,
             found.files,
             found.example,
@@ -143,8 +143,11 @@ def _warn(domain: LabelledDomain, statistics: Statistics) -> None:
 
 def _digest(domain: LabelledDomain) -> str:
     digest = hashlib.sha256(f"format {_FORMAT}\n".encode())
-    digest.update(domain.raw.ids.train.tobytes())
-    digest.update(domain.raw.ids.known.tobytes())
+    digest.update(repr(domain.class_set.names).encode())
+    for encoding in (domain.raw, domain.train):
+        digest.update(encoding.ids.train.tobytes())
+        digest.update(encoding.ids.known.tobytes())
+    digest.update(repr(domain.raw.colours).encode())
     for path in domain.labels:
         status = path.stat()
         relative = os.path.relpath(path, domain.folder)  # so that a data set may be moved with its cache
