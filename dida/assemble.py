@@ -17,7 +17,7 @@ from dida.data import domains
 from dida.data.classes import ClassSet
 from dida.data.pairs import Pairs, View
 from dida.data.rare_class import rare_classes
-from dida.data.statistics import class_statistics
+from dida.data.statistics import class_statistics, require_pixels
 from dida.device import find_device
 from dida.method import discrimination, regeneration, sampling, teacher, views
 from dida.method.bank import BankRule, InstanceBank, NoBankRule, Select
@@ -90,7 +90,9 @@ def build_pairs(config: Config) -> tuple[Pairs, Tensor]:
             f"--src {data.src} declares one class, {source.class_set.names[0]}: there is nothing to tell apart"
         )
     target = domains.unlabelled(data.tgt, data.data_root, "train")
-    pixels_FC = class_statistics(source).pixels
+    statistics = class_statistics(source)
+    require_pixels(source, statistics)
+    pixels_FC = statistics.pixels
     rare = None
     if data.rare_class_sampling:
         rare = rare_classes(

@@ -9,13 +9,13 @@ import hashlib
 import logging
 import os
 import tempfile
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from dida.batch import IGNORE
 from dida.data.domains import LabelledDomain
 from dida.data.image_file import Encoding, image_size, read_ids, require_same_size
 from dida.data.sweep import sweep
@@ -58,13 +58,30 @@ def class_statistics(domain: LabelledDomain, *, workers: int | None = None) -> S
     a class. Raises ImageFileError for an unreadable label, or one whose size is not that of its image.
     """
     digest = _digest(domain)
-    places = _cache_files(domain)
-    statistics = next(filter(None, (_load(place, digest) for place in places)), None)
+    places, shape = _cache_files(domain), (len(domain.labels), len(domain.class_set))
+    statistics = next(filter(None, (_load(place, digest, *shape) for place in places)), None)
     if statistics is None:
         statistics = _count(domain, workers)
         _store(places, digest, statistics)
     _warn(domain, statistics)
     return statistics
+
+
+def require_pixels(domain: LabelledDomain, statistics: Statistics) -> None:
+    """Raise ValueError, with the ids found and the ids mapped, if no pixel of a domain belongs to a class."""
+    if statistics.pixels.any():
+        return
+    ids = domain.raw.ids
+    mapped = np.flatnonzero(ids.train != IGNORE)
+    found = [domain.raw.spell(raw) for raw in statistics.unknown] or ["only ids that are no class"]
+    raise ValueError(
+        f"{domain.name} ({domain.split}): no pixel of any class. Found: {_some(found)}; "
+        f"{ids.name} maps {_some([str(raw) for raw in mapped])}, so the label files hold other ids than it says"
+    )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
 
 
 def count_label(path: Path, encoding: Encoding, *, classes: int) -> LabelCount:
@@ -165,7 +182,7 @@ def _cache_files(domain: LabelledDomain) -> tuple[Path, Path]:
     )
 
 
-def _load(path: Path, digest: str) -> Statistics | None:
+def _load(path: Path, digest: str, files: int, classes: int) -> Statistics | None:
     """The cached statistics, or None if there are none or they describe other files."""
     if not path.is_file():
         return None
@@ -183,10 +200,22 @@ def _load(path: Path, digest: str) -> Statistics | None:
                     strict=True,
                 )
             }
-            return Statistics(stored["pixels"], stored["total"], unknown)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            statistics = Statistics(stored["pixels"], stored["total"], unknown)
+            _require_shape(statistics, files, classes)
+            return statistics
+    except Exception as error:  # a damaged byte leads numpy's, zip's and Python's own readers into errors of any kind
         _log.warning("%s cannot be read (%s): counting anew", path, error)
         return None
+
+
+def _require_shape(statistics: Statistics, files: int, classes: int) -> None:
+    """Raise ValueError for what cannot be the counts of so many files and classes."""
+    pixels, total = statistics.pixels, statistics.total
+    whole = pixels.shape == (files, classes) and total.shape == (files,)
+    if not whole or pixels.dtype != np.int64 or total.dtype != np.int64:
+        raise ValueError(f"counts of shape {pixels.shape} and {total.shape} for {files} files and {classes} classes")
+    if (pixels < 0).any() or (pixels.sum(1) > total).any():
+        raise ValueError("counts that are negative, or more than there are pixels")
 
 
 def _store(places: tuple[Path, ...], digest: str, statistics: Statistics) -> None:
