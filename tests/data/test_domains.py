@@ -206,7 +206,7 @@ def test_missing_labels_show_what_the_folder_holds(tmp_path):
     shutil.rmtree(folder / "labels")
     with pytest.raises(FileNotFoundError) as caught:
         domains.labelled("gta5", tmp_path, "train")
-    assert f"{folder}: images" in str(caught.value)
+    assert f"{folder} holds images" in str(caught.value)
     assert str(folder / "labels") in str(caught.value)
     assert len(domains.unlabelled("gta5", tmp_path, "train").images) == 2
 
