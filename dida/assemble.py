@@ -6,17 +6,18 @@ A word of the command line is a key of one of the tables below; tests hold their
 import copy
 import logging
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from dida.batch import IGNORE
 from dida.config import Config, InstanceConfig, SelfTrainingConfig
 from dida.data import domains
 from dida.data.classes import ClassSet
 from dida.data.pairs import Pairs, View
 from dida.data.rare_class import rare_classes
-from dida.data.statistics import class_statistics
+from dida.data.statistics import class_statistics, require_pixels
 from dida.device import find_device
 from dida.method import discrimination, regeneration, sampling, teacher, views
 from dida.method.bank import BankRule, InstanceBank, NoBankRule, Select
@@ -59,10 +60,22 @@ def assemble(config: Config) -> Parts:
     student, imagenet = load_networks(config, class_set, device)
     state = build_state(config, class_set, pixels_C, device, student=student)
     if config.resume:
-        state.load(load_checkpoint(latest(config.resume)))
+        checkpoint = load_checkpoint(latest(config.resume))
+        _require_same_classes(config, class_set, checkpoint)
+        state.load(checkpoint)
     method = build_method(config, class_set, imagenet=imagenet)
     panel = Panel(class_set, config.instance.boundary_classes, config.instance.temperature)
     return Parts(state, method, pairs, panel, device)
+
+
+def _require_same_classes(config: Config, class_set: ClassSet, checkpoint: dict[str, Any]) -> None:
+    """Raise ValueError where the source's classes are no longer those that the run began with."""
+    before = list(checkpoint["classes"]["names"])
+    if before != list(class_set.names):
+        raise ValueError(
+            f"--resume {config.resume}: the classes of {config.data.src} are now {', '.join(class_set.names)}; the run "
+            f"began with {', '.join(before)}"
+        )
 
 
 # ---- data ----------------------------------------------------------------------------------------------------------
@@ -72,8 +85,14 @@ def build_pairs(config: Config) -> tuple[Pairs, Tensor]:
     """The endless stream of samples, and the source's pixels per class [C] int64. Raises OSError or ValueError."""
     data = config.data
     source = domains.labelled(data.src, data.data_root, "train")
+    if len(source.class_set) < 2:
+        raise ValueError(
+            f"--src {data.src} declares one class, {source.class_set.names[0]}: there is nothing to tell apart"
+        )
     target = domains.unlabelled(data.tgt, data.data_root, "train")
-    pixels_FC = class_statistics(source).pixels
+    statistics = class_statistics(source)
+    require_pixels(source, statistics)
+    pixels_FC = statistics.pixels
     rare = None
     if data.rare_class_sampling:
         rare = rare_classes(
@@ -115,15 +134,53 @@ def load_networks(config: Config, class_set: ClassSet, device: torch.device) -> 
     student = build_student(config, class_set)
     _log.info(load_backbone(student.backbone, model.backbone, model.weights))
     imagenet = None
-    if config.teach.feature_weight > 0 and model.weights != "none":
+    if config.teach.feature_weight > 0 and not class_set.things:
+        _log.info("feature distance off: it compares things, and none of the classes is said to be one")
+    elif config.teach.feature_weight > 0 and model.weights != "none":
         imagenet = copy.deepcopy(student.backbone).to(device)
     elif config.teach.feature_weight > 0:
         _log.info("feature distance off: with --weights none there are no ImageNet features to stay close to")
     if model.init and not config.resume:  # a resumed run has weights of its own
         start = latest(model.init)
-        expected = f"{model.backbone} with --embed-dim {model.embed_dim}"
-        load_weights(student, load_checkpoint(start)["student"], source=f"--init {start}", expected=expected)
+        checkpoint, source = load_checkpoint(start), f"--init {start}"
+        weights, taken = _for_classes(checkpoint, class_set, student, source)
+        load_weights(student, weights, source=source, expected=f"{model.backbone} with --embed-dim {model.embed_dim}")
+        _log.info("%s: %s", source, taken)
     return student, imagenet
+
+
+CLASSIFIER = ("decode_head.conv_seg.weight", "decode_head.conv_seg.bias")  # of a Segmentor; a row per class
+
+
+def _for_classes(
+    checkpoint: dict[str, Any], class_set: ClassSet, student: nn.Module, source: str
+) -> tuple[dict[str, Tensor], str]:
+    """The weights of a checkpoint's student for another class set, and what was taken in words.
+
+    Rows of the classifier are matched by name; classes that the checkpoint lacks keep the rows of `student`. Raises
+    ValueError for a checkpoint that does not say what its classes are.
+    """
+    weights = dict(checkpoint["student"])
+    try:
+        theirs = ClassSet.from_dict(checkpoint["classes"])
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{source}: does not say which classes it tells apart ({error})") from error
+    mine_of = class_set.translation(theirs)[: len(theirs)]
+    rows = [(int(mine), row) for row, mine in enumerate(mine_of) if mine != IGNORE]
+    own = student.state_dict()
+    for name in CLASSIFIER:
+        matched = own[name].clone()
+        if weights[name].shape[1:] == matched.shape[1:]:  # else load_weights says what does not fit
+            for mine, row in rows:
+                matched[mine] = weights[name][row]
+        weights[name] = matched
+    found = {mine for mine, _ in rows}
+    new = [name for c, name in enumerate(class_set.names) if c not in found]
+    dropped = [theirs.names[row] for row, mine in enumerate(mine_of) if mine == IGNORE]
+    parts = [f"encoder, head and {len(found)} of {len(class_set)} classes taken"]
+    parts += [f"new: {', '.join(new)}"] if new else []
+    parts += [f"left out: {', '.join(dropped)}"] if dropped else []
+    return weights, "; ".join(parts)
 
 
 def build_state(

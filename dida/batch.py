@@ -7,6 +7,7 @@ Shape legend, used by every suffix in this project:
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 IGNORE = 255  # the label of a pixel that belongs to no class
@@ -26,6 +27,11 @@ class Batch(NamedTuple):
 
     source: LabelledCrops
     target: Tensor  # [B, 3, H, W] float, normalised
+    real: Tensor | None = None  # [B, H, W] bool: target pixels that show the picture, not padding; None: all
+
+    def real_BHW(self) -> Tensor:
+        """[B, H, W] bool: `real`, or what None stands for."""
+        return torch.ones_like(self.target[:, 0], dtype=torch.bool) if self.real is None else self.real
 
 
 class Prediction(NamedTuple):
@@ -60,9 +66,9 @@ class PseudoLabel(NamedTuple):
     """Class-level pseudo-label of target pixels and how much each is worth."""
 
     label: Tensor  # [B, H, W] int64
-    weight: Tensor  # [B, H, W] float in [0, 1]; 0 on rows that are not used
-    used: Tensor  # [B, H, W] bool: False on the rows at the top and bottom that are not used
-    coverage: Tensor  # [] share of pixels of the batch that pass the threshold
+    weight: Tensor  # [B, H, W] float in [0, 1]; 0 on pixels that are not used
+    used: Tensor  # [B, H, W] bool: False on padding, and on the rows at the top and bottom that are not used
+    coverage: Tensor  # [] share of pixels of the batch, padding apart, that pass the threshold
 
 
 class Mixed(NamedTuple):

@@ -6,7 +6,7 @@ are left out; pixels of classes outside a subset are not. A second matrix counts
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -53,11 +53,15 @@ WHOLE_IMAGE = Inference()
 
 
 class Scores(NamedTuple):
-    """Shares in [0, 1]. NaN where nothing can be said: of a class that occurs neither in labels nor predictions."""
+    """Shares in [0, 1]. NaN where nothing can be said: of a class that occurs neither in labels nor predictions.
+
+    Means are over classes with labelled pixels: which these are is up to the labels alone, so that networks scored on
+    them are comparable. A class that is only predicted counts where its pixels were to be found.
+    """
 
     iou: np.ndarray  # [C] intersection over union
     accuracy: np.ndarray  # [C] share of the class's labelled pixels that were found (recall); NaN if there are none
-    mean_iou: dict[int, float]  # over all classes, and over the fewer ones of published tables, by their number
+    mean_iou: dict[int, float]  # over all declared classes, and the fewer ones of published tables, by their number
     all_accuracy: float  # aAcc: share of all labelled pixels that are right
     mean_accuracy: float  # mAcc: mean of `accuracy` over the classes that are labelled
 
@@ -102,7 +106,9 @@ def score(confusion_CC: Tensor, subsets: Mapping[int, tuple[int, ...]]) -> Score
     return Scores(
         iou=iou_C,
         accuracy=accuracy_C,
-        mean_iou={n: mean_of_known(iou_C[np.array(ids)]) for n, ids in subsets.items()},
+        mean_iou={
+            n: mean_of_known(np.where(labelled_C > 0, iou_C, np.nan)[np.array(ids)]) for n, ids in subsets.items()
+        },
         all_accuracy=float(_share(hit_C.sum(), labelled_C.sum())),
         mean_accuracy=mean_of_known(accuracy_C),
     )
@@ -155,12 +161,14 @@ def evaluate(
     images: Dataset[LabelledImage],
     class_set: ClassSet,
     *,
+    declared: Iterable[int] | None = None,
     inference: Inference = WHOLE_IMAGE,
     workers: int = 0,
     on_prediction: OnPrediction | None = None,
 ) -> Evaluation:
     """Score networks of these classes, all on one device, in one pass over the images (`LabelledImages`).
 
+    `declared`: train ids of the classes that the labels can spell, which means are over; by default all.
     `on_prediction` is handed every predicted label map. Raises ImageFileError for a file that cannot be used, and
     ValueError if no pixel of the labels belongs to a class.
     """
@@ -195,9 +203,8 @@ def evaluate(
             f"none of the {sum(sizes.values())} labels holds a pixel of a class, so there is nothing to score: "
             "benchmarks publish their test split without labels"
         )
-    scores, band = (
-        {name: score(matrix, class_set.subsets) for name, matrix in counted.items()} for counted in (total, in_band)
-    )
+    subsets = class_set.subsets if declared is None else class_set.subsets_among(declared)
+    scores, band = ({name: score(matrix, subsets) for name, matrix in counted.items()} for counted in (total, in_band))
     return Evaluation(scores, band, sum(sizes.values()), dict(sizes))
 
 

@@ -21,6 +21,7 @@ SIDE = 256  # pixels that a tile is at least high or wide; smaller ones are enla
 CAPTION = 20  # height of the text above a tile
 _GAP = 4
 _INK, _PAPER = (32, 32, 32), 255
+_FONT = (cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1)  # face, size, thickness
 _SHOWN = 4  # classes whose similarity is drawn
 
 Captioned = tuple[str, np.ndarray]  # caption, [H, W, 3] uint8 RGB
@@ -117,7 +118,9 @@ def overlay(image: np.ndarray, train_ids: np.ndarray, class_set: ClassSet) -> np
 
 def legend(class_set: ClassSet) -> np.ndarray:
     """The colour of every class beside its name, RGB."""
-    columns, width, height = 7, 144, 20
+    longest = max(cv2.getTextSize(name, *_FONT)[0][0] for name in class_set.names)
+    width, height = max(longest + 40, 144), 20
+    columns = max(7 * 144 // width, 1)
     rows = -(-len(class_set) // columns)
     canvas = np.full((rows * height, columns * width, 3), _PAPER, dtype=np.uint8)
     for i, (name, colour) in enumerate(zip(class_set.names, class_set.colours, strict=True)):
@@ -151,4 +154,5 @@ def _padded(canvas: np.ndarray, top: int = 0, bottom: int = 0, left: int = 0, ri
 
 
 def _write(canvas: np.ndarray, text: str, left: int, baseline: int) -> None:
-    cv2.putText(canvas, text, (left, baseline), cv2.FONT_HERSHEY_SIMPLEX, 0.42, _INK, 1, cv2.LINE_AA)
+    font, size, thickness = _FONT
+    cv2.putText(canvas, text, (left, baseline), font, size, _INK, thickness, cv2.LINE_AA)

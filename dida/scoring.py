@@ -30,15 +30,18 @@ def score_domain(
 ) -> Report:
     """Score student and teacher at the labels' own resolution; label maps of `network` go below `save_to`.
 
+    Labels are matched with the network's classes by name; scores are of the classes that both know.
     `size` (width, height): each image is scaled to fit into it. Raises ImageFileError for a file that cannot be used,
     ValueError if no pixel of the labels belongs to a class or predictions of two images would share a name.
     """
+    domain = domain.seen_as(trained.class_set)
     if save_to is not None:
         require_distinct_stems(domain.images)
     found = evaluate(
         trained.networks,
         LabelledImages(domain, size),
         trained.class_set,
+        declared=domain.declared,
         inference=inference,
         workers=workers,
         on_prediction=_saver(save_to, network, trained.class_set),
@@ -64,7 +67,8 @@ def as_json(
     """All numbers, in percent, and all they depend on. None stands for a class that does not occur."""
 
     def by_class(shares: Iterable[float]) -> dict[str, float | None]:
-        return {name: percent(share) for name, share in zip(trained.class_set.names, shares, strict=True)}
+        values = list(shares)
+        return {trained.class_set.names[c]: percent(values[c]) for c in domain.declared}
 
     def overlap(scores: Scores) -> dict[str, Any]:
         return {
@@ -73,6 +77,10 @@ def as_json(
         }
 
     config = trained.config
+    published = domains.published_mean(config.data.src)
+    known = next(iter(found.scores.values()))
+    labelled = {c for c in domain.declared if not math.isnan(known.accuracy[c])}
+    subsets = trained.class_set.subsets_among(domain.declared)
     return {
         "domain": domain.name,
         "toy": domain.name.startswith("toy"),
@@ -91,7 +99,10 @@ def as_json(
         "step": trained.step,
         "checkpoint": str(trained.path),
         "unit": "percent",
-        "headline": domains.published_mean(config.data.src) or len(trained.class_set),
+        "classes": len(domain.declared),
+        "counted": {str(n): len(labelled & set(ids)) for n, ids in subsets.items()},
+        "without_pixels": [trained.class_set.names[c] for c in domain.declared if c not in labelled],
+        "headline": published if published in subsets else len(domain.declared),
         "band_pixels": BAND,
     } | {
         name: overlap(scores)
@@ -127,21 +138,32 @@ def score_table(report: Report) -> Iterator[str]:
         f"{report['method']} from {report['src']}, {report['backbone']}, seed {report['seed']}, step {report['step']}: "
         f"{report['checkpoint']}"
     )
+    if absent := report["without_pixels"]:
+        yield f"no pixel is labelled {', '.join(absent)}: in no mean"
+    yield from _rows(report, networks, means)
+
+
+def _rows(report: Report, networks: list[str], means: list[int]) -> Iterator[str]:
+    first, names = means[0], list(report[networks[0]]["IoU"])
+    labels = {n: f"mIoU ({report['counted'][str(n)]} classes)" for n in means}
+    wide = 1 + max(map(len, (*names, *labels.values(), f"band {labels[first]}")))
     yield ""
-    yield f"{'':14}" + "".join(f"{name:>18}" for name in networks)
-    yield f"{'class':14}" + f"{'IoU':>10}{'Acc':>8}" * len(networks)
-    for name in report[networks[0]]["IoU"]:
-        yield f"{name:14}" + "".join(
+    yield f"{'':{wide}}" + "".join(f"{name:>18}" for name in networks)
+    yield f"{'class':{wide}}" + f"{'IoU':>10}{'Acc':>8}" * len(networks)
+    for name in names:
+        yield f"{name:{wide}}" + "".join(
             f"{cell(report[n]['IoU'][name]):>10}{cell(report[n]['Acc'][name]):>8}" for n in networks
         )
-    yield "-" * (14 + 18 * len(networks))
+    yield "-" * (wide + 18 * len(networks))
     for n in means:
         cells = "".join(f"{cell(report[name]['mIoU'][str(n)]):>10}{'':8}" for name in networks)
-        yield f"{f'mIoU {n}':14}{cells}".rstrip()
+        yield f"{labels[n]:{wide}}{cells}".rstrip()
     band = "".join(f"{cell(report[name]['band']['mIoU'][str(first)]):>10}{'':8}" for name in networks)
-    yield f"{f'band mIoU {first}':14}{band}".rstrip() + f"   (within {report['band_pixels']} pixels of a boundary)"
+    yield (
+        f"{f'band {labels[first]}':{wide}}{band}".rstrip() + f"   (within {report['band_pixels']} pixels of a boundary)"
+    )
     for mean in ("aAcc", "mAcc"):
-        yield f"{mean:14}" + "".join(f"{'':10}{cell(report[name][mean]):>8}" for name in networks)
+        yield f"{mean:{wide}}" + "".join(f"{'':10}{cell(report[name][mean]):>8}" for name in networks)
 
 
 def cell(value: float | None) -> str:

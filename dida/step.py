@@ -20,7 +20,7 @@ def train_step(state: TrainState, batch: Batch, method: Method) -> Trace:
     rng = state.step_rng()  # a function of (seed, step), so a resumed run draws the same
 
     source = method.source_pass(state.student, batch.source)
-    target = method.believe(state.teacher, state.bank, batch.target, state.step, rng)
+    target = method.believe(state.teacher, state.bank, batch, state.step, rng)
     answers = [answer(state.student, state.bank, batch, target, rng) for answer in method.target_passes]
 
     state.optimizer.step()

@@ -41,7 +41,7 @@ DIDA = {
     "meter": ("batch", "data.loader", "files"),
     "run": ("config", "data.classes", "files", "meter", "provenance"),
     "assemble": (
-        "config", "data", "device", "method", "models", "optim", "options", "panel", "state",
+        "batch", "config", "data", "device", "method", "models", "optim", "options", "panel", "state",
     ),
     "trained": ("assemble", "config", "data", "evaluate", "state"),
     "labelling": ("data", "evaluate", "panel", "predictions", "trained"),

@@ -23,6 +23,7 @@ class LabelReport:
 
     files: int
     ids: dict[int, int]  # pixels by raw id
+    encoding: Encoding  # of the raw ids
     class_set: ClassSet
     pixels: np.ndarray  # [C] pixels by class
     unknown: dict[int, UnknownId]
@@ -63,7 +64,7 @@ class Report:
                 "images without label": self.labels.images_without_label,
                 "labels without image": self.labels.labels_without_image,
                 "raw ids that the label format does not define": tuple(
-                    f"{raw}: {u.pixels} pixels in {u.files} files, most in {u.example}"
+                    f"{self.labels.encoding.spell(raw)}: {u.pixels} pixels in {u.files} files, most in {u.example}"
                     for raw, u in self.labels.unknown.items()
                 ),
             }
@@ -125,6 +126,7 @@ def check_labelled(survey: Survey, *, workers: int | None = None) -> Report:
     labels = LabelReport(
         files=len(domain.labels),
         ids=dict(sorted(sum((Counter(count.ids) for count in counts), Counter()).items())),
+        encoding=domain.raw,
         class_set=domain.class_set,
         pixels=sum((count.pixels for count in counts), np.zeros(C, dtype=np.int64)),
         unknown=tally_unknown(counts, [path for _, path in counted]),

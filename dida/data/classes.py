@@ -4,7 +4,8 @@ A domain carries the class set of its labels, a run has that of its source, and 
 files follow from it: nothing below this file names a class or a number of classes.
 """
 
-from collections.abc import Iterable, Mapping
+import colorsys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -44,6 +45,9 @@ class ClassSet:
             raise ValueError(f"label ids are of 16 bits, 0 to 65535: {self.label_ids}")
         if not all(len(rgb) == 3 and all(0 <= level <= 0xFF for level in rgb) for rgb in self.colours):
             raise ValueError(f"colours are RGB, each level 0 to 255: {self.colours}")
+        alike = next((name for i, name in enumerate(self.names) if plain(name) in map(plain, self.names[:i])), None)
+        if alike is not None:
+            raise ValueError(f"{alike!r} differs from another class of the set by case, blanks or hyphens alone")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -56,7 +60,20 @@ class ClassSet:
     @property
     def subsets(self) -> dict[int, tuple[int, ...]]:
         """Number of classes -> the train ids that a mean runs over: all of them first, then the published ones."""
-        return {len(self): tuple(range(len(self)))} | dict(self.means)
+        return self.subsets_among(range(len(self)))
+
+    def subsets_among(self, declared: Iterable[int]) -> dict[int, tuple[int, ...]]:
+        """The same over the train ids `declared`: all of them, then those published means that lack none of theirs."""
+        ids = tuple(sorted(declared))
+        published = {n: mean for n, mean in self.means.items() if n < len(ids) and set(mean) <= set(ids)}
+        return {len(ids): ids} | published
+
+    def translation(self, other: "ClassSet") -> np.ndarray:
+        """[256] uint8: the train id here of each train id of `other`, matched by name (see `plain`); 255: none."""
+        mine = {plain(name): c for c, name in enumerate(self.names)}
+        table = np.full(256, IGNORE, dtype=np.uint8)
+        table[: len(other)] = [mine.get(plain(name), IGNORE) for name in other.names]
+        return table
 
     def to_label_ids(self, train_ids: np.ndarray) -> np.ndarray:
         """[H, W] uint8 train ids -> [H, W] raw ids (uint8, or uint16 where they need it); no class becomes 0."""
@@ -90,6 +107,22 @@ class ClassSet:
             raise ValueError(f"no class set: {error!r}") from error
 
 
+def plain(name: str) -> str:
+    """What two names of one class share: "Traffic_light" and "traffic light" are one."""
+    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+
+
+def distinct_colours() -> Iterator[tuple[int, int, int]]:
+    """RGB without end, for classes that bring no colour: colour i has hue i / golden ratio (mod 1), so that neighbours
+    lie far apart, at saturation 0.85, 0.55 and 0.95 and value 0.95, 0.8 and 0.6 in turn."""
+    i = 0
+    while True:
+        saturation, value = ((0.85, 0.95), (0.55, 0.8), (0.95, 0.6))[i % 3]
+        r, g, b = colorsys.hsv_to_rgb(i * 0.6180339887498949 % 1, saturation, value)
+        yield round(255 * r), round(255 * g), round(255 * b)
+        i += 1
+
+
 class IdMap(NamedTuple):
     """From the raw ids of one label format to train ids. Covers 16 bits, so no pixel can index past its end."""
 
@@ -102,6 +135,10 @@ class IdMap(NamedTuple):
         if ids.dtype == np.uint8:
             return cv2.LUT(ids, self.train[:256])  # 8 times faster than indexing
         return self.train[ids]
+
+    def translated(self, table: np.ndarray) -> "IdMap":
+        """The map to the train ids that `table` [256] gives for those of this one (see `ClassSet.translation`)."""
+        return self._replace(train=_frozen(table[self.train]))
 
 
 def id_map(name: str, train_of: Mapping[int, int], void: Iterable[int] = ()) -> IdMap:

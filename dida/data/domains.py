@@ -2,47 +2,45 @@
 
     name                    folder under the data root    images / labels
     gta5 (or gta)           gta or gta5                   images/00001.png / labels/00001.png
-    synthia                 synthia                       RGB/0000000.png / GT/LABELS/0000000.png
+    synthia                 synthia                       RGB/0000000.png / GT/LABELS or parsed_LABELS/0000000.png
+    urbansyn                urbansyn                      rgb/rgb_0001.png / ss/ss_0001.png
     cityscapes              cityscapes                    leftImg8bit/SPLIT/CITY/*_leftImg8bit.png /
                                                           gtFine/SPLIT/CITY/*_gtFine_labelIds.png
+    foggy-cityscapes        cityscapes                    leftImg8bit_foggy/..., densest fog / as cityscapes
+    acdc                    acdc                          rgb_anon/WEATHER/SPLIT/*/*_rgb_anon.png / gt/...
+    dark-zurich             dark_zurich                   rgb_anon/SPLIT/night/*/*_rgb_anon.png / gt/...
+    bdd100k                 bdd100k                       images/10k/SPLIT/*.jpg / labels/sem_seg/masks/SPLIT/*.png
+    mapillary               mapillary                     training/images/*.jpg / training/v1.2/labels/*.png
+    loveda, -urban, -rural  loveda                        Train/Urban/images_png/*.png / Train/Urban/masks_png/*.png
     toy-gta5                toy/gta                       as gta5
     toy-gta5-val            toy/gta-val                   as gta5; more source pictures, not trained on
     toy-cityscapes          toy/cityscapes                as cityscapes
     toy-cityscapes-oracle   toy/cityscapes-oracle         as cityscapes, with the training labels it must not have
     folder:PATH             (none: PATH is as given)      images/ANY.* / labels/ANY.png, PATH/classes.json
 
-A label may also lie beside (or instead of) these as NAME_labelTrainIds.png, already in train ids; if both exist, the
-raw ids are read. Nothing needs converting beforehand.
+A label may also lie beside (or instead of) these as NAME_labelTrainIds.png, in train ids of Cityscapes; if both exist,
+the raw ids are read. Nothing needs converting beforehand. layouts.py is the table that all of them come from.
 
-`folder:` brings any data set without code. `classes.json` maps each raw id to a train id or a class name, e.g.
-{"0": "ignore", "1": "road", "17": 11}. With images/train, images/val, ... (and labels/train, ...) the split chooses
-the sub-folder; without them, every split is the whole folder.
+`folder:` brings any data set with any classes, without code: own_folder.py says how it is read.
 """
 
-import json
 import logging
-import os
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from dida.batch import IGNORE
-from dida.data.classes import (
-    CITYSCAPES_CLASSES,
-    CITYSCAPES_TO_TRAIN,
-    SYNTHIA_TO_TRAIN,
-    ClassSet,
-    id_map,
-    train_id_map,
-)
+from dida.data.class_file import Declared, read_class_file
+from dida.data.classes import CITYSCAPES_CLASSES, ClassSet, train_id_map
 from dida.data.image_file import Encoding
+from dida.data.layouts import ALIASES, IMAGE_SUFFIXES, LAYOUTS, Layout
+from dida.data.listing import files_below, likely_cause, what_lies_there
+from dida.data.own_folder import own_layout, renamed_by_suffix
 
 _log = logging.getLogger(__name__)
 
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-_SPLITS = ("train", "val", "test")
 _FOLDER = "folder:"
+DOMAINS = (*LAYOUTS, "folder:PATH")
 
 
 @dataclass(frozen=True)
@@ -65,15 +63,39 @@ class LabelledDomain:
     images: tuple[Path, ...]  # sorted
     labels: tuple[Path, ...]  # labels[i] belongs to images[i]
     raw: Encoding  # of the label files that hold raw ids
+    train: Encoding  # of those that hold train ids of Cityscapes, *_labelTrainIds.png
     class_set: ClassSet
+    declared: tuple[int, ...]  # train ids of the class set that the labels can spell
 
     def encoding(self, index: int) -> Encoding:
         """How labels[index] spells classes."""
-        return self._train if self.labels[index].stem.endswith("_labelTrainIds") else self.raw
+        return self.train if self.labels[index].stem.endswith("_labelTrainIds") else self.raw
 
-    @cached_property
-    def _train(self) -> Encoding:
-        return Encoding(train_id_map(self.class_set))
+    def seen_as(self, class_set: ClassSet) -> "LabelledDomain":
+        """The same files, their labels read as train ids of another class set, matched by name; the rest is 255.
+
+        Says in one line what that set does not know. Raises ValueError where the two have no class in common.
+        """
+        if class_set == self.class_set:
+            return self
+        table = class_set.translation(self.class_set)
+        of_mine = table[list(self.declared)]
+        if (of_mine == IGNORE).all():
+            raise ValueError(
+                f"{self.name} has the classes {', '.join(self.class_set.names)}, of which the network knows none: its "
+                f"own are {', '.join(class_set.names)}"
+            )
+        if unknown := [
+            self.class_set.names[c] for c, mine in zip(self.declared, of_mine, strict=True) if mine == IGNORE
+        ]:
+            _log.warning("%s: %s ignored, the network does not know them", self.name, ", ".join(unknown))
+        return replace(
+            self,
+            raw=self.raw._replace(ids=self.raw.ids.translated(table)),
+            train=self.train._replace(ids=self.train.ids.translated(table)),
+            class_set=class_set,
+            declared=tuple(sorted(int(c) for c in of_mine if c != IGNORE)),
+        )
 
 
 class Survey(NamedTuple):
@@ -85,75 +107,18 @@ class Survey(NamedTuple):
     left_out: tuple[Path, ...]  # images that do not match their label as published
 
 
-class _Layout(NamedTuple):
-    folders: tuple[str, ...]  # under the data root; the first that holds images is taken
-    splits: tuple[str, ...]
-    images: str  # folder of images, may contain {split}
-    labels: str  # folder of labels, may contain {split}
-    origin: str  # where the data comes from, may contain {root}
-    raw: Encoding
-    image_ending: str = ""  # what every image's stem ends in
-    raw_ending: str = ".png"  # what replaces image ending and suffix in the name of the label
-    train_ending: str = "_labelTrainIds.png"
-    broken: frozenset[str] = frozenset()  # stems of images that do not match their label as published
-    class_set: ClassSet = CITYSCAPES_CLASSES
-    published_mean: int | None = None  # number of classes that published means over this source have; None: all
-
-
-_GTA5 = _Layout(
-    folders=("gta", "gta5"),
-    splits=("train",),
-    images="images",
-    labels="labels",
-    origin="published at https://download.visinf.tu-darmstadt.de/data/from_games/",
-    raw=Encoding(CITYSCAPES_TO_TRAIN),
-    broken=frozenset({"15188", "17705"}),
-)
-_CITYSCAPES = _Layout(
-    folders=("cityscapes",),
-    splits=_SPLITS,
-    images="leftImg8bit/{split}",
-    labels="gtFine/{split}",
-    origin="published at https://www.cityscapes-dataset.com",
-    raw=Encoding(CITYSCAPES_TO_TRAIN),
-    image_ending="_leftImg8bit",
-    raw_ending="_gtFine_labelIds.png",
-    train_ending="_gtFine_labelTrainIds.png",
-)
-_SYNTHIA = _Layout(
-    folders=("synthia",),
-    splits=("train",),
-    images="RGB",
-    labels="GT/LABELS",
-    origin="published at https://synthia-dataset.net (SYNTHIA-RAND-CITYSCAPES)",
-    raw=Encoding(SYNTHIA_TO_TRAIN, red_of_16_bit=True),
-    published_mean=16,  # it lacks three of the classes
-)
-_TOY = "made by: python -m dida.data.toy --data-root {root}"
-_LAYOUTS = {
-    "gta5": _GTA5,
-    "synthia": _SYNTHIA,
-    "cityscapes": _CITYSCAPES,
-    "toy-gta5": _GTA5._replace(folders=("toy/gta",), origin=_TOY, broken=frozenset()),
-    "toy-gta5-val": _GTA5._replace(folders=("toy/gta-val",), splits=("val",), origin=_TOY, broken=frozenset()),
-    "toy-cityscapes": _CITYSCAPES._replace(folders=("toy/cityscapes",), origin=_TOY),
-    "toy-cityscapes-oracle": _CITYSCAPES._replace(folders=("toy/cityscapes-oracle",), origin=_TOY),
-}
-_ALIASES = {"gta": "gta5", "toy-gta": "toy-gta5"}
-DOMAINS = (*_LAYOUTS, "folder:PATH")
-
-
 def unlabelled(name: str, root: Path, split: str) -> UnlabelledDomain:
     """The images of a domain. No label folder is opened, listed or needed.
 
     Raises ValueError for a name or split that does not exist or for two images of one name, FileNotFoundError if there
     are no images.
     """
-    name, layout = _layout(name, split)
-    folder = _data_folder(name, layout, Path(root), split)
-    images = _images(folder / layout.images.format(split=split), layout)
+    name, layouts = _layouts(name, split, labels=False)
+    folder, layout = _data_folder(name, layouts, Path(root), split, labels=False)
+    images = _images(folder, layout, split)
     if not images:
-        raise _missing(name, layout, Path(root), split, (layout.images,))
+        raise _missing(name, layout, Path(root), folder, split, of_labels=False)
+    _log.info("%s (%s): %d images in %s", name, split, len(images), _place(folder, layout.images, layout, split))
     return UnlabelledDomain(name, split, folder, tuple(images.values()))
 
 
@@ -179,138 +144,154 @@ def labelled(name: str, root: Path, split: str) -> LabelledDomain:
 
 def survey(name: str, root: Path, split: str) -> Survey:
     """Pair images with labels and keep account of what is left over. Raises as `labelled`, but for lost labels."""
-    name, layout = _layout(name, split)
+    name, layouts = _layouts(name, split, labels=True)
     root = Path(root)
-    folder = _data_folder(name, layout, root, split)
-    images = _images(folder / layout.images.format(split=split), layout)
-    labels = _labels(folder / layout.labels.format(split=split), layout)
-    if not images or not labels:
-        raise _missing(name, layout, root, split, (layout.images, layout.labels))
+    folder, layout = _data_folder(name, layouts, root, split, labels=True)
+    images, labels = _images(folder, layout, split), _labels(folder, layout, split)
+    for what in (images, labels):
+        if not what:
+            raise _missing(name, layout, root, folder, split, of_labels=what is labels)
+    if name.startswith(_FOLDER) and not images.keys() & labels.keys():
+        images, labels = renamed_by_suffix(images, labels)
+    places = [_place(folder, part, layout, split) for part in (layout.images, layout.labels)]
+    _log.info("%s (%s): %d images in %s, labels in %s", name, split, len(images), *places)
     left_out = tuple(path for path in images.values() if path.stem in layout.broken)
     keys = [key for key, path in images.items() if key in labels and path.stem not in layout.broken]
     paired = tuple(labels[key] for key in keys)
-    raw = layout.raw
-    if name.startswith(_FOLDER) and not all(path.name.endswith(layout.train_ending) for path in paired):
-        raw = _read_class_file(folder / "classes.json", layout.class_set)
+    declared = Declared(layout.class_set, layout.raw)
+    if name.startswith(_FOLDER) and not (paired and all(path.name.endswith(layout.train_ending) for path in paired)):
+        declared = read_class_file(folder / "classes.json")
     return Survey(
-        LabelledDomain(name, split, folder, tuple(images[key] for key in keys), paired, raw, layout.class_set),
+        _labelled_domain(name, split, folder, tuple(images[key] for key in keys), paired, declared),
         images_without_label=tuple(path for key, path in images.items() if key not in labels),
         labels_without_image=tuple(path for key, path in labels.items() if key not in images),
         left_out=left_out,
     )
 
 
+def _labelled_domain(
+    name: str, split: str, folder: Path, images: tuple[Path, ...], labels: tuple[Path, ...], declared: Declared
+) -> LabelledDomain:
+    class_set, raw = declared
+    train_ids = train_id_map(CITYSCAPES_CLASSES).translated(class_set.translation(CITYSCAPES_CLASSES))
+    train, ids = Encoding(train_ids), tuple(range(len(class_set)))
+    domain = LabelledDomain(name, split, folder, images, labels, raw, train, class_set, ids)
+    in_train_ids = next((label for i, label in enumerate(labels) if domain.encoding(i) is train), None)
+    if in_train_ids is not None and (train_ids.train == IGNORE).all():
+        raise ValueError(
+            f"{in_train_ids} holds train ids of Cityscapes by its name, and classes.json has none of its classes"
+        )
+    return domain
+
+
 def published_mean(source: str) -> int | None:
     """Number of classes that published means of networks trained on this source have; None: all."""
-    layout = _LAYOUTS.get(_ALIASES.get(source, source))
-    return layout.published_mean if layout else None
+    layouts = LAYOUTS.get(ALIASES.get(source, source))
+    return layouts[0].published_mean if layouts else None
 
 
-def _layout(name: str, split: str) -> tuple[str, _Layout]:
-    """The canonical name and the layout. Raises ValueError."""
-    name = _ALIASES.get(name, name)
+def _layouts(name: str, split: str, *, labels: bool) -> tuple[str, tuple[Layout, ...]]:
+    """The canonical name and the layouts it may have. Raises ValueError."""
+    name = ALIASES.get(name, name)
     if name.startswith(_FOLDER):
-        return name, _folder_layout(Path(name.removeprefix(_FOLDER)).expanduser().absolute(), split)
-    if name not in _LAYOUTS:
+        folder = Path(name.removeprefix(_FOLDER)).expanduser().absolute()
+        return name, (own_layout(folder, split, labels=labels),)
+    if name not in LAYOUTS:
         raise ValueError(f"no domain is called {name!r}; there are {', '.join(DOMAINS)}")
-    layout = _LAYOUTS[name]
-    if split not in layout.splits:
-        raise ValueError(f"{name} has no split {split!r}; it has {', '.join(layout.splits)}")
-    return name, layout
+    splits = LAYOUTS[name][0].splits
+    if split not in splits:
+        raise ValueError(f"{name} has no split {split!r}; it has {', '.join(splits)}")
+    return name, LAYOUTS[name]
 
 
-def _folder_layout(folder: Path, split: str) -> _Layout:
-    # A split is a sub-folder only if there are any, so that a flat folder serves for every split.
-    has_splits = any((folder / "images" / name).is_dir() for name in (*_SPLITS, split))
-    below = "/{split}" if has_splits else ""
-    return _Layout(
-        folders=(str(folder),),
-        splits=(split,),
-        images="images" + below,
-        labels="labels" + below,
-        origin="your own: images/, and where labels are needed labels/ and classes.json",
-        raw=Encoding(train_id_map(CITYSCAPES_CLASSES)),
-    )
-
-
-def _data_folder(name: str, layout: _Layout, root: Path, split: str) -> Path:
-    for candidate in layout.folders:
-        if (root / candidate / layout.images.format(split=split)).is_dir():
-            return root / candidate
-    raise _missing(name, layout, root, split, (layout.images,))
-
-
-def _files(folder: Path) -> list[Path]:
-    """All files below a folder, hidden ones apart (macOS leaves ._NAME.png in archives), sorted by path."""
-    found = [
-        Path(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if not name.startswith(".")
+def _data_folder(
+    name: str, layouts: tuple[Layout, ...], root: Path, split: str, *, labels: bool
+) -> tuple[Path, Layout]:
+    """The data set's folder and its layout: the first whose folders of images, and of labels if needed, are there."""
+    present = [
+        (root / folder, layout)
+        for layout in layouts
+        for folder in layout.folders
+        if _roots(root / folder, layout.images, layout, split)
     ]
-    return sorted(found, key=lambda path: path.relative_to(folder).parts)
+    whole = [(folder, layout) for folder, layout in present if _roots(folder, layout.labels, layout, split)]
+    found = (whole if labels else []) or present
+    if not found:
+        raise _missing(name, layouts[0], root, root / layouts[0].folders[0], split, of_labels=False)
+    return found[0]
 
 
-def _images(folder: Path, layout: _Layout) -> dict[str, Path]:
-    """Image files by their name below the folder, less the ending that all images share. Raises ValueError."""
+def _roots(folder: Path, part: str, layout: Layout, split: str) -> list[tuple[str, Path]]:
+    """The folders of `part` of a layout that are there; each with what its * stands for, "" where it has none."""
+    head, star, tail = part.format(split=layout.splits[split]).partition("/*/")
+    if not star:
+        return [("", folder / head)] if (folder / head).is_dir() else []
+    if not (folder / head).is_dir():
+        return []
+    found = [(f"{middle.name}/", middle / tail) for middle in sorted((folder / head).iterdir())]
+    return [(name, path) for name, path in found if path.is_dir() and not name.startswith(".")]
+
+
+def _place(folder: Path, part: str, layout: Layout, split: str) -> str:
+    return str(folder / part.format(split=layout.splits[split]))
+
+
+def _images(folder: Path, layout: Layout, split: str) -> dict[str, Path]:
+    """Image files by their name below the folder, less what all images begin and end with. Raises ValueError."""
     images: dict[str, Path] = {}
-    for path in _files(folder):
-        if path.suffix.lower() not in _IMAGE_SUFFIXES or not path.stem.endswith(layout.image_ending):
-            continue
-        key = path.relative_to(folder).with_suffix("").as_posix().removesuffix(layout.image_ending)
-        if key in images:
-            raise ValueError(f"{images[key]} and {path}: two images would share one label")
-        images[key] = path
+    for prefix, place in _roots(folder, layout.images, layout, split):
+        for path in files_below(place):
+            if path.suffix.lower() not in IMAGE_SUFFIXES or not path.stem.endswith(layout.image_ending):
+                continue
+            if not path.name.startswith(layout.image_start):
+                continue
+            key = _key(prefix, place, path, layout.image_start, layout.image_ending + path.suffix)
+            if key in images:
+                raise ValueError(f"{images[key]} and {path}: two images would share one label")
+            images[key] = path
     return images
 
 
-def _labels(folder: Path, layout: _Layout) -> dict[str, Path]:
+def _labels(folder: Path, layout: Layout, split: str) -> dict[str, Path]:
     """Label files by the name of their image (see `_images`); of two for one image, that with raw ids."""
-    raw, train = {}, {}
-    for path in _files(folder):
-        name = path.relative_to(folder).as_posix()
-        if name.endswith(layout.train_ending):  # first: GTA5's raw ending, .png, would match these too
-            train[name.removesuffix(layout.train_ending)] = path
-        elif name.endswith(layout.raw_ending):
-            raw[name.removesuffix(layout.raw_ending)] = path
+    raw: dict[str, Path] = {}
+    train: dict[str, Path] = {}
+    for prefix, place in _roots(folder, layout.labels, layout, split):
+        for path in files_below(place):
+            name = path.name.lower()
+            # train ids first: GTA5's raw ending, .png, would match these too
+            endings = [e for e in (layout.train_ending, *layout.raw_endings) if name.endswith(e.lower())]
+            if not endings or not path.name.startswith(layout.label_start):
+                continue
+            found = train if endings[0] == layout.train_ending else raw
+            key = _key(prefix, place, path, layout.label_start, endings[0])
+            if key in found:
+                raise ValueError(f"{found[key]} and {path}: two labels of one image")
+            found[key] = path
     return train | raw
 
 
-def _missing(name: str, layout: _Layout, root: Path, split: str, needed: tuple[str, ...]) -> FileNotFoundError:
-    expected = " or ".join(
-        " with ".join(str(root / folder / part.format(split=split)) for part in needed) for folder in layout.folders
-    )
-    places = [root, *(root / folder for folder in layout.folders)]
-    found = [f"{place}: {', '.join(sorted(os.listdir(place))) or 'empty'}" for place in places if place.is_dir()]
-    return FileNotFoundError(
-        f"{name} ({split}) is not there, or holds no files.\n"
-        f"  expected: {expected}\n"
-        f"  found:    {'; '.join(found) or f'{root} does not exist'}\n"
-        f"  the data: {layout.origin.format(root=root)}"
-    )
+def _key(prefix: str, place: Path, path: Path, start: str, ending: str) -> str:
+    parent = path.relative_to(place).parent.as_posix()
+    name = path.name[len(start) : len(path.name) - len(ending)]
+    return prefix + (name if parent == "." else f"{parent}/{name}")
 
 
-def _read_class_file(path: Path, class_set: ClassSet) -> Encoding:
-    """The id table of a `folder:` domain. Raises FileNotFoundError, or ValueError naming the entry at fault."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f'{path} is missing: it maps each raw label id to a class, e.g. {{"7": "road", "0": "ignore"}}'
-        )
-    try:
-        entries = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from error
-    if not isinstance(entries, dict):
-        raise ValueError(f'{path}: an object {{"raw id": class}} is needed')
-    C = len(class_set)
-    train_of = {name: index for index, name in enumerate(class_set.names)} | {"ignore": IGNORE}
-    mapped = {}
-    for raw, value in entries.items():
-        train_id = train_of.get(value) if isinstance(value, str) else value
-        if not raw.isdecimal() or int(raw) > 0xFFFF or train_id is None or train_id not in (*range(C), IGNORE):
-            raise ValueError(
-                f"{path}: entry {raw!r}: {value!r} does not map a raw id (0 to 65535) to a train id "
-                f"(0 to {C - 1}), to 255, to 'ignore' or to one of {', '.join(class_set.names)}"
-            )
-        mapped[int(raw)] = int(train_id)
-    return Encoding(id_map(path.name, mapped))
+def _missing(name: str, layout: Layout, root: Path, folder: Path, split: str, *, of_labels: bool) -> FileNotFoundError:
+    """What was looked for, ending included, what lies there instead, and what is likely to be the cause."""
+    part = layout.labels if of_labels else layout.images
+    if of_labels:
+        endings = tuple(layout.label_start + "*" * bool(layout.label_start) + e for e in layout.raw_endings)
+        endings = (*endings, layout.train_ending)
+    else:
+        endings = tuple(layout.image_ending + suffix for suffix in IMAGE_SUFFIXES[:3])
+    places = [_place(root / f, part, layout, split) for f in layout.folders]
+    looked = what_lies_there(Path(_place(folder, part, layout, split).partition("/*/")[0]), endings)
+    lines = [
+        f"{name} ({split}): no {'labels' if of_labels else 'images'} found.",
+        f"  expected: files that end in {' or '.join(endings)} below {' or '.join(places)}",
+        f"  found:    {looked}",
+    ]
+    if of_labels and (cause := likely_cause(files_below(folder / part.format(split=layout.splits[split])))):
+        lines.append(f"  likely:   {cause}")
+    return FileNotFoundError("\n".join([*lines, f"  the data: {layout.origin.format(root=root)}"]))

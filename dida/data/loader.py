@@ -34,13 +34,14 @@ class Batches(Iterator[tuple[Batch, Ids]]):
         begin = time.perf_counter()
         sample = next(self._samples)  # a Sample, each of whose fields has a leading B
         self.waited = time.perf_counter() - begin
-        source_image, source_label, target_image = (
+        source_image, source_label, target_image, target_real = (
             # bytes travel, and are widened on the device
             part.to(self._device, non_blocking=True)
-            for part in (sample.source_image, sample.source_label, sample.target_image)
+            for part in (sample.source_image, sample.source_label, sample.target_image, sample.target_real)
         )
         source = LabelledCrops(self._normalise(source_image), source_label.long())
-        return Batch(source, self._normalise(target_image)), Ids(sample.source_index, sample.target_index)
+        batch = Batch(source, self._normalise(target_image), target_real)
+        return batch, Ids(sample.source_index, sample.target_index)
 
 
 def batches(pairs: Pairs, *, batch_size: int, start: int, stop: int, workers: int, device: torch.device) -> Batches:

@@ -24,6 +24,7 @@ from dida.data.transforms import (
     rare_class_crop,
     scaled_image,
     scaled_label,
+    shown,
     varied_crop,
 )
 
@@ -48,6 +49,7 @@ class Sample(NamedTuple):
     source_image: Tensor  # [3, H, W] uint8 RGB
     source_label: Tensor  # [H, W] uint8 train ids
     target_image: Tensor  # [3, H, W] uint8 RGB
+    target_real: Tensor  # [H, W] bool: False on padding, where the scaled picture is smaller than the crop
     source_index: int  # into source.images
     target_index: int  # into target.images
 
@@ -98,11 +100,12 @@ class Pairs(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         """Raises ImageFileError if a file is unreadable or a label's size is not that of its image."""
         source_index, image, label = self._source(index)
-        target_index, target_image = self._target(index)
+        target_index, target_image, target_real = self._target(index)
         return Sample(
             torch.from_numpy(image),
             torch.from_numpy(label),
             torch.from_numpy(target_image),
+            torch.from_numpy(target_real),
             source_index,
             target_index,
         )
@@ -142,12 +145,12 @@ class Pairs(Dataset[Sample]):
             image = distorted(image, draw_distortion(self._rng(index, _Stream.SOURCE_COLOUR)))
         return file, cut_image(image, at, view.crop, flip=flip), cut_label(label, at, view.crop, flip=flip)
 
-    def _target(self, index: int) -> tuple[int, np.ndarray]:
-        """The file index and the image [3, H, W]."""
+    def _target(self, index: int) -> tuple[int, np.ndarray, np.ndarray]:
+        """The file index, the image [3, H, W] and which of its pixels are no padding [H, W]."""
         rng = self._rng(index, _Stream.TARGET_CROP)
         view = self.target_view
         file = int(self._rng(index, _Stream.TARGET_FILE).integers(len(self.target.images)))
         image = scaled_image(read_image(self.target.images[file]), view.scale)
         at = random_crop(rng, (image.shape[1], image.shape[0]), view.crop)
         flip = bool(rng.random() < view.flip_chance)
-        return file, cut_image(image, at, view.crop, flip=flip)
+        return file, cut_image(image, at, view.crop, flip=flip), shown(image, at, view.crop)

@@ -1,28 +1,28 @@
 """How many pixels of each class every label file holds, counted once and cached.
 
 The cache is one .npz per split, in the data set's folder or, where that cannot be written, in the user's cache folder
-(XDG_CACHE_HOME/dida). It is bound to names, sizes and modification times of the label files: any change, and it is
-counted anew.
+(XDG_CACHE_HOME/dida). It is bound to the class set and to names, sizes and modification times of the label files: any
+change, and it is counted anew.
 """
 
 import hashlib
 import logging
 import os
 import tempfile
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from dida.batch import IGNORE
 from dida.data.domains import LabelledDomain
 from dida.data.image_file import Encoding, image_size, read_ids, require_same_size
 from dida.data.sweep import sweep
 
 _log = logging.getLogger(__name__)
 
-_FORMAT = 1  # raise when what is counted or how it is stored changes
+_FORMAT = 2  # raise when what is counted or how it is stored changes
 MIN_CLASS_SHARE = 0.5  # if fewer pixels belong to a class, the ids are probably read with the wrong table
 
 
@@ -58,13 +58,30 @@ def class_statistics(domain: LabelledDomain, *, workers: int | None = None) -> S
     a class. Raises ImageFileError for an unreadable label, or one whose size is not that of its image.
     """
     digest = _digest(domain)
-    places = _cache_files(domain)
-    statistics = next(filter(None, (_load(place, digest) for place in places)), None)
+    places, shape = _cache_files(domain), (len(domain.labels), len(domain.class_set))
+    statistics = next(filter(None, (_load(place, digest, *shape) for place in places)), None)
     if statistics is None:
         statistics = _count(domain, workers)
         _store(places, digest, statistics)
     _warn(domain, statistics)
     return statistics
+
+
+def require_pixels(domain: LabelledDomain, statistics: Statistics) -> None:
+    """Raise ValueError, with the ids found and the ids mapped, if no pixel of a domain belongs to a class."""
+    if statistics.pixels.any():
+        return
+    ids = domain.raw.ids
+    mapped = np.flatnonzero(ids.train != IGNORE)
+    found = [domain.raw.spell(raw) for raw in statistics.unknown] or ["only ids that are no class"]
+    raise ValueError(
+        f"{domain.name} ({domain.split}): no pixel of any class. Found: {_some(found)}; "
+        f"{ids.name} maps {_some([str(raw) for raw in mapped])}, so the label files hold other ids than it says"
+    )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
 
 
 def count_label(path: Path, encoding: Encoding, *, classes: int) -> LabelCount:
@@ -123,10 +140,10 @@ def _count(domain: LabelledDomain, workers: int | None) -> Statistics:
 def _warn(domain: LabelledDomain, statistics: Statistics) -> None:
     for raw, found in statistics.unknown.items():
         _log.warning(
-            "%s (%s): raw id %d is not defined, its %d pixels in %d files are read as 255; most are in %s",
+            "%s (%s): %s is not defined, its %d pixels in %d files are read as 255; most are in %s",
             domain.name,
             domain.split,
-            raw,
+            domain.raw.spell(raw),
             found.pixels,
             found.files,
             found.example,
@@ -143,8 +160,11 @@ def _warn(domain: LabelledDomain, statistics: Statistics) -> None:
 
 def _digest(domain: LabelledDomain) -> str:
     digest = hashlib.sha256(f"format {_FORMAT}\n".encode())
-    digest.update(domain.raw.ids.train.tobytes())
-    digest.update(domain.raw.ids.known.tobytes())
+    digest.update(repr(domain.class_set.names).encode())
+    for encoding in (domain.raw, domain.train):
+        digest.update(encoding.ids.train.tobytes())
+        digest.update(encoding.ids.known.tobytes())
+    digest.update(repr(domain.raw.colours).encode())
     for path in domain.labels:
         status = path.stat()
         relative = os.path.relpath(path, domain.folder)  # so that a data set may be moved with its cache
@@ -162,7 +182,7 @@ def _cache_files(domain: LabelledDomain) -> tuple[Path, Path]:
     )
 
 
-def _load(path: Path, digest: str) -> Statistics | None:
+def _load(path: Path, digest: str, files: int, classes: int) -> Statistics | None:
     """The cached statistics, or None if there are none or they describe other files."""
     if not path.is_file():
         return None
@@ -180,10 +200,22 @@ def _load(path: Path, digest: str) -> Statistics | None:
                     strict=True,
                 )
             }
-            return Statistics(stored["pixels"], stored["total"], unknown)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            statistics = Statistics(stored["pixels"], stored["total"], unknown)
+            _require_shape(statistics, files, classes)
+            return statistics
+    except Exception as error:  # a damaged byte leads numpy's, zip's and Python's own readers into errors of any kind
         _log.warning("%s cannot be read (%s): counting anew", path, error)
         return None
+
+
+def _require_shape(statistics: Statistics, files: int, classes: int) -> None:
+    """Raise ValueError for what cannot be the counts of so many files and classes."""
+    pixels, total = statistics.pixels, statistics.total
+    whole = pixels.shape == (files, classes) and total.shape == (files,)
+    if not whole or pixels.dtype != np.int64 or total.dtype != np.int64:
+        raise ValueError(f"counts of shape {pixels.shape} and {total.shape} for {files} files and {classes} classes")
+    if (pixels < 0).any() or (pixels.sum(1) > total).any():
+        raise ValueError("counts that are negative, or more than there are pixels")
 
 
 def _store(places: tuple[Path, ...], digest: str, statistics: Statistics) -> None:

@@ -111,6 +111,13 @@ def cut_label(label: np.ndarray, at: Crop, crop: tuple[int, int], *, flip: bool)
     return np.ascontiguousarray(_cut(label, at, crop, IGNORE, flip))
 
 
+def shown(image: np.ndarray, at: Crop, crop: tuple[int, int]) -> np.ndarray:
+    """[height, width] bool: pixels of the crop that show the image, False where it is filled; the same if mirrored."""
+    real = np.zeros((crop[1], crop[0]), dtype=bool)
+    real[: image.shape[0] - at.top, : image.shape[1] - at.left] = True
+    return real
+
+
 def _resized(array: np.ndarray, scale: tuple[int, int], interpolation: int) -> np.ndarray:
     size = array.shape[1], array.shape[0]
     new = keep_ratio_size(size, scale)

@@ -28,7 +28,7 @@ class Method(Generic[Believed]):
     """
 
     source_pass: Callable[[nn.Module, LabelledCrops], OnSource]
-    believe: Callable[[nn.Module, InstanceBank, Tensor, int, StepRandom], Believed]
+    believe: Callable[[nn.Module, InstanceBank, Batch, int, StepRandom], Believed]
     target_passes: tuple[Callable[[nn.Module, InstanceBank, Batch, Believed, StepRandom], OnTarget], ...]
     update_teacher: Callable[[nn.Module, nn.Module, int], None]
     update_bank: Callable[[InstanceBank, Tensor, Tensor, int, StepRandom], None]
@@ -56,22 +56,20 @@ class Believe:
 
     weak_view: WeakView
     regenerate: Callable[[Prediction, InstanceBank, int], Belief]
-    label_target: Callable[[Belief], PseudoLabel]
+    label_target: Callable[[Belief, Tensor], PseudoLabel]
 
     @torch.no_grad()
-    def __call__(
-        self, teacher: nn.Module, bank: InstanceBank, target_B3HW: Tensor, step: int, rng: StepRandom
-    ) -> Target:
+    def __call__(self, teacher: nn.Module, bank: InstanceBank, batch: Batch, step: int, rng: StepRandom) -> Target:
         """The pseudo-labels of both levels; no gradient."""
-        belief = self.regenerate(teacher(self.weak_view(target_B3HW, rng)), bank, step)
-        return Target(belief, self.label_target(belief))
+        belief = self.regenerate(teacher(self.weak_view(batch.target, rng)), bank, step)
+        return Target(belief, self.label_target(belief, batch.real_BHW()))
 
 
 @dataclass(frozen=True)
 class Abstain:
     """No belief about the target: source-only training and the oracle."""
 
-    def __call__(self, teacher: nn.Module, bank: InstanceBank, target_B3HW: Tensor, step: int, rng: StepRandom) -> None:
+    def __call__(self, teacher: nn.Module, bank: InstanceBank, batch: Batch, step: int, rng: StepRandom) -> None:
         return None
 
 

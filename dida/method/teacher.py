@@ -47,38 +47,47 @@ class AverageTeacher:
 
 
 class Weigh(Protocol):
-    """The weight of each pixel, [B, H, W], from 1.0 on confident pixels and 0.0 elsewhere."""
+    """The weight of each pixel, [B, H, W], from 1.0 on confident pixels and 0.0 elsewhere, and on all padding.
 
-    def __call__(self, confident_BHW: Tensor, /) -> Tensor: ...
+    `real_BHW` is False on padding, which no share counts.
+    """
+
+    def __call__(self, confident_BHW: Tensor, real_BHW: Tensor, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class ShareOfBatch:
     """One weight for all: the share of confident pixels in the batch (DACS)."""
 
-    def __call__(self, confident_BHW: Tensor) -> Tensor:
-        return confident_BHW.mean().expand_as(confident_BHW)
+    def __call__(self, confident_BHW: Tensor, real_BHW: Tensor) -> Tensor:
+        return _share(confident_BHW, real_BHW, (0, 1, 2)).expand_as(confident_BHW)
 
 
 @dataclass(frozen=True)
 class ShareOfImage:
     """One weight per image: its own share of confident pixels."""
 
-    def __call__(self, confident_BHW: Tensor) -> Tensor:
-        return confident_BHW.mean((1, 2), keepdim=True).expand_as(confident_BHW)
+    def __call__(self, confident_BHW: Tensor, real_BHW: Tensor) -> Tensor:
+        return _share(confident_BHW, real_BHW, (1, 2)).expand_as(confident_BHW)
 
 
 @dataclass(frozen=True)
 class PerPixel:
     """The indicator itself, as Eq. (3) prints it."""
 
-    def __call__(self, confident_BHW: Tensor) -> Tensor:
+    def __call__(self, confident_BHW: Tensor, real_BHW: Tensor) -> Tensor:
         return confident_BHW
+
+
+def _share(confident_BHW: Tensor, real_BHW: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Confident pixels over real ones along `dims`, which stay; 0 where there are none."""
+    return confident_BHW.sum(dims, keepdim=True) / real_BHW.sum(dims, keepdim=True).clamp(min=1)
 
 
 @dataclass(frozen=True)
 class LabelTarget:
-    """Label = argmax of z-hat; weight from the confident pixels; rows at the top and bottom count nothing.
+    """Label = argmax of z-hat; weight from the confident pixels; rows at the top and bottom count nothing, nor does
+    padding, of which a teacher is as sure as of anything.
 
     Confidence is the maximum of the teacher's z, not of z-hat: with phi = 0.9 and an uninformative bank z-hat stays
     below 0.905, no pixel would ever pass tau = 0.968 and the target loss would vanish. `of_regenerated` takes z-hat:
@@ -91,16 +100,17 @@ class LabelTarget:
     ignore_top: int  # rows, in 1/512 of the crop
     ignore_bottom: int
 
-    def __call__(self, belief: Belief) -> PseudoLabel:
+    def __call__(self, belief: Belief, real_BHW: Tensor) -> PseudoLabel:
+        """`real_BHW` [B, H, W] bool is False on padding."""
         believed_BCHW = belief.semantic if self.of_regenerated else belief.prior
-        confident_BHW = confident(believed_BCHW.amax(1), self.threshold)
+        confident_BHW = confident(believed_BCHW.amax(1), self.threshold) * real_BHW
         H = confident_BHW.shape[1]
         row = (torch.arange(H, device=confident_BHW.device) + 0.5) * ROWS / H
         used_H = (row > self.ignore_top) & (row < ROWS - self.ignore_bottom)
-        used_BHW = used_H[:, None].expand_as(confident_BHW)
+        used_BHW = used_H[:, None] & real_BHW
         return PseudoLabel(
             label=pseudo_label(belief.semantic),
-            weight=self.weigh(confident_BHW) * used_BHW,
+            weight=self.weigh(confident_BHW, real_BHW) * used_BHW,
             used=used_BHW,
-            coverage=confident_BHW.mean(),
+            coverage=_share(confident_BHW, real_BHW, (0, 1, 2)).squeeze(),
         )

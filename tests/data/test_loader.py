@@ -46,6 +46,7 @@ def test_a_batch_holds_its_samples_normalised(root):
         assert torch.allclose(batch.source.image[row] * std + mean, sample.source_image.float(), atol=1e-3)
         assert torch.allclose(batch.target[row] * std + mean, sample.target_image.float(), atol=1e-3)
         assert torch.equal(batch.source.label[row], sample.source_label.long())
+        assert torch.equal(batch.real[row], sample.target_real)
         assert (ids.source[row], ids.target[row]) == (sample.source_index, sample.target_index)
     assert batch.source.label.dtype == torch.int64
     assert batch.source.image.dtype == batch.target.dtype == torch.float32

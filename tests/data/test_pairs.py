@@ -224,3 +224,19 @@ def test_a_label_of_another_size_stops_the_run_and_both_are_named(tmp_path):
     Image.new("L", (100, 100)).save(data.source.labels[0])
     with pytest.raises(ImageFileError, match=r"images/00001\.png is 174x96, but its label .*labels/00001\.png"):
         data[0]
+
+
+@pytest.mark.parametrize("size", [(96, 24), (30, 48), (120, 20), (96, 48)])
+def test_padding_of_the_target_is_known_and_carries_no_picture(tmp_path, size):
+    """FAULTS 10: pictures that are smaller than the crop, whichever way, and one that is not."""
+    make_gta(tmp_path, 1)
+    make_cityscapes(tmp_path, size, train=2)
+    data = make_pairs(tmp_path, rare=False)
+    data.target_view = View(scale=size, crop=(48, 40))
+    for i in range(4):
+        sample = data[i]
+        assert sample.target_real.shape == (40, 48)
+        assert sample.target_real.sum() == min(size[0], 48) * min(size[1], 40)
+        filled = sample.target_image[:, ~sample.target_real]
+        assert (filled == torch.tensor(MEAN).round()[:, None]).all()
+        assert sample.target_real[: min(size[1], 40), : min(size[0], 48)].all()

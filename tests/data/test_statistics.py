@@ -1,5 +1,6 @@
 """Counts, the cache and when it is not to be trusted."""
 
+import json
 import logging
 import os
 
@@ -11,7 +12,7 @@ from dida.data import domains, statistics
 from dida.data.image_file import ImageFileError
 from dida.data.statistics import class_statistics
 
-from .factories import SIZE, make_cityscapes, make_gta, make_synthia, save_ids, scene
+from .factories import SIZE, make_cityscapes, make_folder, make_gta, make_synthia, save_ids, scene
 
 
 @pytest.fixture(autouse=True)
@@ -184,3 +185,73 @@ def test_a_label_of_another_size_names_both_files(tmp_path):
     Image.new("L", (10, 20)).save(folder / "labels" / "00002.png")
     with pytest.raises(ImageFileError, match=r"images/00002\.png is 174x96, but.*labels/00002\.png is 10x20"):
         class_statistics(domains.labelled("gta5", tmp_path, "train"))
+
+
+@pytest.mark.parametrize(
+    "change", ["a row less", "a class less", "negative", "more than there are", "floats", "no total"]
+)
+def test_a_cache_that_cannot_be_of_these_files_is_counted_anew(tmp_path, counted, caplog, change):
+    """FAULTS 42."""
+    domain = gta(tmp_path)
+    right = class_statistics(domain)
+    cache = tmp_path / "gta" / ".dida_statistics_train.npz"
+    with np.load(cache) as stored:
+        values = dict(stored)
+    values["pixels"] = {
+        "a row less": values["pixels"][:-1],
+        "a class less": values["pixels"][:, :-1],
+        "negative": values["pixels"] - 10**6,
+        "more than there are": values["pixels"] + 10**6,
+        "floats": values["pixels"] / 1.0,
+        "no total": values["pixels"],
+    }[change]
+    if change == "no total":
+        del values["total"]
+    np.savez_compressed(cache, **values)
+    assert np.array_equal(class_statistics(domain).pixels, right.pixels)
+    assert len(counted) == 6
+    assert f"{cache} cannot be read" in caplog.text
+
+
+def test_a_bit_flipped_anywhere_in_the_cache_is_counted_anew_or_nothing_at_all(tmp_path, counted):
+    """FAULTS 43: never a traceback, never other numbers."""
+    domain = gta(tmp_path)
+    right = class_statistics(domain)
+    cache = tmp_path / "gta" / ".dida_statistics_train.npz"
+    whole = cache.read_bytes()
+    for place in range(0, len(whole), 37):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        cache.write_bytes(damaged)
+        found = class_statistics(domain)
+        assert np.array_equal(found.pixels, right.pixels)
+        assert np.array_equal(found.total, right.total)
+        assert found.unknown == right.unknown
+    assert len(counted) > 3
+
+
+@pytest.mark.parametrize("names", [("road", "car"), ("road", "tractor")])
+def test_the_cache_is_bound_to_the_class_set(tmp_path, counted, names):
+    make_folder(tmp_path, 2, classes={"100": "road", "101": "sidewalk"})
+    class_statistics(domains.labelled(f"folder:{tmp_path}", tmp_path, "train"))
+    (tmp_path / "classes.json").write_text(json.dumps({"100": names[0], "101": names[1]}))
+    class_statistics(domains.labelled(f"folder:{tmp_path}", tmp_path, "train"))
+    assert len(counted) == 4
+
+
+@pytest.mark.parametrize(
+    "classes, said",
+    [
+        ({"1": "road", "2": "car"}, ("Found: raw id 0, raw id 100", "maps 1, 2")),
+        ({"0": "ignore", "1": "road"}, ("Found: raw id 100", "maps 1")),
+        ([{"id": 7, "name": "soil", "color": [1, 2, 3]}], ("raw id 100", "maps 7")),
+        ({"0": "ignore", "1": "soil"} | {str(100 + c): "ignore" for c in range(19)}, ("only ids that are no class",)),
+    ],
+)
+def test_labels_without_a_pixel_of_any_class_name_the_ids(tmp_path, classes, said):
+    """FAULTS 13: wrong ids are not small objects."""
+    make_folder(tmp_path, 2, classes=classes)
+    domain = domains.labelled(f"folder:{tmp_path}", tmp_path, "train")
+    with pytest.raises(ValueError, match="no pixel of any class") as caught:
+        statistics.require_pixels(domain, class_statistics(domain))
+    assert all(part in str(caught.value) for part in said)

@@ -13,7 +13,7 @@ from dida import assemble as assembling
 from dida import recipes
 from dida.assemble import Parts, assemble, build_method, build_state, build_student
 from dida.config import Config, InstanceConfig, SelfTrainingConfig, changed, to_dict
-from dida.data.classes import CITYSCAPES_CLASSES
+from dida.data.classes import CITYSCAPES_CLASSES, ClassSet
 from dida.data.loader import batches
 from dida.data.toy import Counts, generate
 from dida.method import passes
@@ -226,7 +226,7 @@ def test_a_run_to_resume_goes_on_from_its_newest_checkpoint(toy, tmp_path):
 
 def test_init_is_where_both_networks_start_and_the_feature_distance_does_not(toy, tmp_path):
     start = assemble(options(toy, "--seed", "9"))
-    path = start.state.save(tmp_path, {}, {})
+    path = start.state.save(tmp_path, {}, start.class_set.to_dict())
     init = ("--init", str(path), "--weights", str(toy / "mit_b0.pth"), "--feature-weight", "0.1")
     parts = assemble(options(toy, *init))
     for network in (parts.state.student, parts.state.teacher):
@@ -235,6 +235,45 @@ def test_init_is_where_both_networks_start_and_the_feature_distance_does_not(toy
     assert same(encoder.state_dict(), torch.load(toy / "mit_b0.pth"))
     with pytest.raises(ValueError, match=r"--init .*: not the weights of mit_b0 with --embed-dim 32"):
         assemble(options(toy, *init, "--embed-dim", "32"))
+    path = start.state.save(tmp_path, {}, {})
+    with pytest.raises(ValueError, match=r"--init .*: does not say which classes it tells apart"):
+        assemble(options(toy, *init))
+
+
+@pytest.mark.parametrize(
+    "names, said",
+    [
+        (("car", "tractor", "road"), "3 classes taken; new: tractor; left out: sidewalk"),
+        (CITYSCAPES_CLASSES.names[::-1], "19 of 19 classes taken"),
+        (("cow", "barn"), "0 of 2 classes taken; new: cow, barn; left out: road"),
+        ((*CITYSCAPES_CLASSES.names, "tram stop"), "19 of 20 classes taken; new: tram stop"),
+    ],
+)
+def test_init_from_a_run_with_other_classes_is_matched_by_name(tmp_path, caplog, names, said):
+    state = build(tiny())[0]
+    path = state.save(tmp_path, {}, CITYSCAPES_CLASSES.to_dict())
+    class_set = ClassSet(tuple(names), ((0, 0, 0),) * len(names), (), tuple(range(len(names))))
+    torch.manual_seed(1)
+    fresh = build_student(tiny(), class_set).decode_head.conv_seg
+    torch.manual_seed(1)
+    with caplog.at_level("INFO"):
+        student, _ = assembling.load_networks(changed(tiny(), init=path), class_set, torch.device("cpu"))
+    assert said.removeprefix("3 ") in caplog.text
+    assert same(student.backbone.state_dict(), state.student.backbone.state_dict())
+    theirs = state.student.decode_head.conv_seg
+    for mine, name in enumerate(names):
+        known = name in CITYSCAPES_CLASSES.names
+        row = theirs.weight[CITYSCAPES_CLASSES.names.index(name)] if known else fresh.weight[mine]
+        assert torch.equal(student.decode_head.conv_seg.weight[mine], row)
+
+
+def test_a_source_whose_classes_changed_is_not_resumed(toy, tmp_path):
+    config = options(toy)
+    parts = assemble(config)
+    other = dataclasses.replace(parts.class_set, names=("street", *parts.class_set.names[1:]))
+    parts.state.save(tmp_path, to_dict(config), other.to_dict())
+    with pytest.raises(ValueError, match=r"are now road, .*; the run began with street"):
+        assemble(changed(config, resume=tmp_path))
 
 
 def test_a_resumed_run_has_no_use_for_init(toy, tmp_path):

@@ -79,16 +79,38 @@ def test_confusion_counts_bytes_as_it_counts_int64():
     assert torch.equal(confusion(label, predicted, 3), confusion(label.byte(), predicted.byte(), 3))
 
 
-def test_a_class_that_never_occurs_leaves_the_mean_and_one_only_predicted_is_a_zero():
+def test_means_are_over_labelled_classes_whatever_is_predicted():
+    """Two networks scored on the same labels are compared over the same classes."""
     matrix = torch.zeros(3, 3, dtype=torch.int64)
     matrix[0, 0], matrix[0, 1] = 3, 1  # class 1 is predicted but never labelled, class 2 is neither
     found = score(matrix, {3: (0, 1, 2), 1: (2,)})
     np.testing.assert_allclose(found.iou, [3 / 4, 0, math.nan])
     np.testing.assert_allclose(found.accuracy, [3 / 4, math.nan, math.nan])
-    assert mean_of_known(found.iou) == found.mean_iou[3] == pytest.approx(3 / 8)
+    assert found.mean_iou[3] == pytest.approx(3 / 4)
+    assert mean_of_known(found.iou) == pytest.approx(3 / 8)
     assert math.isnan(found.mean_iou[1])
     assert found.mean_accuracy == pytest.approx(3 / 4)
     assert math.isnan(mean_of_known(np.full(2, math.nan)))
+
+
+@pytest.mark.parametrize(
+    "declared, wrong, expected",
+    [
+        ((0, 13), (16, 17), {2: 1 - 1 / 4096}),
+        ((0, 13), (), {2: 1.0}),
+        ((0, 13, 5), (16, 17), {3: 1 - 1 / 4096}),  # 5 is declared, and no pixel is labelled so
+        (range(19), (16, 17), {19: 1 - 1 / 4096, 16: 1 - 1 / 4096, 13: 1 - 1 / 4096}),
+    ],
+)
+def test_a_mean_is_over_the_declared_classes(declared, wrong, expected):
+    """FAULTS 11: half road, half car, right but for one pixel of each that is taken for what the labels do not hold."""
+    label = torch.zeros(64, 128, dtype=torch.uint8)
+    label[:, 64:] = 13
+    predicted = label.clone()
+    for column, other in zip((0, 127), wrong, strict=False):
+        predicted[0, column] = other
+    found = score(confusion(label, predicted, CLASSES), CITYSCAPES_CLASSES.subsets_among(declared))
+    assert found.mean_iou == pytest.approx(expected)
 
 
 def test_means_over_19_16_and_13_classes():

@@ -232,3 +232,25 @@ def test_the_modules_of_the_method_are_found():
 def test_nothing_between_batch_and_optimizer_reads_the_device(module):
     source = inspect.getsource(importlib.import_module(module))
     assert not [word for word in BANNED if word in source]
+
+
+PADDED = ({}, {"pseudo_weight": "pixel"}, {"pseudo_weight": "image"}, {"instance_loss": "stride4"},
+          {"instance_pixels": "balanced"})  # fmt: skip
+
+
+@pytest.mark.parametrize("options", PADDED, ids=str)
+def test_padding_of_the_target_teaches_nothing(options):
+    """FAULTS 10: no pixel of it has a weight, is valid in L_ins, or counts as covered."""
+    config = tiny("dida", threshold=0.0, **options)
+    state, method = build(config)
+    train_step(state, batch(), method)  # fills the bank
+    real = torch.ones(2, 64, 64, dtype=torch.bool)
+    real[:, 20:], real[1, :, 40:] = False, False
+    trace = train_step(state, batch(1)._replace(real=real), method)
+    (mixed,) = trace.mixed
+    assert float(trace.target.pseudo.weight[~real].abs().max()) == 0
+    assert not trace.target.pseudo.used[~real].any()
+    assert not mixed.valid[~real].any()
+    assert float(mixed.weight[~real & ~mixed.pasted].abs().max()) == 0
+    assert float(trace.target.pseudo.coverage) == 1
+    assert trace.losses["instance"].isfinite()

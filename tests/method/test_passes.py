@@ -92,7 +92,7 @@ def believe(weight: float = 1.0) -> Believe:
         z = seen.logits.softmax(1)
         return Belief(z, z, ())
 
-    def label(belief: Belief) -> PseudoLabel:
+    def label(belief: Belief, real_BHW: Tensor) -> PseudoLabel:
         label = belief.semantic.argmax(1)
         return PseudoLabel(label, torch.full(label.shape, weight), label >= 0, torch.tensor(weight))
 
@@ -101,7 +101,7 @@ def believe(weight: float = 1.0) -> Believe:
 
 def test_what_is_believed_has_no_gradient():
     teacher, images = Network(), batch()
-    target = believe()(teacher, InstanceBank(torch.arange(C), D, C), images.target, 0, rng())
+    target = believe()(teacher, InstanceBank(torch.arange(C), D, C), images, 0, rng())
     assert not target.belief.semantic.requires_grad
     assert torch.equal(target.pseudo.label, teacher(images.target).logits.argmax(1))
     assert all(p.grad is None for p in teacher.parameters())
@@ -112,17 +112,18 @@ def test_the_teacher_is_asked_about_the_weak_view():
     believing = believe()
     upside_down = Believe(lambda target, rng: target.flip(2), believing.regenerate, believing.label_target)
     bank = InstanceBank(torch.arange(C), D, C)
-    found = upside_down(teacher, bank, images.target, 0, rng())
-    assert torch.equal(found.pseudo.label, believing(teacher, bank, images.target.flip(2), 0, rng()).pseudo.label)
+    found = upside_down(teacher, bank, images, 0, rng())
+    flipped = images._replace(target=images.target.flip(2))
+    assert torch.equal(found.pseudo.label, believing(teacher, bank, flipped, 0, rng()).pseudo.label)
 
 
 def test_abstaining_asks_nobody():
-    assert Abstain()(None, None, batch().target, 0, rng()) is None
+    assert Abstain()(None, None, batch(), 0, rng()) is None
 
 
 def test_the_mixed_pass_adds_the_gradient_of_its_losses():
     network, images, bank = Network(), batch(), InstanceBank(torch.arange(C), D, C)
-    target = believe(weight=0.25)(Network(), bank, images.target, 0, rng())
+    target = believe(weight=0.25)(Network(), bank, images, 0, rng())
     found = MixedPass(mixed_view, instance_loss)(network, bank, images, target, rng())
     once = gradients(network)
     network.zero_grad()

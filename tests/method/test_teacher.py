@@ -50,6 +50,8 @@ def belief(confidences) -> Belief:
 
 CONFIDENCES = [[[0.99, 0.9], [0.97, 0.5]], [[0.5, 0.6], [0.7, 0.968]]]  # 2 images of 2x2: 2 and 1 reach 0.968
 
+REAL = torch.ones(2, 2, 2, dtype=torch.bool)
+
 
 def label_target(**options) -> LabelTarget:
     paper = {"threshold": 0.968, "weigh": ShareOfBatch(), "of_regenerated": False, "ignore_top": 0, "ignore_bottom": 0}
@@ -65,14 +67,14 @@ def label_target(**options) -> LabelTarget:
     ],
 )
 def test_weight_of_the_pseudo_label(weigh, expected):
-    pseudo = label_target(weigh=weigh)(belief(CONFIDENCES))
+    pseudo = label_target(weigh=weigh)(belief(CONFIDENCES), REAL)
     assert torch.equal(pseudo.weight, torch.tensor(expected))
     assert pseudo.label.eq(1).sum() == 6  # argmax of z-hat, not of z (the two ties go to class 0)
     assert pseudo.coverage.item() == 3 / 8
 
 
 def test_rows_at_top_and_bottom_weigh_nothing_but_count_in_the_share():
-    pseudo = label_target(ignore_top=256)(belief(CONFIDENCES))
+    pseudo = label_target(ignore_top=256)(belief(CONFIDENCES), REAL)
     assert torch.equal(pseudo.weight[:, 0], torch.zeros(2, 2))
     assert torch.equal(pseudo.weight[:, 1], torch.full((2, 2), 3 / 8))
     assert pseudo.used[:, 1].all()
@@ -83,5 +85,25 @@ def test_literal_reading_lets_no_pixel_pass_an_uninformative_bank():
     z = torch.tensor([0.99, 0.01]).view(1, 2, 1, 1)
     smoothed = 0.9 * z + 0.1 / 2  # phi = 0.9 and a uniform bank
     seen = Belief(semantic=smoothed, prior=z, terms=())
-    assert label_target(of_regenerated=False)(seen).coverage == 1
-    assert label_target(of_regenerated=True)(seen).coverage == 0
+    assert label_target(of_regenerated=False)(seen, REAL[:1, :1, :1]).coverage == 1
+    assert label_target(of_regenerated=True)(seen, REAL[:1, :1, :1]).coverage == 0
+
+
+@pytest.mark.parametrize("of_regenerated", [False, True])
+@pytest.mark.parametrize(
+    "weigh, expected",
+    [
+        (ShareOfBatch(), [[[1 / 5] * 2, [0, 0]], [[1 / 5, 0], [1 / 5] * 2]]),
+        (ShareOfImage(), [[[1 / 2] * 2, [0, 0]], [[0, 0], [0, 0]]]),
+        (PerPixel(), [[[1, 0], [0, 0]], [[0, 0], [0, 0]]]),
+    ],
+)
+def test_padding_weighs_nothing_and_counts_in_no_share(weigh, expected, of_regenerated):
+    """However sure the teacher is of it: two of the confident pixels, and one that is not, are padding here."""
+    real = torch.tensor([[[True, True], [False, False]], [[True, False], [True, True]]])
+    confidences = [[[0.99, 0.9], [0.97, 0.5]], [[0.5, 0.99], [0.7, 0.6]]]
+    seen = belief(confidences)
+    pseudo = label_target(weigh=weigh, of_regenerated=of_regenerated)(seen, real)
+    torch.testing.assert_close(pseudo.weight, torch.tensor(expected, dtype=torch.float32))
+    assert torch.equal(pseudo.used, real)
+    assert pseudo.coverage.item() == pytest.approx(1 / 5)

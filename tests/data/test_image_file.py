@@ -1,0 +1,133 @@
+"""K2: a file is what it holds, not what it is called."""
+
+import os
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from dida.data.classes import CITYSCAPES_TO_TRAIN, SYNTHIA_TO_TRAIN, id_map
+from dida.data.image_file import Encoding, ImageFileError, image_size, read_ids, read_image, read_label
+
+IDS = Encoding(CITYSCAPES_TO_TRAIN)
+SYNTHIA = Encoding(SYNTHIA_TO_TRAIN, red_of_16_bit=True)
+# EXIF orientation -> how an upright picture [H, W, 3] is stored
+STORED = {
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.transpose(1, 0, 2),
+    6: lambda x: np.rot90(x, 1),
+    7: lambda x: x[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda x: np.rot90(x, -1),
+}
+
+
+def upright() -> np.ndarray:
+    """Four corners of different colours, 24 x 16."""
+    picture = np.zeros((16, 24, 3), dtype=np.uint8)
+    picture[:8, :8], picture[:8, 16:], picture[8:, :8] = (250, 0, 0), (0, 250, 0), (0, 0, 250)
+    return picture
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_pictures_are_turned_upright(tmp_path, suffix, orientation):
+    """FAULTS 5: and the size that a header says is that of the picture as it is read."""
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](upright())))
+    exif = stored.getexif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"x.{suffix}"
+    stored.save(path, exif=exif, **({"quality": 95, "subsampling": 0} if suffix == "jpg" else {}))
+    found = read_image(path)
+    assert found.shape == (16, 24, 3)
+    assert image_size(path) == (24, 16)
+    assert np.abs(found.astype(int) - upright()).mean() < (12 if suffix in ("jpg", "webp") else 1)
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\x00\x00", b"Exif\x00\x00II*\x00\xff\xff\xff\xff", b"Exif\x00\x00nonsense", b""]
+)
+def test_damaged_exif_does_no_harm_to_the_pixels(tmp_path, exif):
+    Image.fromarray(upright()).save(tmp_path / "x.jpg", exif=exif)
+    assert read_image(tmp_path / "x.jpg").shape == (16, 24, 3)
+    assert image_size(tmp_path / "x.jpg") == (24, 16)
+
+
+@pytest.mark.parametrize("value", [0, 9, 65535])
+def test_an_orientation_that_does_not_exist_turns_nothing(tmp_path, value):
+    exif = Image.Exif()
+    exif[0x0112] = value
+    Image.fromarray(upright()).save(tmp_path / "x.jpg", exif=exif)
+    assert image_size(tmp_path / "x.jpg") == (24, 16)
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("a.png", {"format": "JPEG", "quality": 75}),
+        ("a.png", {"format": "JPEG", "quality": 100}),
+        ("a.jpg", {}),
+        ("a.tif", {"compression": "jpeg"}),
+        ("a.png", {"format": "MPO"}),
+    ],
+)
+def test_jpeg_data_is_no_label(tmp_path, name, options):
+    """FAULTS 7: its ids are near what they were, and some of them are other classes."""
+    path = tmp_path / name
+    Image.fromarray(np.repeat(np.array([[7, 8, 11, 21, 23, 26]], dtype=np.uint8), 16, 0)).save(path, **options)
+    with pytest.raises(ImageFileError, match=rf"{name}: JPEG data.*not reliable"):
+        read_label(path, IDS)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "bmp", "gif"])
+def test_masks_of_one_bit_are_read(tmp_path, suffix):
+    """FAULTS 8."""
+    mask = np.array([[True, False, True, True]] * 3)
+    Image.fromarray(mask).convert("1").save(tmp_path / f"a.{suffix}")
+    two = Encoding(id_map("two", {0: 0, 1: 1}))
+    if suffix == "gif":  # which has no such mode: a palette of two, whose indices are what Pillow chose
+        assert set(np.unique(read_ids(tmp_path / "a.gif", two))) <= {0, 1, 255}
+        return
+    assert np.array_equal(read_label(tmp_path / f"a.{suffix}", two), mask.astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    "reader", [read_image, image_size, lambda p: read_label(p, IDS), lambda p: read_label(p, SYNTHIA)]
+)
+@pytest.mark.parametrize("what", ["pipe", "folder", "missing", "empty"])
+def test_what_is_no_file_is_named_and_nobody_waits(tmp_path, reader, what):
+    """K17: a pipe that nobody writes to would be waited for."""
+    path = tmp_path / "zz.png"
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    elif what == "empty":
+        path.touch()
+    with pytest.raises(ImageFileError, match=r"zz\.png"):
+        reader(path)
+
+
+def with_header(path, width: int, height: int):
+    """A PNG whose first chunk claims another size; its checksum is right."""
+    import struct
+    import zlib
+
+    assert cv2.imwrite(str(path), np.zeros((4, 4, 3), dtype=np.uint16))
+    data = bytearray(path.read_bytes())
+    data[16:24] = struct.pack(">II", width, height)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("size", [(40000, 40000), (1 << 20, 1 << 12), (30000, 30000), (0, 4), (1 << 30, 1)])
+@pytest.mark.parametrize("encoding", [IDS, SYNTHIA], ids=["8 bits", "16 bits"])
+def test_a_header_that_claims_too_much_is_refused_by_name(tmp_path, size, encoding):
+    """FAULTS 44, K22."""
+    path = with_header(tmp_path / "big.png", *size)
+    with pytest.raises(ImageFileError, match=r"big\.png"):
+        read_label(path, encoding)
