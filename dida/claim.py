@@ -36,7 +36,7 @@ class Claim:
             try:
                 fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                holder = self._path.read_text(errors="replace").strip() or "a process that is just starting"
+                holder = os.pread(self._file, 1000, 0).decode(errors="replace") or "a process that is just starting"
                 os.close(self._file)
                 if error.errno in _HELD:
                     raise Claimed(f"{folder}: {holder} writes here; one folder has one writer") from error

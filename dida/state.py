@@ -86,7 +86,7 @@ class TrainState:
             load_weights(getattr(self, part), checkpoint[part], source=f"{source}, {part}", expected=expected)
         for part, problem in (
             ("optimizer", _misfit(self.optimizer, checkpoint["optimizer"])),
-            ("schedule", _other_step(checkpoint["schedule"], checkpoint["step"])),
+            ("schedule", _not_of(self.schedule, checkpoint["schedule"])),
         ):
             if problem:
                 raise ValueError(f"{source}, {part}: {problem}")
@@ -113,9 +113,12 @@ def _misfit(optimizer: Optimizer, saved: dict[str, Any]) -> str | None:
     return None
 
 
-def _other_step(schedule: dict[str, Any], step: int) -> str | None:
-    at = schedule.get("last_epoch")
-    return None if at == step else f"it stands at step {at}, the checkpoint at step {step}"
+def _not_of(schedule: LRScheduler, saved: dict[str, Any]) -> str | None:
+    """What keeps a schedule from going on with `saved`, another's state."""
+    at, rates = saved.get("last_epoch"), saved.get("base_lrs")
+    if not isinstance(at, int) or rates != schedule.base_lrs:
+        return f"not the state of a schedule of learning rates {schedule.base_lrs}"
+    return None
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

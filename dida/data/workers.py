@@ -62,7 +62,11 @@ class ReadAhead(Iterator[Any]):
         others = set(multiprocessing.active_children())
         self._main_thread = threading.current_thread() is threading.main_thread()
         self._on_child = signal.getsignal(signal.SIGCHLD)
-        self._items = iter(loader)
+        self._workers: set[BaseProcess] = set()
+        try:
+            self._items = iter(loader)
+        except OSError as error:
+            raise self._explained(error) from error
         if self._main_thread:  # PyTorch would raise where the death of a worker finds the program: within a step
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._workers = set(multiprocessing.active_children()) - others
@@ -94,8 +98,11 @@ class ReadAhead(Iterator[Any]):
         dead = [worker for worker in self._workers if not worker.is_alive()]
         if dead:
             return WorkerDied(_death(dead[0]))
-        if "Too many open files" in str(error) or getattr(error, "errno", None) == errno.EMFILE:
+        number = getattr(error, "errno", None)
+        if "Too many open files" in str(error) or number == errno.EMFILE:
             return WorkerDied("too many open files: use fewer --workers, or allow more with `ulimit -n`")
+        if number in (errno.ENOSPC, errno.ENOMEM, errno.EAGAIN):  # of starting them
+            return WorkerDied(_no_room() if number == errno.ENOSPC else f"{os.strerror(number)}: use fewer --workers")
         return error
 
 
@@ -154,9 +161,13 @@ def _handed_over(make: Callable[[Any], Any], read: Any) -> Any:
     except RuntimeError as error:
         if "shared memory" not in str(error):
             raise
-        size = megabytes(shutil.disk_usage(_SHARED).total)
-        return WorkerDied(f"{_SHARED} ({size}) is full: use fewer --workers, or enlarge it (docker run --shm-size)")
+        return WorkerDied(_no_room())
     return made
+
+
+def _no_room() -> str:
+    size = megabytes(shutil.disk_usage(_SHARED).total)
+    return f"{_SHARED} ({size}) is full: use fewer --workers, or enlarge it (docker run --shm-size)"
 
 
 def _death(worker: BaseProcess) -> str:
@@ -165,7 +176,7 @@ def _death(worker: BaseProcess) -> str:
         return f"process {worker.pid}, which read data, ended with status {status}"
     causes = {
         signal.SIGKILL: "the system was out of memory, or somebody did it: use fewer --workers",
-        signal.SIGBUS: f"{_SHARED} was full: use fewer --workers, or enlarge it (docker run --shm-size)",
+        signal.SIGBUS: _no_room(),
     }
     kind = signal.Signals(-status)
-    return f"process {worker.pid}, which read data, was killed by {kind.name}: {causes.get(kind, 'a file it read?')}"
+    return f"process {worker.pid}, which read data, was killed by {kind.name}: {causes.get(kind, 'is a file damaged?')}"
