@@ -6,22 +6,28 @@
     python eval.py runs/... --images holiday --out drawn pictures without labels, as coloured overlays
 
 A run folder holds its own config, so nothing about the network needs repeating here.
+
+Exit status: 0; 1 with a message that says what to put right; 128 + N when signal N ended it.
 """
 
 import sys
 
-from dida.eval_config import EvalConfig
-from dida.options import read_command_line
+from dida.signals import Signals
 
 
 def main(args: list[str]) -> None:
     """Score, or label pictures, and print what came out."""
+    # Here and not above, because signals are listened to first. The last one imports PyTorch, and --help and a mistyped
+    # option are answered before it.
+    from dida.eval_config import EvalConfig
+    from dida.options import read_command_line
+
     config = read_command_line(EvalConfig, args, "eval.py")
-    # Here and not above, because this imports PyTorch, and --help and a mistyped option are answered at once.
     from dida.command import run_evaluation
 
     run_evaluation(config)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with Signals() as signals, signals.interrupting():
+        main(sys.argv[1:])

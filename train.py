@@ -7,21 +7,28 @@ python train.py --check-data --src gta5 --tgt cityscapes    is the data in order
 python train.py --resume runs/...                           continue where a run stopped
 
 The loop is dida/loop.py, one iteration of it dida/step.py.
+
+Exit status: 0 when the last step is done; 1 with a message that says what to put right; 128 + N when signal N (Ctrl-C,
+SIGTERM, SIGHUP, SIGUSR1) ended the run early, with a checkpoint of the step that it was at.
 """
 
 import sys
 
-from dida.recipes import from_command_line
+from dida.signals import Signals
 
 
 def main(args: list[str]) -> None:
     """Train, or check the data, as the command line says."""
+    # Here and not above, because signals are listened to first. The second one imports PyTorch, and --help and a
+    # mistyped option are answered before it.
+    from dida.recipes import from_command_line
+
     config = from_command_line(args, "train.py")
-    # Here and not above, because this imports PyTorch, and --help and a mistyped option are answered at once.
     from dida import command
 
     command.run_check(config) if config.check_data else command.run_training(config)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with Signals() as signals, signals.interrupting():  # until there is something to save
+        main(sys.argv[1:])

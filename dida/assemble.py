@@ -6,13 +6,14 @@ A word of the command line is a key of one of the tables below; tests hold their
 import copy
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from dida.batch import IGNORE
-from dida.config import Config, InstanceConfig, SelfTrainingConfig
+from dida.config import Config, InstanceConfig, SelfTrainingConfig, differing, flat, from_dict
 from dida.data import domains
 from dida.data.classes import ClassSet
 from dida.data.pairs import Pairs, View
@@ -28,7 +29,7 @@ from dida.models.segmentor import Segmentor
 from dida.optim import build_optimizer, build_schedule
 from dida.options import parse_size
 from dida.panel import Panel
-from dida.state import TrainState, latest, load_checkpoint, load_weights
+from dida.state import WHOLE, TrainState, latest, load_checkpoint, load_weights
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class Parts(NamedTuple):
 
 
 def assemble(config: Config) -> Parts:
-    """All parts of a run; one to resume goes on from its newest checkpoint.
+    """All parts of a run; one to resume goes on from its newest checkpoint, or the one that is named.
 
     Raises OSError or ValueError for data, weights, devices or options that are not there or do not fit.
     """
@@ -60,22 +61,47 @@ def assemble(config: Config) -> Parts:
     student, imagenet = load_networks(config, class_set, device)
     state = build_state(config, class_set, pixels_C, device, student=student)
     if config.resume:
-        checkpoint = load_checkpoint(latest(config.resume))
-        _require_same_classes(config, class_set, checkpoint)
-        state.load(checkpoint)
+        path = latest(config.resume)
+        checkpoint = load_checkpoint(path, needs=WHOLE)
+        _require_same_run(config, pairs, checkpoint, path)
+        state.load(checkpoint, source=str(path))
     method = build_method(config, class_set, imagenet=imagenet)
     panel = Panel(class_set, config.instance.boundary_classes, config.instance.temperature)
     return Parts(state, method, pairs, panel, device)
 
 
-def _require_same_classes(config: Config, class_set: ClassSet, checkpoint: dict[str, Any]) -> None:
-    """Raise ValueError where the source's classes are no longer those that the run began with."""
-    before = list(checkpoint["classes"]["names"])
-    if before != list(class_set.names):
+def _require_same_run(config: Config, pairs: Pairs, checkpoint: dict[str, Any], path: Path) -> None:
+    """Raise ValueError where options, classes or files are others than those that the checkpoint's steps were made of.
+
+    A file that is gone, or one more, changes all samples, because they draw files by their number.
+    """
+    try:
+        before = from_dict(checkpoint["config"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if names := differing(before, config):
+        values = ", ".join(f"{name} ({flat(config)[name]} and {flat(before)[name]})" for name in names)
         raise ValueError(
-            f"--resume {config.resume}: the classes of {config.data.src} are now {', '.join(class_set.names)}; the run "
-            f"began with {', '.join(before)}"
+            f"config.json and {path.name} differ in {values}; put config.json right, or take the options of the "
+            f"checkpoint with --resume {path}"
         )
+    now_named, then_named = list(pairs.source.class_set.names), list(checkpoint["classes"]["names"])
+    if then_named != now_named:
+        raise ValueError(
+            f"{path}: the classes of {config.data.src} are now {', '.join(now_named)}; the run began with "
+            f"{', '.join(then_named)}"
+        )
+    then = checkpoint.get("files")
+    if not isinstance(then, dict):
+        _log.info("%s does not say which files it was trained on: they are taken to be the same", path.name)
+        return
+    for domain, now in pairs.listing().items():
+        if then.get(domain) != now and not config.new_data:
+            count = then.get(domain, {}).get("pictures")
+            raise ValueError(
+                f"the files of the {domain} are not those that {path.name} was trained on ({count} pictures then, "
+                f"{now['pictures']} now), so the samples would be others; --new-data goes on with them"
+            )
 
 
 # ---- data ----------------------------------------------------------------------------------------------------------
@@ -142,7 +168,7 @@ def load_networks(config: Config, class_set: ClassSet, device: torch.device) -> 
         _log.info("feature distance off: with --weights none there are no ImageNet features to stay close to")
     if model.init and not config.resume:  # a resumed run has weights of its own
         start = latest(model.init)
-        checkpoint, source = load_checkpoint(start), f"--init {start}"
+        checkpoint, source = load_checkpoint(start, needs=("student",)), f"--init {start}"
         weights, taken = _for_classes(checkpoint, class_set, student, source)
         load_weights(student, weights, source=source, expected=f"{model.backbone} with --embed-dim {model.embed_dim}")
         _log.info("%s: %s", source, taken)

@@ -111,3 +111,5 @@ class Trace(NamedTuple):
     losses: dict[str, Tensor]  # scalars by name, already weighted
     target: Target | None  # None for methods that never look at the target
     mixed: tuple[Mixed, ...]  # the strong view of every target pass
+    gradient_norm: Tensor  # [] Euclidean, of all parameters, before the optimizer's step
+    weight_norm: Tensor  # [] Euclidean, of the student's parameters, after it

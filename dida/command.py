@@ -2,9 +2,12 @@
 
 import logging
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import torch
 
 from dida import loop
 from dida.assemble import assemble
@@ -13,29 +16,37 @@ from dida.data import domains
 from dida.data.check import check_labelled, check_unlabelled
 from dida.data.image_file import ImageFileError
 from dida.device import find_device
+from dida.errors import UserError
 from dida.eval_config import EvalConfig
 from dida.evaluate import Inference
-from dida.files import write_json
+from dida.files import require_writable, write_json
 from dida.labelling import label_pictures
-from dida.meter import NonFiniteLoss
 from dida.options import parse_size
+from dida.run import require_place
 from dida.scoring import score_domain, score_table
 from dida.trained import Trained, load_trained
+
+# What a user can put right, anywhere: files, disks, devices, and what is raised for users. While options, data and
+# weights are read, a ValueError is about those too; in a step it is about the program, and keeps its traceback.
+USER_ERRORS = (UserError, ImageFileError, OSError, torch.OutOfMemoryError)
+USER_ERRORS_OF_READING = (*USER_ERRORS, ValueError)
 
 
 def run_training(config: Config) -> None:
     """Train a run, or go on with one."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with told_in_one_line("train.py", OSError, ValueError):  # data, weights or options that do not fit
+    less = "lower --crop or --batch-size, or take a smaller --backbone"
+    with told_in_one_line("train.py", *USER_ERRORS_OF_READING, debug=config.debug, less=less):
+        require_place(config)
         parts = assemble(config)
-    with told_in_one_line("train.py", FileExistsError, ImageFileError, NonFiniteLoss):
+    with told_in_one_line("train.py", *USER_ERRORS, debug=config.debug, less=less):
         loop.train(config, parts)
 
 
 def run_check(config: Config) -> None:
     """Read every file that training would read and print what is wrong; exit status 1 if something is."""
     root = config.data.data_root
-    with told_in_one_line("train.py", OSError, ValueError):
+    with told_in_one_line("train.py", *USER_ERRORS_OF_READING, debug=config.debug):
         reports = [
             check_labelled(domains.survey(config.data.src, root, "train")),
             check_unlabelled(domains.unlabelled(config.data.tgt, root, "train")),
@@ -46,14 +57,30 @@ def run_check(config: Config) -> None:
 
 def run_evaluation(config: EvalConfig) -> None:
     """Score, or label pictures, and print what came out."""
-    with told_in_one_line("eval.py", OSError, ValueError):
+    less = "lower --size, or look through a --window"
+    with told_in_one_line("eval.py", *USER_ERRORS_OF_READING, debug=config.debug, less=less):
         inference = Inference(config.window, config.stride or max(config.window // 2, 1), config.flip)
+        _require_places(config)
         trained = load_trained(config.run, find_device(config.device))
         size = parse_size(config.size or trained.config.data.tgt_size, option="--size")
         if config.images is not None:
             _label(config, config.images, trained, size, inference)
         else:
             _score(config, trained, size, inference)
+
+
+def _require_places(config: EvalConfig) -> None:
+    """Ask before the work whether its results can be written."""
+    if config.json is not None:
+        require_writable(config.json, option="--json")
+    if config.save_predictions is not None:
+        require_writable(config.save_predictions, option="--save-predictions", folder=True)
+    if config.images is not None and config.run.exists():
+        require_writable(_pictures_go_to(config), option="--out", folder=True)
+
+
+def _pictures_go_to(config: EvalConfig) -> Path:
+    return config.out or (config.run if config.run.is_dir() else config.run.parent) / "images"
 
 
 def _score(config: EvalConfig, trained: Trained, size: tuple[int, int], inference: Inference) -> None:
@@ -76,21 +103,29 @@ def _score(config: EvalConfig, trained: Trained, size: tuple[int, int], inferenc
 
 
 def _label(config: EvalConfig, images: Path, trained: Trained, size: tuple[int, int], inference: Inference) -> None:
-    out = config.out or (config.run if config.run.is_dir() else config.run.parent) / "images"
+    out = _pictures_go_to(config)
     count = label_pictures(trained, images, out, network=config.network, size=size, inference=inference)
     print(f"{count} pictures labelled by the {config.network} of step {trained.step}: {out / 'overlay'}")
 
 
 @contextmanager
-def told_in_one_line(program: str, *errors: type[Exception]) -> Iterator[None]:
-    """End the program with what one of `errors` says and exit status 1; anything else keeps its traceback."""
+def told_in_one_line(
+    program: str, *errors: type[Exception], debug: bool, less: str = "less at a time"
+) -> Iterator[None]:
+    """End the program with what one of `errors` says and exit status 1; anything else keeps its traceback.
+
+    `debug` shows the traceback of those too. `less`: what takes less memory.
+    """
     try:
         yield
     except errors as error:
-        sys.exit(f"{program}: {reason(error)}")
+        if debug:
+            traceback.print_exc()
+        sys.exit("\n".join([f"{program}: {reason(error, less)}", *getattr(error, "__notes__", [])]))
 
 
-def reason(error: Exception) -> str:
-    """What an error says, without the traceback that one out of a loading process carries in its message."""
-    message = str(error).strip()
-    return message.splitlines()[-1] if "Original Traceback" in message else message
+def reason(error: Exception, less: str) -> str:
+    """What an error says to a user."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"the device is out of memory; {less} ({str(error).split('. ')[0]})"
+    return str(error).strip()

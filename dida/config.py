@@ -186,9 +186,14 @@ class Config:
     method: MethodName = "dida"
     """source, dacs, daformer and dida are steps of one another; oracle learns from the target's labels."""
     resume: Path | None = None
-    """Run folder to continue exactly where it stopped; its own options are used."""
+    """Run folder to continue exactly where it stopped, or a checkpoint in it (RUN/checkpoints/FILE) to go back to; its
+    own options are used."""
+    new_data: bool = False
+    """With --resume: go on although pictures were added to the data, taken away or renamed since; samples change."""
     check_data: bool = False
     """Read all files of both domains, report what is wrong with them, and stop."""
+    debug: bool = False
+    """Show the traceback of an error, not its message alone."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -230,6 +235,19 @@ class Config:
 
 _ASKS_THE_BANK = {"instance_loss": "off", "regenerate_semantic": "none"}
 MAY_CHANGE = {"data_root", "workers", "device", "log_every", "panel_every", "save_every"}  # on --resume
+OF_ONE_COMMAND = ("resume", "new_data", "check_data", "debug")  # no options of the run
+
+
+def of_run(config: Config) -> Config:
+    """The options of the run itself, without those that only say what one command does with it."""
+    defaults = Config()
+    return dataclasses.replace(config, **{name: getattr(defaults, name) for name in OF_ONE_COMMAND})
+
+
+def differing(before: Config, after: Config) -> list[str]:
+    """Names of the run's options that differ and may not, sorted."""
+    a, b = (flat(of_run(config)) for config in (before, after))
+    return sorted({name for name in a if a[name] != b[name]} - MAY_CHANGE)
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -46,6 +46,8 @@ class EvalConfig:
     """auto, cpu, cuda or cuda:N."""
     workers: Annotated[int | None, Range(0, 256)] = None
     """Processes that load images; by default as many as in the run."""
+    debug: bool = False
+    """Show the traceback of an error, not its message alone."""
 
     def check(self) -> None:
         """Raises ValueError for options that exclude each other, and for values that mean nothing."""

@@ -16,14 +16,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from dida.batch import IGNORE
 from dida.data.classes import ClassSet
 from dida.data.labelled_images import LabelledImage
-from dida.data.loader import one_thread
 from dida.data.transforms import Normalise
+from dida.data.workers import ReadAhead
 
 BAND = 3  # pixels that the boundary band reaches to either side of a class boundary
 
@@ -179,15 +179,15 @@ def evaluate(
         {name: torch.zeros(C, C, dtype=torch.int64, device=device) for name in networks} for _ in range(2)
     )
     sizes: Counter[tuple[int, int]] = Counter()
-    loader: DataLoader[LabelledImage] = DataLoader(
-        images,
-        batch_size=None,  # one by one: sizes differ within a data set
-        num_workers=workers,
-        pin_memory=device.type == "cuda",
-        worker_init_fn=one_thread,
-    )
-    with evaluating(*networks.values()):
-        for sample in tqdm(loader, desc="scoring", unit="image", disable=None):  # the bar shows on a terminal only
+    order = range(len(images))  # type: ignore[arg-type]
+    pin = device.type == "cuda"
+    # One by one: sizes differ within a data set.
+    with (
+        ReadAhead(images, order, batch_size=None, workers=workers, pin_memory=pin) as samples,
+        evaluating(*networks.values()),
+    ):
+        bar = tqdm(samples, total=len(order), desc="scoring", unit="image", disable=None)  # on a terminal only
+        for sample in bar:
             image = normalise(sample.image.to(device, non_blocking=True))[None]
             label = sample.label.to(device, non_blocking=True)
             band_HW = torch.from_numpy(boundary_band(sample.label.numpy())).to(device, non_blocking=True)

@@ -1,31 +1,117 @@
 """Files that are whole or not there: written beside their name, on the disk, then renamed."""
 
+import errno
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+PARTIAL = ".*.partial"  # what a process that was killed while it wrote leaves behind
+_TOO_SMALL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file open for writing that takes its name when the block ends well; until then the old one stays.
 
-    Folders above it are made. Raises OSError if it cannot be written; nothing half-written is left behind.
+    Folders above it are made; a link is followed. Raises OSError if it cannot be written, and for what is there and no
+    regular file (a device would be replaced by one); nothing half-written is left behind.
     """
+    path = Path(os.path.realpath(path))
+    _require_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    # Of this process, because two may write the same file; cut, because a name may be as long as names can be.
+    partial = path.with_name(f".{path.name[:40]}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a failed write names no file
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def reserve(file: BinaryIO, size: int) -> None:
+    """Room for `size` bytes in an empty file, to be cut to what is then written.
+
+    Raises OSError that says how much is missing, before anything is written and not in the middle of it.
+    """
+    if not hasattr(os, "posix_fallocate"):  # not on macOS: there the write itself has to tell
+        return
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        if error.errno in _TOO_SMALL:
+            free = shutil.disk_usage(os.path.dirname(file.name)).free
+            needed = f"{megabytes(size)} are needed, {megabytes(free)} are free"
+            raise OSError(error.errno, f"{error.strerror} ({needed})") from error
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that reserves nothing
+            raise
+
+
+def megabytes(size: int) -> str:
+    """Bytes as people read them."""
+    return f"{size / 1e6:.1f} MB"
+
+
+class Appended:
+    """A file that grows by whole records, each on its way to the disk when `write` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab", buffering=0)  # a buffer would try again, and fail again, when it is closed
+
+    def write(self, record: bytes) -> None:
+        """Raises OSError, and takes back the part of the record that was written."""
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            while record:
+                record = record[self._file.write(record) :]
+        except OSError:
+            self._file.truncate(end)
+            raise
+
+    def close(self) -> None:
+        """Writing again is an error."""
+        self._file.close()
+
+
+def require_writable(path: Path, *, option: str, folder: bool = False) -> None:
+    """Raise OSError, naming the option, where a file `path` (or files in a folder `path`) could not be written.
+
+    Asked before the work whose result is to go there. It tries, and leaves nothing behind.
+    """
+    place = path / "file" if folder else path
+    try:
+        place = Path(os.path.realpath(place))
+        missing = [parent for parent in place.parents if not parent.exists()]
+        if not place.parents[len(missing)].is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        try:
+            _require_replaceable(place)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            trial = place.with_name(f".{os.getpid()}.partial")
+            trial.touch()
+            trial.unlink()
+            if not place.exists():  # a name that the file system does not take
+                os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+                place.unlink()
+        finally:
+            for parent in missing:
+                if parent.is_dir():
+                    parent.rmdir()
+    except OSError as error:
+        raise OSError(f"{option} {path}: cannot be written to ({error.strerror or error})") from error
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -35,8 +121,20 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """UTF-8. Raises OSError."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Raises OSError."""
     with whole_file(path) as file:
-        file.write(text.encode())
+        file.write(content)
+
+
+def _require_replaceable(path: Path) -> None:
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from dida.data.image_file import read_image
+from dida.data.image_file import read_image, save_png
 from dida.evaluate import Inference
 from dida.panel import legend, overlay
-from dida.predictions import require_distinct_stems, save_png, save_prediction
+from dida.predictions import require_distinct_stems, save_prediction
 from dida.trained import Trained
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")

@@ -1,58 +1,133 @@
 """The training loop: a batch, a step, and what is written down now and then."""
 
+import contextlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dida.assemble import Parts
+from dida.batch import Batch, Trace
 from dida.config import Config
+from dida.data.image_file import ImageFileError
 from dida.data.loader import batches
+from dida.data.workers import WorkerDied
 from dida.meter import Meter
 from dida.run import Run
-from dida.signals import Signals
+from dida.signals import Signals, Stopped
+from dida.state import latest
 from dida.step import train_step
 from dida_kernels import choice_lines
 
 
 def train(config: Config, parts: Parts) -> Path:
-    """Train until `config.optim.steps`; a signal ends the run early with a checkpoint to resume from.
+    """Train until `config.optim.steps`. Whatever ends the run early between two steps leaves a checkpoint of the last.
 
-    Returns the run folder. Raises FileExistsError where it holds something, ImageFileError where a file cannot be read,
-    NonFiniteLoss where a loss is not finite.
+    Returns the run folder. Raises Stopped after a signal; FileExistsError or Claimed where the folder is not free,
+    ImageFileError, WorkerDied or OSError where data cannot be read or the run not be written, NonFinite where a step or
+    what is to be saved is not finite. A note of the error says how to go on.
     """
-    state, method, pairs, panel, device = parts
-    steps, every = config.optim.steps, config.run
-    run = Run.resume(config, state.step) if config.resume else Run.start(config, parts.class_set)
-    print(f"run folder {run.folder}", flush=True)
-    print("\n".join(choice_lines(device, classes=len(parts.class_set))), flush=True)
-    signals, meter = Signals(), Meter(run.folder)
-    stream = batches(
-        pairs,
-        batch_size=config.data.batch_size,
-        start=state.step,
-        stop=steps,
-        workers=config.data.workers,
-        device=device,
-    )
-    for batch, ids in stream:
-        trace = train_step(state, batch, method)
-        meter.add(state.step, trace, ids, waited=stream.waited)
-        stop = signals.caught  # read once: a signal may arrive at any line, and then counts after the next step
-        saves = due(state.step, every.save_every) or state.step == steps or stop
-        if due(state.step, every.log_every) or saves:  # what is saved was first found finite
-            scalars = meter.flush(lr=state.schedule.get_last_lr(), bank_fill=state.bank.filled)  # the only host sync
-            run.log(state.step, scalars)
-            print(run.line(state.step, steps, scalars), flush=True)
+    state, method, pairs, _, device = parts
+    steps = config.optim.steps
+    opened = Run.resume(config, state.step) if config.resume else Run.start(config, parts.class_set)
+    with opened as run, Signals() as signals:
+        print(f"run folder {run.folder}", flush=True)
+        print("\n".join(choice_lines(device, classes=len(parts.class_set))), flush=True)
+        keeper = Keeper(config, parts, run)
+        with (
+            keeper.says_how_to_go_on(),
+            batches(  # its processes start here, where signals are listened to
+                pairs,
+                batch_size=config.data.batch_size,
+                start=state.step,
+                stop=steps,
+                workers=config.data.workers,
+                device=device,
+            ) as stream,
+        ):
+            while state.step < steps:
+                with keeper.between_steps(), signals.interrupting():
+                    batch, ids = next(stream)
+                trace = train_step(state, batch, method)
+                keeper.meter.add(state.step, trace, ids, waited=stream.waited)
+                with keeper.between_steps():
+                    keeper.write_what_is_due(batch, trace)
+                    signals.raise_caught()
+                del trace  # its maps are let go before the next step needs the memory
+        print(f"done after step {state.step}; score it with")
+        print(f"    python eval.py {run.folder} --tgt {config.data.tgt}")
+    return opened.folder
+
+
+class Keeper:
+    """Writes down what a run has come to: lines of the log and panels when they are due, and checkpoints.
+
+    Everything that is saved was found finite first.
+    """
+
+    def __init__(self, config: Config, parts: Parts, run: Run) -> None:
+        self.meter = Meter(run.folder)
+        self._steps, self._every = config.optim.steps, config.run
+        self._parts, self._run = parts, run
+        self._listing = parts.pairs.listing()
+        self._saved = parts.state.step  # the step that is on disk, or the start, where there is nothing to save
+
+    def write_what_is_due(self, batch: Batch, trace: Trace) -> None:
+        """After a step. Raises NonFinite, OSError."""
+        state, every = self._parts.state, self._every
+        saves = due(state.step, every.save_every) or state.step == self._steps
+        if due(state.step, every.log_every) or saves:
+            self._log()
         if due(state.step, every.panel_every):
-            panel.save(run.folder / "panels" / f"step_{state.step:06d}.png", batch, trace, state.bank)
+            folder = self._run.folder / "panels"
+            self._parts.panel.save(folder / f"step_{state.step:06d}.png", batch, trace, state.bank)
         if saves:
-            state.save(run.folder, run.config, parts.class_set.to_dict())
-        if stop:
-            print(f"{stop} after step {state.step}, saved; continue with")
-            print(f"    python train.py --resume {run.folder}")
-            return run.folder
-        del trace  # its maps are let go before the next step needs the memory
-    print(f"done after step {state.step}; score it with")
-    print(f"    python eval.py {run.folder} --tgt {config.data.tgt}")
-    return run.folder
+            self._save()
+
+    @contextmanager
+    def between_steps(self) -> Iterator[None]:
+        """Here the state is whole: what ends the run in this block saves it first."""
+        try:
+            yield
+        except (Stopped, ImageFileError, WorkerDied, OSError):
+            if self._saved < self._parts.state.step:
+                with contextlib.suppress(OSError):  # what cannot be written twice is said once, by the first error
+                    self._log()
+                self._save()
+            raise
+
+    @contextmanager
+    def says_how_to_go_on(self) -> Iterator[None]:
+        """What ends the run in this block gets a note of the checkpoint to go on from; a signal says it itself."""
+        try:
+            yield
+        except Stopped as stopped:
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                print(f"{stopped.kind.name} after step {self._parts.state.step}{self._way_on()}", flush=True)
+            raise
+        except Exception as error:
+            error.add_note(f"stopped after step {self._parts.state.step}{self._way_on()}")
+            raise
+
+    def _log(self) -> None:
+        state = self._parts.state
+        if not len(self.meter):  # this step is in the log
+            return
+        # The only wait for the device.
+        scalars = self.meter.flush(lr=state.schedule.get_last_lr(), bank_fill=state.bank.filled)
+        self._run.log(state.step, scalars)
+        print(self._run.line(state.step, self._steps, scalars), flush=True)
+
+    def _save(self) -> None:
+        state, classes = self._parts.state, self._parts.class_set.to_dict()
+        state.save(self._run.folder, self._run.config, classes, self._listing)
+        self._saved = state.step
+
+    def _way_on(self) -> str:
+        folder, step = self._run.folder, self._parts.state.step
+        if not self._saved:
+            return ", nothing is saved yet; the same command starts again"
+        kept = "saved" if self._saved == step else f"{latest(folder).name} is the last that was saved"
+        return f", {kept}; continue with\n    python train.py --resume {folder}"
 
 
 def due(step: int, every: int) -> bool:

@@ -12,20 +12,18 @@ from torch import Tensor
 
 from dida.batch import Trace
 from dida.data.loader import Ids
+from dida.errors import NonFinite
 from dida.files import write_json
 
 LOSS = "loss/"  # prefix of loss names among the scalars
-
-
-class NonFiniteLoss(RuntimeError):
-    """A loss became infinite or NaN. The message names the term, the step and the file with the step's samples."""
+GRADIENT, WEIGHTS = "gradient_norm", "weight_norm"  # names of the norms among them
 
 
 class Meter:
     """Collects what steps leave behind. `add` never waits for the device; `flush` fetches everything at once."""
 
     def __init__(self, folder: Path) -> None:
-        """`folder`: of the run, where the samples of a step with a non-finite loss are written down."""
+        """`folder`: of the run, where the samples of a step that is not finite are written down."""
         self._folder = folder
         self._steps: list[tuple[int, Ids]] = []
         self._values: list[dict[str, Tensor]] = []  # per step, scalars on the device
@@ -33,22 +31,28 @@ class Meter:
         self._since = time.perf_counter()
 
     def add(self, step: int, trace: Trace, ids: Ids, *, waited: float) -> None:
-        """Take the losses (and coverage of pseudo-labels) of step `step`, made from the samples `ids`.
+        """Take the losses and norms (and coverage of pseudo-labels) of step `step`, made from the samples `ids`.
 
         `waited`: seconds that the loop waited for that batch.
         """
         values = {LOSS + name: loss for name, loss in trace.losses.items()}
         if trace.target is not None:
             values["pseudo_coverage"] = trace.target.pseudo.coverage
+        values |= {GRADIENT: trace.gradient_norm, WEIGHTS: trace.weight_norm}
         self._steps.append((step, ids))
         self._values.append(values)
         self._waited += waited
+
+    def __len__(self) -> int:
+        """Steps since the last flush."""
+        return len(self._steps)
 
     def flush(self, *, lr: Sequence[float | Tensor], bank_fill: Tensor) -> dict[str, float]:
         """Means over the steps since the last flush, and rates; the meter is empty afterwards.
 
         `lr`: learning rates, the encoder's first and the head's last. `bank_fill`: scalar, on the device. One transfer
-        to the host. Raises NonFiniteLoss if any loss of any step is not finite, and ValueError if there was no step.
+        to the host. Raises NonFinite if a loss, the gradient or the weights of any step are not finite, and ValueError
+        if there was no step.
         """
         if not self._steps:
             raise ValueError("nothing to flush: no step was added")
@@ -72,18 +76,26 @@ class Meter:
 
     def _require_finite(self, names: list[str], table: list[list[float]]) -> None:
         for (step, ids), row in zip(self._steps, table, strict=True):
-            bad = [name.removeprefix(LOSS) for name, value in zip(names, row, strict=True) if not math.isfinite(value)]
+            values = dict(zip(names, row, strict=True))
+            bad = [name for name in names if not math.isfinite(values[name])]
             if not bad:
                 continue
             path = self._folder / f"nonfinite_step_{step}.json"
             samples = {domain: indices.tolist() for domain, indices in ids._asdict().items()}
-            values = {name: str(value) for name, value in zip(names, row, strict=True)}  # NaN is no JSON number
-            write_json(path, {"step": step, "values": values, "samples": samples})
-            raise NonFiniteLoss(
-                f"loss {' and '.join(bad)} not finite at step {step}: "
-                + ", ".join(f"{name} {value}" for name, value in values.items())
-                + f"; its samples are in {path}"
-            )
+            said = {name: str(value) for name, value in values.items()}  # NaN is no JSON number
+            write_json(path, {"step": step, "values": said, "samples": samples})
+            listed = ", ".join(f"{name} {value}" for name, value in said.items())
+            raise NonFinite(f"{_blame(bad, step)} ({listed}); its samples are in {path}")
+
+
+def _blame(bad: list[str], step: int) -> str:
+    """What is at fault for the first numbers that are not finite: of a step, losses come first and weights last."""
+    losses = [name.removeprefix(LOSS) for name in bad if name not in (GRADIENT, WEIGHTS)]
+    if losses:
+        return f"loss {' and '.join(losses)} not finite at step {step}"
+    if GRADIENT in bad:
+        return f"gradient not finite at step {step}, although its losses are"
+    return f"weights not finite at step {step}, after an update that was too large for them, see --lr and --warmup"
 
 
 def peak_memory(device: torch.device) -> int:

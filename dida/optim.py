@@ -1,6 +1,7 @@
 """AdamW as DAFormer uses it: the head learns faster, norms of the encoder do not decay, warm-up times linear decay."""
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -33,3 +34,13 @@ def build_schedule(optimizer: AdamW, *, steps: int, warmup: int) -> LambdaLR:
         return (1 - i / steps) * rising
 
     return LambdaLR(optimizer, factor)
+
+
+def gradient_norm(model: nn.Module) -> Tensor:
+    """[] Euclidean norm of the gradient of all parameters, on the device. Not finite where a number of it is not."""
+    return get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+
+
+def weight_norm(model: nn.Module) -> Tensor:
+    """[] Euclidean norm of all parameters, on the device. Not finite where one of them is not."""
+    return get_total_norm([p.detach() for p in model.parameters()])

@@ -14,6 +14,7 @@ from torch import Tensor
 import dida_kernels
 from dida.batch import MEAN, STD, Batch, Belief, Mixed, PseudoLabel, Trace
 from dida.data.classes import ClassSet
+from dida.data.image_file import save_png
 from dida.method.bank import InstanceBank
 
 COLUMNS = 4
@@ -44,10 +45,7 @@ class Panel(NamedTuple):
             tiles += self._labels(trace.target.belief, trace.target.pseudo)
             tiles += [tile for mixed in trace.mixed for tile in self._mixed(mixed)]
             tiles += self._similarity(trace.target.belief, bank)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture = np.ascontiguousarray(draw_panel(tiles, self.class_set)[:, :, ::-1])  # OpenCV writes B, G, R
-        if not cv2.imwrite(str(path), picture):
-            raise OSError(f"{path}: could not be written")
+        save_png(path, draw_panel(tiles, self.class_set))
 
     def _inputs(self, batch: Batch) -> list[Captioned]:
         label = batch.source.label[:1]

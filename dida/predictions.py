@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from dida.data.classes import ClassSet
+from dida.data.image_file import save_png
 
 FOLDERS = ("train_ids", "label_ids", "colour")
 
@@ -18,12 +18,6 @@ def save_prediction(folder: Path, stem: str, train_ids: np.ndarray, class_set: C
     content = (train_ids, class_set.to_label_ids(train_ids), class_set.colourise(train_ids))
     for name, pixels in zip(FOLDERS, content, strict=True):
         save_png(folder / name / f"{stem}.png", pixels)
-
-
-def save_png(path: Path, pixels: np.ndarray) -> None:
-    """[H, W] or [H, W, 3] RGB uint8, with the folders above it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.ascontiguousarray(pixels)).save(path)
 
 
 def require_distinct_stems(paths: Iterable[Path]) -> None:

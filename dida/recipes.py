@@ -7,8 +7,9 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from dida.config import MAY_CHANGE, Config, changed, flat, from_dict
+from dida.config import MAY_CHANGE, Config, changed, differing, from_dict
 from dida.options import given, read_command_line
 
 
@@ -132,18 +133,43 @@ def from_command_line(args: list[str], program: str = "train.py") -> Config:
     return read_command_line(Config, args, program, recipe(base))
 
 
-def _resumed(run: Path, args: list[str], program: str) -> Config:
+def _resumed(path: Path, args: list[str], program: str) -> Config:
     try:
-        saved = from_dict(json.loads((run / "config.json").read_text()))
-    except (FileNotFoundError, NotADirectoryError):
-        sys.exit(f"{program}: --resume {run}: no run folder, there is no config.json in it")
-    except ValueError as error:
-        sys.exit(f"{program}: --resume {run}: {error}")
+        saved = _saved_config(path)
+    except (OSError, ValueError) as error:
+        sys.exit(f"{program}: {error}")
     config = read_command_line(Config, args, program, saved)
-    before, after = flat(saved), flat(config)
-    if other := {name for name in before if before[name] != after[name]} - MAY_CHANGE - {"resume"}:
+    if other := differing(saved, config):
         sys.exit(
-            f"{program}: --resume continues a run as it was configured; {', '.join(sorted(other))} cannot change "
+            f"{program}: --resume continues a run as it was configured; {', '.join(other)} cannot change "
             f"(only {', '.join(sorted(MAY_CHANGE))} can)"
         )
     return config
+
+
+def _saved_config(path: Path) -> Config:
+    """The options of a run folder, from its config.json, or of a checkpoint, from its own copy of them.
+
+    Raises OSError, or ValueError that names the file.
+    """
+    if path.is_file():
+        from dida.state import load_checkpoint  # imports PyTorch, which only this needs
+
+        file, values = path, load_checkpoint(path, needs=("config",))["config"]
+    elif (path / "config.json").exists():
+        file = path / "config.json"
+        values = _read_json(file)
+    else:
+        raise FileNotFoundError(f"--resume {path}: no run folder, there is no config.json in it")
+    try:
+        return from_dict(values)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text())
+    except (ValueError, RecursionError) as error:
+        instead = f"every checkpoint has a copy, --resume {file.parent}/checkpoints/FILE takes it"
+        raise ValueError(f"{file}: {error}; {instead}") from error

@@ -7,50 +7,64 @@ runs/<date>_<method>_<src>2<tgt>_<backbone>_s<seed>/
     metrics.jsonl         one object per log line
     events.out.tfevents*  the same for TensorBoard
     checkpoints/ panels/  (written by dida.state and dida.panel)
+    lock                  who is training it, while somebody is
 """
 
-import dataclasses
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from dida.config import Config, to_dict
+from dida.claim import LOCK, Claim, require_unclaimed
+from dida.config import Config, of_run, to_dict
 from dida.data.classes import ClassSet
-from dida.files import write_json, write_text
+from dida.errors import UserError
+from dida.events import Events
+from dida.files import PARTIAL, Appended, require_writable, write_bytes, write_json
 from dida.meter import LOSS
 from dida.provenance import environment
+from dida.state import checkpoints, latest, run_folder, set_aside_newer
+
+RUNS = Path("runs")
+# What a run writes before its first checkpoint: a folder of this alone holds nothing that could be continued.
+_START = re.compile(
+    r"(config|classes|environment\w*)\.json|metrics\.jsonl|events\.out\.tfevents.*|panels/step_\d+\.png"
+    rf"|(\w+/)?\..*\.partial|{LOCK}"
+)
 
 
 class Run:
-    """The folder of one run, open for logging."""
+    """The folder of one run, open for logging. No other process writes there until `close`."""
 
-    def __init__(self, folder: Path, config: dict[str, Any], purge_step: int | None = None) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only needed here
-
+    def __init__(self, folder: Path, config: dict[str, Any], claim: Claim, purge_step: int | None = None) -> None:
         self.folder = folder
         self.config = config  # as `dida.config.to_dict` gives it
-        self._metrics = (folder / "metrics.jsonl").open("a")
-        self._tensorboard = SummaryWriter(folder, purge_step=purge_step)
+        self._claim = claim
+        self._metrics = Appended(folder / "metrics.jsonl")
+        self._events = Events(folder, purge_step)
 
     @classmethod
-    def start(cls, config: Config, class_set: ClassSet, runs: Path = Path("runs")) -> "Run":
+    def start(cls, config: Config, class_set: ClassSet, runs: Path = RUNS) -> "Run":
         """Make the run's folder: `config.run.out` itself, or a named one under `runs`.
 
-        Raises FileExistsError if it holds anything: a run is never overwritten.
+        A start that came to no checkpoint is taken over. Raises FileExistsError if the folder holds anything else (a
+        run is never overwritten), Claimed if another process holds it.
         """
         folder = config.run.out or runs / run_name(config, datetime.now())
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise FileExistsError(
-                f"{folder}: exists and is not empty; a run is never overwritten. Choose another --out, or continue "
-                f"that run with --resume {folder}"
-            )
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", to_dict(config))
-        write_json(folder / "classes.json", class_set.to_dict())
-        write_json(folder / "environment.json", environment())
-        return cls(folder, to_dict(config))
+        with _claimed(folder) as claim:
+            _require_free(folder)
+            for old in _files(folder):
+                if old.name != LOCK:
+                    old.unlink()
+            options = to_dict(of_run(config))
+            write_json(folder / "config.json", options)
+            write_json(folder / "classes.json", class_set.to_dict())
+            write_json(folder / "environment.json", environment())
+            return cls(folder, options, claim)
 
     @classmethod
     def resume(cls, config: Config, step: int) -> "Run":
@@ -58,22 +72,28 @@ class Run:
 
         Its config.json is written anew: the data may lie elsewhere now. If that checkpoint was due at a log step, the
         log ends as an uninterrupted run's; after a signal it keeps the line of the step at which the run stopped.
+        Checkpoints of later steps, where `config.resume` is an older one, are set aside. Raises Claimed if another
+        process holds the run, UserError if one has been at it since its newest checkpoint was read.
         """
-        folder = config.resume
-        assert folder is not None  # or there is nothing to reopen
-        options = to_dict(dataclasses.replace(config, resume=None))
-        write_json(folder / "config.json", options)
-        write_json(folder / f"environment_from_step_{step:06d}.json", environment())
-        _cut_after(folder / "metrics.jsonl", step)
-        return cls(folder, options, purge_step=step + 1)
+        assert config.resume is not None  # or there is nothing to reopen
+        folder = run_folder(config.resume)
+        with _claimed(folder) as claim:
+            if folder == config.resume and latest(folder).stem != f"step_{step:06d}":
+                raise UserError(f"{folder}: another process has advanced this run in the meantime; ask again")
+            for partial in folder.rglob(PARTIAL):
+                partial.unlink()
+            for aside in set_aside_newer(folder, step):
+                print(f"a checkpoint of a later step is set aside: {aside}")
+            options = to_dict(of_run(config))
+            write_json(folder / "config.json", options)
+            write_json(folder / f"environment_from_step_{step:06d}.json", environment())
+            _cut_after(folder / "metrics.jsonl", step)
+            return cls(folder, options, claim, purge_step=step + 1)
 
     def log(self, step: int, scalars: dict[str, float]) -> None:
-        """Append to metrics.jsonl and TensorBoard; on disk when it returns."""
-        self._metrics.write(json.dumps({"step": step} | scalars) + "\n")
-        self._metrics.flush()
-        for name, value in scalars.items():
-            self._tensorboard.add_scalar(name, value, step)
-        self._tensorboard.flush()
+        """Append to metrics.jsonl and TensorBoard's file. Raises OSError."""
+        self._metrics.write((json.dumps({"step": step} | scalars) + "\n").encode())
+        self._events.add(step, scalars)
 
     def line(self, step: int, steps: int, scalars: dict[str, float]) -> str:
         """Progress as one line of text, from what `Meter.flush` returned."""
@@ -95,9 +115,56 @@ class Run:
         return "  ".join(parts)
 
     def close(self) -> None:
-        """Close both files; logging again is an error."""
+        """Close the log and let others write here; logging again is an error."""
         self._metrics.close()
-        self._tensorboard.close()
+        self._events.close()
+        self._claim.release()
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def require_place(config: Config) -> None:
+    """Raise what `Run.start` or `Run.resume` would, before the work of assembling a run. Changes nothing."""
+    if config.resume:
+        require_unclaimed(run_folder(config.resume))
+    elif config.run.out is None:
+        require_writable(RUNS, option="the default of --out,", folder=True)
+    else:
+        require_writable(config.run.out, option="--out", folder=True)
+        if config.run.out.exists():
+            require_unclaimed(config.run.out)
+            _require_free(config.run.out)
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[Claim]:
+    """The claim of a folder, released only if the block fails."""
+    claim = Claim(folder)
+    try:
+        yield claim
+    except BaseException:
+        claim.release()
+        raise
+
+
+def _require_free(folder: Path) -> None:
+    """Raise FileExistsError for a folder that holds more than a start that came to no checkpoint."""
+    foreign = [path for path in _files(folder) if not _START.fullmatch(path.relative_to(folder).as_posix())]
+    if foreign:
+        found = checkpoints(folder)
+        instead = f"or continue that run with --resume {folder}" if found else "or remove it"
+        raise FileExistsError(
+            f"{folder}: exists and is not empty (it holds {foreign[0].relative_to(folder)}); a run is never "
+            f"overwritten. Choose another --out, {instead}"
+        )
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if not path.is_dir())
 
 
 def run_name(config: Config, now: datetime) -> str:
@@ -114,9 +181,21 @@ def _file_safe(name: str) -> str:
 
 
 def _cut_after(metrics: Path, step: int) -> None:
-    """Drop lines after `step`, and a last one that a crash cut short: the file then goes on where the run does."""
+    """Drop lines after `step`, and those that a crash damaged: the file then goes on where the run does."""
     if not metrics.exists():
         return
-    lines = [line for line in metrics.read_text().splitlines(keepends=True) if line.endswith("}\n")]
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    write_text(metrics, "".join(kept))
+    lines = metrics.read_bytes().splitlines(keepends=True)
+    steps = [_step_of(line) for line in lines]
+    if damaged := steps.count(None):
+        print(f"{metrics}: damaged lines left out: {damaged}")
+    kept = [line for line, at in zip(lines, steps, strict=True) if at is not None and at <= step]
+    write_bytes(metrics, b"".join(kept))
+
+
+def _step_of(line: bytes) -> int | None:
+    """The step of a whole line of metrics.jsonl, None for another one."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return step if isinstance(step, int) and line.endswith(b"\n") else None

@@ -1,26 +1,84 @@
 """Requests to stop: Ctrl-C on a terminal, and what batch systems and shells send."""
 
 import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+ONE_REQUEST = 1.0  # seconds: `timeout` and terminals send a signal to the process and to its group
+
+
+class Stopped(SystemExit):
+    """A signal ends the program, without a traceback and with the status that shells give it: 128 + its number."""
+
+    def __init__(self, kind: signal.Signals) -> None:
+        super().__init__(128 + kind)
+        self.kind = kind
 
 
 class Signals:
-    """Remembers the first request to stop, so that a loop can end in good order.
+    """Remembers the first request to stop, from here to the end of a `with` block or `restore`.
 
-    A second one of the same kind acts as if nobody listened. Must be made in the main thread.
+    So a loop can end in good order: it looks at `caught` where it may end, and wraps what it may give up at any moment
+    in `interrupting`. A later signal of the same kind acts as if nobody listened here. Hang-ups stay ignored where they
+    are when this is made, as `nohup` asks. Must be made in the main thread.
     """
 
     def __init__(self) -> None:
-        self.caught: str | None = None  # name of the signal
-        self._before = {kind: signal.signal(kind, self._remember) for kind in STOPPING}
+        self._first: signal.Signals | None = None
+        self._since = 0.0
+        self._interrupts = False
+        self._before = {kind: signal.signal(kind, self._remember) for kind in STOPPING if not _under_nohup(kind)}
 
-    def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.caught = self.caught or signal.Signals(number).name
-        signal.signal(number, self._before[signal.Signals(number)])
+    @property
+    def caught(self) -> str | None:
+        """The name of the first signal."""
+        return None if self._first is None else self._first.name
+
+    def raise_caught(self) -> None:
+        """Raise Stopped if a signal was caught."""
+        if self._first is not None:
+            raise Stopped(self._first)
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """A signal ends this block at once, one that was caught before it at its start. Raises Stopped."""
+        outer, self._interrupts = self._interrupts, True
+        try:
+            self.raise_caught()
+            yield
+        finally:
+            self._interrupts = outer
 
     def restore(self) -> None:
         """Whatever listened before listens again."""
         for kind, handler in self._before.items():
             signal.signal(kind, handler)
+
+    def __enter__(self) -> "Signals":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.restore()
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        kind = signal.Signals(number)
+        if self._first is None:
+            self._first, self._since = kind, time.monotonic()
+            if self._interrupts:
+                raise Stopped(kind)
+        elif time.monotonic() - self._since > ONE_REQUEST:
+            signal.signal(kind, self._before[kind])
+            signal.raise_signal(kind)
+
+
+def ignore_signals() -> None:
+    """For a process that works for another one, which is asked to stop at the same time and ends it in good order."""
+    for kind in STOPPING:
+        signal.signal(kind, signal.SIG_IGN)
+
+
+def _under_nohup(kind: signal.Signals) -> bool:
+    return kind == signal.SIGHUP and signal.getsignal(kind) == signal.SIG_IGN

@@ -1,9 +1,13 @@
 """All that changes during training, and how it is kept on disk."""
 
+import math
 import pickle
 import random
 import re
+import struct
 import zipfile
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from dida.files import whole_file
+from dida.errors import NonFinite
+from dida.files import reserve, whole_file
 from dida.method.bank import InstanceBank
 from dida.method.views import StepRandom
 
@@ -21,6 +26,9 @@ FORMAT = 2  # of the checkpoint file
 FOLDER = "checkpoints"
 KEPT = 2  # newest checkpoints that stay on disk
 PARTS = ("student", "teacher", "bank", "optimizer", "schedule")
+ENTRIES: dict[str, type] = {"step": int, "config": dict, "classes": dict} | dict.fromkeys(PARTS, dict)
+WHOLE = tuple(ENTRIES)  # what it takes to go on
+_OVERHEAD = 1 << 20  # bytes of a checkpoint besides its tensors, and to spare
 
 
 @dataclass
@@ -44,21 +52,96 @@ class TrainState:
         device.manual_seed(host.getrandbits(63))
         return StepRandom(host, device)
 
-    def save(self, run: Path, config: dict[str, Any], class_set: dict[str, Any]) -> Path:
-        """Write RUN/checkpoints/step_N.pt so that a crash at any moment leaves a whole file, and keep the last two."""
+    def save(
+        self, run: Path, config: dict[str, Any], class_set: dict[str, Any], files: dict[str, Any] | None = None
+    ) -> Path:
+        """Write RUN/checkpoints/step_N.pt so that a crash at any moment leaves a whole file, and keep the last two.
+
+        `files`: what the run's data consists of, see `Pairs.listing`. Raises NonFinite and writes nothing where a
+        tensor is not finite, OSError where it cannot be written, with the size that it needs.
+        """
         path = run / FOLDER / f"step_{self.step:06d}.pt"
-        content = {"format": FORMAT, "step": self.step, "config": config, "classes": class_set}
+        content = {"format": FORMAT, "step": self.step, "config": config, "classes": class_set, "files": files}
+        content |= {part: getattr(self, part).state_dict() for part in PARTS}
+        if bad := first_nonfinite(content):
+            raise NonFinite(f"{bad} is not finite after step {self.step}; it is not saved")
         with whole_file(path) as file:
-            torch.save(content | {part: getattr(self, part).state_dict() for part in PARTS}, file)
+            reserve(file, sum(t.nbytes for _, t in _leaves(content) if isinstance(t, Tensor)) + _OVERHEAD)
+            try:
+                torch.save(content, file)
+            except RuntimeError as error:  # of its zip writer, once a write has failed
+                raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+            file.truncate()
         for old in checkpoints(run)[:-KEPT]:
             old.unlink()
         return path
 
-    def load(self, checkpoint: dict[str, Any]) -> None:
-        """Continue from what `load_checkpoint` returned."""
-        for part in PARTS:
+    def load(self, checkpoint: dict[str, Any], *, source: str = "checkpoint") -> None:
+        """Continue from what `load_checkpoint` returned, with all entries, of the file `source`.
+
+        Raises ValueError that names it for a checkpoint of another network, bank, optimizer or schedule.
+        """
+        for part in ("student", "teacher", "bank"):
+            expected = f"the {part} of its own config"
+            load_weights(getattr(self, part), checkpoint[part], source=f"{source}, {part}", expected=expected)
+        for part, problem in (
+            ("optimizer", _misfit(self.optimizer, checkpoint["optimizer"])),
+            ("schedule", _not_of(self.schedule, checkpoint["schedule"])),
+        ):
+            if problem:
+                raise ValueError(f"{source}, {part}: {problem}")
             getattr(self, part).load_state_dict(checkpoint[part])
         self.step = checkpoint["step"]
+
+
+def _misfit(optimizer: Optimizer, saved: dict[str, Any]) -> str | None:
+    """What keeps an optimizer from going on with `saved`, another's state."""
+    own, groups, moments = optimizer.state_dict()["param_groups"], saved.get("param_groups"), saved.get("state")
+    if not isinstance(groups, list) or not isinstance(moments, dict):
+        return "not the state of an optimizer"
+    for mine, other in zip(own, groups, strict=False):
+        if not isinstance(other, dict) or mine.keys() != other.keys() or mine["params"] != other["params"]:
+            return f"not the state of {type(optimizer).__name__} for the network of its own config"
+    if len(own) != len(groups):
+        return f"expected {len(own)} groups of parameters, found {len(groups)}"
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, parameter in enumerate(parameters):
+        averages = moments.get(number, {})
+        for name in ("exp_avg", "exp_avg_sq"):
+            if number in moments and getattr(averages.get(name), "shape", None) != parameter.shape:
+                return f"{name} of parameter {number} is not of its shape, {tuple(parameter.shape)}"
+    return None
+
+
+def _not_of(schedule: LRScheduler, saved: dict[str, Any]) -> str | None:
+    """What keeps a schedule from going on with `saved`, another's state."""
+    at, rates = saved.get("last_epoch"), saved.get("base_lrs")
+    if not isinstance(at, int) or rates != schedule.base_lrs:
+        return f"not the state of a schedule of learning rates {schedule.base_lrs}"
+    return None
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Everything in nested dictionaries and lists, with its dotted name."""
+    if isinstance(value, dict | list | tuple):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, part in items:
+            yield from _leaves(part, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
+
+
+def first_nonfinite(content: dict[str, Any]) -> str | None:
+    """The dotted name of a tensor or number that is not finite, None if all are. One transfer to the host."""
+    leaves = list(_leaves(content))
+    for name, value in leaves:
+        if isinstance(value, float) and not math.isfinite(value):
+            return name
+    tensors = [(name, value) for name, value in leaves if isinstance(value, Tensor) and value.dtype.is_floating_point]
+    if not tensors:
+        return None
+    finite = torch.stack([value.isfinite().all().to(tensors[0][1].device) for _, value in tensors]).tolist()
+    return next((name for (name, _), good in zip(tensors, finite, strict=True) if not good), None)
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -79,25 +162,100 @@ def latest(run: Path) -> Path:
     return found[-1]
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU, tensors and plain values only.
+def run_folder(path: Path) -> Path:
+    """The run of a checkpoint RUN/checkpoints/FILE, or the folder itself. Raises ValueError for another place."""
+    if not path.is_file():
+        return path
+    if path.absolute().parent.name != FOLDER:
+        raise ValueError(f"{path}: not RUN/{FOLDER}/FILE, so it is not known which run to continue; see also --init")
+    return path.absolute().parent.parent
 
-    Raises ValueError for a file that is not one of ours or has another format version.
+
+def load_checkpoint(path: Path, needs: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU, tensors and plain values only, with all of the ENTRIES that are in `needs`.
+
+    Its checksums are looked at. Raises ValueError, and OSError, for a file that is damaged, not one of ours, of another
+    format version or not finite; where an older checkpoint of the run is whole, the message names it.
     """
-    if not zipfile.is_zipfile(path):  # what torch.save writes, whole
-        raise ValueError(f"{path}: no checkpoint, or one that was cut off")
     try:
+        _verify(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path}: a file of torch, but not one of plain tensors: {error}") from error
+    except _Damaged as error:
+        raise ValueError(f"{path}: {error}{_or_an_older_one(path)}") from error
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError, IndexError) as error:
+        why = str(error).strip().split("\n")[0]
+        raise ValueError(f"{path}: a file of torch, but not one of plain tensors: {why}") from error
     found = checkpoint.get("format") if isinstance(checkpoint, dict) else None
-    if found != FORMAT:
+    if found != FORMAT or isinstance(found, bool):
         raise ValueError(f"{path}: expected a DIDA checkpoint of format {FORMAT}, found {found!r}")
+    for name in needs:
+        value, kind = checkpoint.get(name), ENTRIES[name]
+        if not isinstance(value, kind) or isinstance(value, bool):
+            what = "nothing" if name not in checkpoint else repr(value)[:40]
+            wanted = "a whole number" if kind is int else "a dictionary"
+            raise ValueError(f"{path}: expected {wanted} as {name!r}, found {what}")
+    if bad := first_nonfinite(checkpoint):
+        raise ValueError(f"{path}: {bad} is not finite{_or_an_older_one(path)}")
     return checkpoint
 
 
+# NotImplementedError, of a compression that a flipped bit asks for, is a RuntimeError.
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, OverflowError, struct.error)
+
+
+class _Damaged(Exception):
+    pass
+
+
+def _verify(path: Path) -> None:
+    """Hold every record of the archive to its checksum: torch reads over a flipped bit. 0.07 s for 51 MB.
+
+    Raises _Damaged, and OSError for a file that cannot be read.
+    """
+    if not zipfile.is_zipfile(path):  # what torch.save writes, whole
+        raise _Damaged("no checkpoint, or one that was cut off")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except _ZIP_ERRORS as error:
+        raise _Damaged(f"damaged ({error})") from error
+    if bad:
+        raise _Damaged(f"damaged, the checksum of {bad} is not that of its content")
+
+
+def _or_an_older_one(path: Path) -> str:
+    """Words that lead to the newest whole checkpoint before `path`, where there is one."""
+    names = [other.name for other in checkpoints(path.parent.parent)] if path.parent.name == FOLDER else []
+    for name in reversed(names[: names.index(path.name)] if path.name in names else []):
+        other = path.with_name(name)
+        try:
+            _verify(other)
+        except (_Damaged, OSError):
+            continue
+        return f". An older one is whole: go on from it with --resume {other}, or score it with eval.py {other}"
+    return ""
+
+
+def set_aside_newer(run: Path, step: int) -> list[Path]:
+    """Rename checkpoints after `step` to NAME.aside, so that none is taken for this run's; their new names."""
+    newer = [path for path in checkpoints(run) if int(path.stem.removeprefix("step_")) > step]
+    return [path.rename(path.with_name(path.name + ".aside")) for path in newer]
+
+
 def load_weights(network: nn.Module, weights: dict[str, Tensor], *, source: str, expected: str) -> None:
-    """Fill a network. Raises ValueError for weights of another one, saying where they are from and what is expected."""
+    """Fill a network. Raises ValueError for weights of another one, or of another kind of numbers, or not finite,
+    saying where they are from and what is expected."""
+    own = network.state_dict()
+    for name, value in weights.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{source}: {name} is no tensor")
+        if name in own and (value.dtype.is_floating_point, value.is_complex()) != (
+            own[name].dtype.is_floating_point,
+            False,
+        ):
+            raise ValueError(f"{source}: {name} holds {value.dtype}, expected {own[name].dtype}")
+    if bad := first_nonfinite(weights):
+        raise ValueError(f"{source}: the weights are not finite, e.g. {bad}")
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:

@@ -9,6 +9,7 @@ source + target -> ClassMix -> strong view -> student -> L_ins (against q-hat) <
 
 from dida.batch import Batch, Trace
 from dida.method.passes import Method
+from dida.optim import gradient_norm, weight_norm
 from dida.state import TrainState
 
 
@@ -23,6 +24,7 @@ def train_step(state: TrainState, batch: Batch, method: Method) -> Trace:
     target = method.believe(state.teacher, state.bank, batch, state.step, rng)
     answers = [answer(state.student, state.bank, batch, target, rng) for answer in method.target_passes]
 
+    gradient = gradient_norm(state.student)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     state.schedule.step()
@@ -32,4 +34,4 @@ def train_step(state: TrainState, batch: Batch, method: Method) -> Trace:
     method.update_bank(state.bank, source.embed, batch.source.label, state.step, rng)
     state.step += 1
     losses = source.losses | {name: loss for answer in answers for name, loss in answer.losses.items()}
-    return Trace(losses, target, tuple(answer.view for answer in answers))
+    return Trace(losses, target, tuple(answer.view for answer in answers), gradient, weight_norm(state.student))

@@ -62,7 +62,7 @@ def load_trained(path: Path, device: torch.device) -> Trained:
     Raises FileNotFoundError or ValueError for what is no run, or no checkpoint of ours.
     """
     path = latest(path)
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, needs=("step", "config", "classes", *NETWORKS))
     try:
         config, class_set = from_dict(checkpoint["config"]), ClassSet.from_dict(checkpoint["classes"])
     except ValueError as error:

@@ -17,39 +17,44 @@ SCRIPTS = ("train.py", "eval.py")  # setup.py builds; it is no part of the house
 LONGEST = 60  # lines of a function
 
 # Module -> what it may import of dida, without that package's name. "data" stands for all below it.
-_DATA = ("batch", "data", "files")
+_DATA = ("batch", "data", "errors", "files", "signals")
 _METHOD = ("batch", "method", "kernels")
 DIDA = {
     "batch": (),
+    "errors": (),
     "options": (),
     "files": (),
     "device": (),
     "signals": (),
+    "claim": ("errors",),
+    "events": ("files",),
     "config": ("options",),
     "eval_config": ("options",),
-    "recipes": ("options", "config"),
     "data": _DATA,
     "models": ("batch", "models"),
     "method": _METHOD,
     "optim": (),
-    "state": ("files", "method.bank", "method.views"),
-    "step": ("batch", "method.passes", "state"),
+    "state": ("errors", "files", "method.bank", "method.views"),
+    "recipes": ("options", "config", "state"),
+    "step": ("batch", "method.passes", "optim", "state"),
     "evaluate": ("batch", "data"),
-    "predictions": ("data.classes", "files"),
-    "panel": ("batch", "data.classes", "files", "method.bank", "kernels"),
+    "predictions": ("data.classes", "data.image_file"),
+    "panel": ("batch", "data.classes", "data.image_file", "method.bank", "kernels"),
     "provenance": ("kernels",),
-    "meter": ("batch", "data.loader", "files"),
-    "run": ("config", "data.classes", "files", "meter", "provenance"),
+    "meter": ("batch", "data.loader", "errors", "files"),
+    "run": (
+        "claim", "config", "data.classes", "errors", "events", "files", "meter", "provenance", "state",
+    ),
     "assemble": (
         "batch", "config", "data", "device", "method", "models", "optim", "options", "panel", "state",
     ),
     "trained": ("assemble", "config", "data", "evaluate", "state"),
     "labelling": ("data", "evaluate", "panel", "predictions", "trained"),
     "scoring": ("data", "evaluate", "predictions", "trained"),
-    "loop": ("assemble", "config", "data.loader", "kernels", "meter", "run", "signals", "step"),
+    "loop": ("assemble", "batch", "config", "data", "kernels", "meter", "run", "signals", "state", "step"),
     "command": (
-        "assemble", "config", "data", "device", "eval_config", "evaluate", "files", "labelling", "loop", "meter",
-        "options", "scoring", "trained",
+        "assemble", "config", "data", "device", "errors", "eval_config", "evaluate", "files", "labelling", "loop",
+        "options", "run", "scoring", "trained",
     ),
     "doctor": ("data", "kernels", "provenance"),
 }  # fmt: skip
@@ -69,8 +74,8 @@ ONLY = {
     "triton": ("dida_kernels.fused",),
     "timm": ("dida.models",),
     "tyro": ("dida.options", "dida.eval_config", "dida.doctor", "dida.data.toy.__main__"),
-    "torch": ("dida_kernels", *(f"dida.{name}" for name in DIDA if name not in ("options", "files", "signals",
-              "config", "eval_config", "recipes", "data.classes"))),
+    "torch": ("dida_kernels", *(f"dida.{name}" for name in DIDA if name not in ("claim", "errors", "events", "options",
+              "files", "signals", "config", "eval_config", "recipes", "data.classes"))),
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Image and label files: decoding, and errors that name the file.
+"""Image and label files: decoding, errors that name the file, and PNGs that are whole or not there.
 
 The one place that decodes. Pillow does it for everything but SYNTHIA's labels: it keeps the index of a palette PNG
 (OpenCV turns it into colours) and refuses a truncated JPEG (OpenCV fills the rest with grey). SYNTHIA's 16-bit RGB
@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from dida.data.classes import IdMap
+from dida.files import whole_file
 
 # What Pillow raises for damaged files: its PNG reader uses SyntaxError, cut-off headers end in struct.error.
 _DAMAGE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
@@ -75,6 +76,12 @@ def read_ids(path: Path, encoding: Encoding) -> np.ndarray:
 def read_label(path: Path, encoding: Encoding) -> np.ndarray:
     """The label as [H, W] uint8 train ids, native resolution; raw ids that are no class become 255."""
     return encoding.ids.apply(read_ids(path, encoding))
+
+
+def save_png(path: Path, pixels: np.ndarray) -> None:
+    """[H, W] or [H, W, 3] RGB uint8, with the folders above it. Raises OSError."""
+    with whole_file(path) as file:
+        Image.fromarray(np.ascontiguousarray(pixels)).save(file, format="PNG")
 
 
 def require_same_size(image: Path, image_hw: tuple[int, ...], label: Path, label_hw: tuple[int, ...]) -> None:

@@ -4,14 +4,13 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import cv2
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from dida.batch import Batch, LabelledCrops
 from dida.data.pairs import Pairs
 from dida.data.transforms import Normalise
+from dida.data.workers import ReadAhead
 
 
 class Ids(NamedTuple):
@@ -22,10 +21,14 @@ class Ids(NamedTuple):
 
 
 class Batches(Iterator[tuple[Batch, Ids]]):
-    """The batches of steps start .. stop-1 on the device, images normalised. Made by `batches`."""
+    """The batches of steps start .. stop-1 on the device, images normalised. Made by `batches`.
 
-    def __init__(self, loader: DataLoader, device: torch.device) -> None:
-        self._samples = iter(loader)
+    Raises ImageFileError, OSError or WorkerDied, and is then at its end. The end of a `with` block ends the
+    processes behind it.
+    """
+
+    def __init__(self, samples: ReadAhead, device: torch.device) -> None:
+        self._samples = samples
         self._device = device
         self._normalise = Normalise().to(device)
         self.waited = 0.0  # seconds the last batch was waited for; near zero if the workers keep up
@@ -43,22 +46,18 @@ class Batches(Iterator[tuple[Batch, Ids]]):
         batch = Batch(source, self._normalise(target_image), target_real)
         return batch, Ids(sample.source_index, sample.target_index)
 
+    def __enter__(self) -> "Batches":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._samples.close()
+
 
 def batches(pairs: Pairs, *, batch_size: int, start: int, stop: int, workers: int, device: torch.device) -> Batches:
     """The batches of steps start .. stop-1: batch b holds samples b * batch_size .. (b + 1) * batch_size - 1.
 
-    `workers` processes prepare them ahead (0: this process, when asked). They live as long as the iterator.
+    `workers` processes prepare them ahead (0: this process, when asked).
     """
-    loader = DataLoader(
-        pairs,
-        batch_size=batch_size,
-        sampler=range(start * batch_size, stop * batch_size),
-        num_workers=workers,
-        pin_memory=device.type == "cuda",
-        worker_init_fn=one_thread,
-    )
-    return Batches(loader, device)
-
-
-def one_thread(worker: int) -> None:
-    cv2.setNumThreads(0)  # the workers themselves are the parallelism; more threads would only compete
+    order = range(start * batch_size, stop * batch_size)
+    pin = device.type == "cuda"
+    return Batches(ReadAhead(pairs, order, batch_size=batch_size, workers=workers, pin_memory=pin), device)

@@ -5,8 +5,12 @@ number of workers nor the step a run resumes at changes any sample, and nothing 
 streams per sample keep the choices apart: with rare class sampling on or off, the target crops stay the same.
 """
 
+import hashlib
+import os
+from collections.abc import Iterable
 from enum import IntEnum
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -110,6 +114,21 @@ class Pairs(Dataset[Sample]):
             target_index,
         )
 
+    def listing(self) -> dict[str, dict[str, Any]]:
+        """What the data is: of source and target, the number of pictures and a digest of all file names in order.
+
+        Names are relative to the domain's folder, so that a data set may be moved. A sample draws files by their
+        number, so a file more or less changes all samples.
+        """
+        source, target = self.source, self.target
+        return {
+            "source": {
+                "pictures": len(source.images),
+                "digest": _digest((*source.images, *source.labels), source.folder),
+            },
+            "target": {"pictures": len(target.images), "digest": _digest(target.images, target.folder)},
+        }
+
     def _rng(self, index: int, stream: _Stream) -> np.random.Generator:
         # The stream is the highest word of Philox's 256-bit counter, the one that drawing never reaches.
         return np.random.Generator(np.random.Philox(key=[self.seed, index], counter=[0, 0, 0, int(stream)]))
@@ -154,3 +173,8 @@ class Pairs(Dataset[Sample]):
         at = random_crop(rng, (image.shape[1], image.shape[0]), view.crop)
         flip = bool(rng.random() < view.flip_chance)
         return file, cut_image(image, at, view.crop, flip=flip), shown(image, at, view.crop)
+
+
+def _digest(paths: Iterable[Path], folder: Path) -> str:
+    names = "\n".join(os.path.relpath(path, folder) for path in paths)
+    return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()[:16]

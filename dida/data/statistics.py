@@ -8,7 +8,6 @@ change, and it is counted anew.
 import hashlib
 import logging
 import os
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from dida.batch import IGNORE
 from dida.data.domains import LabelledDomain
 from dida.data.image_file import Encoding, image_size, read_ids, require_same_size
 from dida.data.sweep import sweep
+from dida.files import whole_file
 
 _log = logging.getLogger(__name__)
 
@@ -223,7 +223,6 @@ def _store(places: tuple[Path, ...], digest: str, statistics: Statistics) -> Non
     refused = []
     for place in places:
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
             _write(place, digest, statistics)
             return
         except OSError as error:
@@ -232,22 +231,15 @@ def _store(places: tuple[Path, ...], digest: str, statistics: Statistics) -> Non
 
 
 def _write(path: Path, digest: str, statistics: Statistics) -> None:
-    """Write beside the final name and rename, so that no reader ever sees half a file. Raises OSError."""
-    handle, temporary = tempfile.mkstemp(prefix=path.name, dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(
-                file,
-                digest=digest,
-                pixels=statistics.pixels,
-                total=statistics.total,
-                unknown_id=np.array(list(statistics.unknown), dtype=np.int64),
-                unknown_pixels=np.array([u.pixels for u in statistics.unknown.values()], dtype=np.int64),
-                unknown_files=np.array([u.files for u in statistics.unknown.values()], dtype=np.int64),
-                unknown_example=np.array([u.example for u in statistics.unknown.values()], dtype=np.str_),
-            )
-        os.chmod(temporary, 0o644)  # mkstemp's files are private, but others may share the data set
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    """Raises OSError."""
+    with whole_file(path) as file:
+        np.savez_compressed(
+            file,
+            digest=digest,
+            pixels=statistics.pixels,
+            total=statistics.total,
+            unknown_id=np.array(list(statistics.unknown), dtype=np.int64),
+            unknown_pixels=np.array([u.pixels for u in statistics.unknown.values()], dtype=np.int64),
+            unknown_files=np.array([u.files for u in statistics.unknown.values()], dtype=np.int64),
+            unknown_example=np.array([u.example for u in statistics.unknown.values()], dtype=np.str_),
+        )

@@ -3,10 +3,12 @@
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-import cv2
 from tqdm import tqdm
+
+from dida.data.workers import WorkerDied, start_worker
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -19,8 +21,8 @@ def sweep(
 ) -> list[_Result]:
     """[function(item) for item in items], over `workers` processes (None: one per usable core; 0: in this one).
 
-    `function` must be picklable. An exception in it ends the sweep and is raised here. The bar shows on a terminal
-    only.
+    `function` must be picklable. An exception in it ends the sweep and is raised here, and WorkerDied where the
+    system killed a process. The bar shows on a terminal only.
     """
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -28,9 +30,15 @@ def sweep(
     with bar:
         if workers == 0 or len(items) < _WORTH_PROCESSES:
             return [_counted(bar, function(item)) for item in items]
-        with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
-            results = pool.map(function, items, chunksize=_CHUNK)
-            return [_counted(bar, result) for result in results]
+        try:
+            with ProcessPoolExecutor(workers, initializer=start_worker) as pool:
+                try:
+                    return [_counted(bar, result) for result in pool.map(function, items, chunksize=_CHUNK)]
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)  # or the rest would be read before this is raised
+                    raise
+        except BrokenProcessPool as error:
+            raise WorkerDied(f"{title}: a process was killed; the system may have been out of memory") from error
 
 
 def _counted(bar: tqdm, result: _Result) -> _Result:

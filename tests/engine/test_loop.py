@@ -15,8 +15,9 @@ from dida import loop, recipes
 from dida.assemble import Parts, assemble
 from dida.config import Config, changed
 from dida.data.toy import Counts, generate
+from dida.errors import NonFinite
 from dida.loop import due
-from dida.meter import NonFiniteLoss
+from dida.signals import Stopped
 from dida.state import checkpoints, latest, load_checkpoint
 
 
@@ -119,7 +120,10 @@ def signalled_after(step: int, train_step):
 def test_a_signal_ends_the_run_early_with_a_checkpoint(toy, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(loop, "train_step", signalled_after(2, loop.train_step))
     config = options(toy, tmp_path / "run", save_every=100, log_every=100)
-    folder = loop.train(config, assemble(config))
+    folder = tmp_path / "run"
+    with pytest.raises(Stopped) as stopped:
+        loop.train(config, assemble(config))
+    assert stopped.value.code == 128 + signal.SIGTERM
     assert load_checkpoint(latest(folder))["step"] == 2
     assert [line["step"] for line in metrics(folder)] == [2]
     assert (
@@ -144,7 +148,7 @@ def poisoned(parts: Parts) -> Parts:
 
 def test_what_is_not_finite_is_never_saved(toy, tmp_path):
     config = options(toy, tmp_path / "run", log_every=100, save_every=2)
-    with pytest.raises(NonFiniteLoss, match="not finite at step 1"):
+    with pytest.raises(NonFinite, match="not finite at step 1"):
         loop.train(config, poisoned(assemble(config)))
     assert checkpoints(tmp_path / "run") == []
 

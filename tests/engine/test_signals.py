@@ -1,38 +1,100 @@
-"""The first request to stop is remembered, the second acts. A fixture puts back whatever listened before a test."""
+"""Requests to stop: remembered, raised where that is safe, and passed on when they are repeated."""
 
 import os
 import signal
+import time
+from collections.abc import Callable
 
 import pytest
 
-from dida.signals import STOPPING, Signals
+from dida import signals
+from dida.signals import STOPPING, Signals, Stopped, ignore_signals
 
 
-def test_the_first_signal_is_remembered_and_the_second_acts():
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a shell
-    signals = Signals()
-    assert signals.caught is None
-    os.kill(os.getpid(), signal.SIGINT)
-    assert signals.caught == "SIGINT"
-    with pytest.raises(KeyboardInterrupt):
-        os.kill(os.getpid(), signal.SIGINT)
+@pytest.fixture(autouse=True)
+def _as_a_shell_starts_a_program():
+    before = {kind: signal.signal(kind, signal.SIG_DFL) for kind in STOPPING}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for kind, handler in before.items():
+        signal.signal(kind, handler)
 
 
-def test_of_two_kinds_the_first_is_named():
-    signals = Signals()
-    os.kill(os.getpid(), signal.SIGTERM)
-    os.kill(os.getpid(), signal.SIGHUP)
-    assert signals.caught == "SIGTERM"
+@pytest.mark.parametrize("kind", STOPPING)
+def test_a_signal_is_remembered_and_nothing_else_happens(kind):
+    with Signals() as listening:
+        assert listening.caught is None
+        listening.raise_caught()
+        os.kill(os.getpid(), kind)
+        assert listening.caught == kind.name
+        with pytest.raises(Stopped) as stopped:
+            listening.raise_caught()
+    assert stopped.value.code == 128 + kind
+    assert signal.getsignal(kind) in (signal.SIG_DFL, signal.default_int_handler)
 
 
-def test_whatever_listened_before_listens_again():
+@pytest.mark.parametrize("kind", STOPPING)
+def test_a_block_that_may_be_given_up_ends_at_once(kind):
+    def block(act: Callable[[], object]) -> None:
+        with listening.interrupting():
+            act()
+            time.sleep(5)
+
+    begin = time.monotonic()
+    with Signals() as listening:
+        with pytest.raises(Stopped):
+            block(lambda: os.kill(os.getpid(), kind))
+        with pytest.raises(Stopped):
+            block(lambda: pytest.fail("begun after a signal"))
+    assert time.monotonic() - begin < 4
+
+
+def test_the_first_of_several_kinds_counts():
+    with Signals() as listening:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert listening.caught == "SIGTERM"
+
+
+@pytest.mark.parametrize("kind", STOPPING)
+def test_the_same_request_twice_is_one_and_a_later_one_acts(kind, monkeypatch):
+    """`timeout` sends its signal to the process and to the group."""
     heard = []
-    signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
-    before = {kind: signal.getsignal(kind) for kind in STOPPING}
-    signals = Signals()
-    os.kill(os.getpid(), signal.SIGUSR1)
-    assert (signals.caught, heard) == ("SIGUSR1", [])
-    signals.restore()
-    assert {kind: signal.getsignal(kind) for kind in STOPPING} == before
-    os.kill(os.getpid(), signal.SIGUSR1)
-    assert heard == [signal.SIGUSR1]
+    signal.signal(kind, lambda *_: heard.append(kind))
+    with Signals():
+        os.kill(os.getpid(), kind)
+        os.kill(os.getpid(), kind)
+        assert heard == []
+        monkeypatch.setattr(signals, "ONE_REQUEST", 0.0)
+        os.kill(os.getpid(), kind)
+        assert heard == [kind]
+
+
+def test_two_listeners_hand_over():
+    """The outer one, of the program, ends it; the inner one, of the loop, lets it end in good order."""
+    with Signals() as outer:
+
+        def program() -> None:
+            with outer.interrupting():
+                with Signals() as inner:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    assert (inner.caught, outer.caught) == ("SIGTERM", None)
+                os.kill(os.getpid(), signal.SIGTERM)
+                pytest.fail("went on")
+
+        with pytest.raises(Stopped):
+            program()
+
+
+def test_hang_ups_stay_ignored_under_nohup():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with Signals() as listening:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert listening.caught is None
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+def test_a_process_that_works_for_another_hears_nothing():
+    ignore_signals()
+    for kind in STOPPING:
+        os.kill(os.getpid(), kind)
