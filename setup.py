@@ -143,7 +143,7 @@ def _archs(nvcc: str) -> list[str]:
     if ARCHS not in os.environ:
         return [arch for arch in MACHINE_CODE if arch in known]
     wanted = os.environ[ARCHS].split()
-    if unknown := set(wanted) - set(known):
+    if unknown := [arch for arch in wanted if arch not in known]:
         raise SystemExit(f"{ARCHS}: expected some of {' '.join(known)}, which {nvcc} knows, got {' '.join(unknown)}")
     return wanted
 

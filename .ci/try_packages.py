@@ -38,10 +38,9 @@ for package in (dida, dida_kernels):
     print(f"{package.__name__}: {len(names)} modules")
 """
 REPORT = """
-import dida_kernels
-for op, backends in dida_kernels.report().items():
-    print(op, backends)
-assert dida_kernels.report()["bank_update"]["cpp"] == "yes", "the extension is not there"
+backends = dida_kernels.report()["bank_update"]
+print(backends)
+assert backends["cpp"] == "yes", "the extension is not there"
 """
 
 
@@ -55,14 +54,14 @@ def main(dist: Path) -> None:
 
         python = environment(home / "of-wheel", libraries)
         pip_install(python, wheel)
-        run(python, "-c", IMPORT_ALL, cwd=home)
+        print(wheel.name, run(python, "-c", IMPORT_ALL, cwd=home), sep="\n")
 
         build_system = tomllib.loads((source / "pyproject.toml").read_text())["build-system"]
         python = environment(home / "of-sdist", libraries | asked_for(build_system["requires"]))
         pip_install(python, sdist, "--no-build-isolation", DIDA_BUILD="1", DIDA_CUDA_ARCHS="")
-        run(python, "-c", IMPORT_ALL + REPORT, cwd=home)
+        print(sdist.name, run(python, "-c", IMPORT_ALL + REPORT, cwd=home), sep="\n")
         for script in ("train.py", "eval.py"):
-            run(python, script, "--help", cwd=source)
+            print(run(python, script, "--help", cwd=source).splitlines()[0])
 
 
 def unpacked(sdist: Path, folder: Path) -> Path:
@@ -110,14 +109,15 @@ def environment(folder: Path, libraries: Libraries) -> Path:
 
 
 def pip_install(python: Path, package: Path, *options: str, **variables: str) -> None:
-    run(Path(sys.executable), "-m", "pip", "--python", str(python), "install", "--no-deps", *options,
-        str(package.resolve()), cwd=python.parent, **variables)  # fmt: skip
+    pip = ("-m", "pip", "--quiet", "--python", str(python), "install", "--no-deps")
+    run(Path(sys.executable), *pip, *options, str(package.resolve()), cwd=python.parent, **variables)
 
 
-def run(python: Path, *arguments: str, cwd: Path, **variables: str) -> None:
-    """Run Python as a stranger to this checkout would."""
-    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    subprocess.run([str(python), *arguments], check=True, cwd=cwd, env=inherited | variables)
+def run(python: Path, *arguments: str, cwd: Path, **variables: str) -> str:
+    """What Python prints where nothing points to this checkout."""
+    strange = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | variables
+    command = [str(python), *arguments]
+    return subprocess.run(command, check=True, cwd=cwd, env=strange, text=True, stdout=subprocess.PIPE).stdout
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """What setup.py does where the extension cannot or must not be built: it says so, and fails only if it was told to."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 NO_COMPILER = {"CXX": "/nowhere/c++"}
@@ -38,3 +40,11 @@ def test_a_build_that_was_asked_for_does_not_pass_silently():
     result = setup(DIDA_BUILD="1", **NO_COMPILER)
     assert result.returncode != 0
     assert "no C++ compiler" in result.stderr
+
+
+@pytest.mark.skipif(not (shutil.which("nvcc") and torch.version.cuda), reason="needs nvcc and a PyTorch with CUDA")
+def test_an_architecture_that_nvcc_does_not_know_is_named():
+    result = setup(DIDA_CUDA_ARCHS="90 7")
+    assert result.returncode != 0
+    assert "DIDA_CUDA_ARCHS" in result.stderr
+    assert result.stderr.rstrip().endswith("got 7")
