@@ -122,14 +122,14 @@ def test_a_damaged_cache_is_reported_and_replaced(tmp_path, counted, caplog, dam
 
 def refuse(monkeypatch, *folders):
     """Make folders read-only even for root, for whom permission bits do not count."""
-    make = statistics.tempfile.mkstemp
+    write = statistics.whole_file
 
-    def mkstemp(*, prefix, dir):
-        if dir in folders:
-            raise PermissionError(13, "Permission denied", str(dir))
-        return make(prefix=prefix, dir=dir)
+    def whole_file(path):
+        if path.parent in folders:
+            raise PermissionError(13, "Permission denied", str(path.parent))
+        return write(path)
 
-    monkeypatch.setattr(statistics.tempfile, "mkstemp", mkstemp)
+    monkeypatch.setattr(statistics, "whole_file", whole_file)
 
 
 def test_a_read_only_data_set_is_cached_for_the_user(tmp_path, counted, user_cache, monkeypatch):

@@ -1,5 +1,6 @@
 """The toy benchmark: the same pixels everywhere, the real layouts and encodings, the promised statistics."""
 
+import dataclasses
 import hashlib
 import os
 import subprocess
@@ -160,7 +161,10 @@ def test_the_domains_differ_in_more_than_a_cast():
     """The shift moves each class its own way, so no global change of colour undoes it."""
     moved, kinds = [], (Kind.ROAD, Kind.SIDEWALK, Kind.BUILDING, Kind.SKY)
     for shift in (0.0, SHIFT):
-        drawn = [draw_picture(picture._replace(shift=shift)) for picture in planned_pictures(Counts(30, 0, 0, 0, 0))]
+        drawn = [
+            draw_picture(dataclasses.replace(picture, shift=shift))
+            for picture in planned_pictures(Counts(30, 0, 0, 0, 0))
+        ]
         image, label = (np.stack(part) for part in zip(*drawn, strict=True))
         moved.append([image[label == kind].mean(0) for kind in kinds])
     change = np.array(moved[1]) - np.array(moved[0])

@@ -105,6 +105,15 @@ def test_off_is_a_strategy_too():
     assert dacs == dataclasses.replace(daformer, believe=dacs.believe)  # the rest is data and the feature distance
 
 
+@pytest.mark.parametrize("norm, follows", [("batch", False), ("averaged", True)])
+def test_a_teacher_with_the_students_running_averages_follows_them(norm, follows):
+    state, method = build(tiny(teacher_norm=norm))
+    assert method.update_teacher.buffers is follows
+    batch_norms = [module for module in state.teacher.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert batch_norms
+    assert all(module.training is not follows for module in batch_norms)
+
+
 def test_a_random_bank_is_used_at_once_and_nu_is_never_updated():
     rule = build(tiny(bank_init="random", bank_start=0))[1].update_bank
     assert (rule.start, rule.fill) == (0, 0)

@@ -44,7 +44,7 @@ def test_a_run_is_scored_into_table_json_and_label_maps(run, data, tmp_path):
     assert lines[-2:] == [f"numbers: {numbers}", f"label maps of the student: {maps}"]
     report = json.loads(numbers.read_text())
     assert report["checkpoint"].endswith("step_000400.pt")
-    assert f"{report['student']['mIoU']['19']:.2f}" in next(line for line in lines if line.startswith("mIoU 19"))
+    assert f"{report['student']['mIoU']['19']:.2f}" in next(line for line in lines if line.startswith("mIoU ("))
     for kind in ("train_ids", "label_ids", "colour"):
         assert len(list((maps / kind).iterdir())) == 3
 
@@ -102,7 +102,7 @@ def test_what_a_user_can_put_right_is_one_message(run, config, tmp_path):
     assert "no picture there" in refusal(run, "--images", tmp_path / "empty")
     assert "--json" in refusal(run, "--images", tmp_path, "--json", tmp_path / "x.json")
     assert "--save-predictions" in refusal(run, "--out", tmp_path)
-    assert "cityscapes (train) is not there" in refusal(run, "--split", "train")  # its labels are not
+    assert "cityscapes (train): no labels found" in refusal(run, "--split", "train")
 
 
 def test_the_script_ends_with_that_message_and_status_1(tmp_path):

@@ -7,7 +7,8 @@ import torch
 
 from dida.batch import Belief, PseudoLabel, Target, Trace
 from dida.data.loader import Ids
-from dida.meter import Meter, NonFiniteLoss
+from dida.errors import NonFinite
+from dida.meter import Meter
 
 FULL = torch.tensor(1.0)
 
@@ -21,9 +22,10 @@ def target(coverage: float) -> Target:
     return Target(Belief(x, x, ()), PseudoLabel(x, x, x, torch.tensor(coverage)))
 
 
-def trace(coverage: float | None = None, **losses: float) -> Trace:
+def trace(coverage: float | None = None, gradient: float = 1.0, weights: float = 2.0, **losses: float) -> Trace:
     tensors = {name: torch.tensor(value) for name, value in losses.items()}
-    return Trace(tensors, None if coverage is None else target(coverage), ())
+    seen = None if coverage is None else target(coverage)
+    return Trace(tensors, seen, (), gradient_norm=torch.tensor(gradient), weight_norm=torch.tensor(weights))
 
 
 def test_the_meter_averages_over_its_steps(tmp_path):
@@ -60,7 +62,7 @@ def test_the_meter_keeps_losses_on_the_device_until_it_is_asked(tmp_path, monkey
     tolist = torch.Tensor.tolist
     monkeypatch.setattr(torch.Tensor, "tolist", lambda x: transfers.append(x.shape) or tolist(x))
     meter.flush(lr=[0.1], bank_fill=FULL)
-    assert transfers == [(3 * 2 + 1,)]
+    assert transfers == [(3 * 4 + 1,)]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -69,12 +71,29 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_samples(tmp_path,
     meter.add(16, trace(0.5, source=1.0, instance=2.0), ids(4, 5), waited=0.0)
     meter.add(17, trace(0.5, source=1.0, instance=value), ids(6, 7), waited=0.0)
     meter.add(18, trace(0.5, source=value, instance=value), ids(8, 9), waited=0.0)
-    with pytest.raises(NonFiniteLoss, match=r"loss instance not finite at step 17.*nonfinite_step_17\.json"):
+    with pytest.raises(NonFinite, match=r"loss instance not finite at step 17.*nonfinite_step_17\.json"):
         meter.flush(lr=[0.1], bank_fill=FULL)
     found = json.loads((tmp_path / "nonfinite_step_17.json").read_text())
     assert found["samples"] == {"source": [6, 7], "target": [106, 107]}
     assert float(found["values"]["loss/source"]) == 1.0
     assert found["values"]["loss/instance"] == str(value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_update_is_blamed_for_weights_that_are_not_finite_and_not_the_next_samples(tmp_path, value):
+    meter = Meter(tmp_path)
+    meter.add(3, trace(0.5, source=1.0, weights=value), ids(1), waited=0.0)
+    meter.add(4, trace(0.5, source=value, gradient=value, weights=value), ids(2), waited=0.0)
+    with pytest.raises(NonFinite, match=r"weights not finite at step 3, after an update that was too large"):
+        meter.flush(lr=[0.1], bank_fill=FULL)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_is_named_before_the_weights_it_spoilt(tmp_path, value):
+    meter = Meter(tmp_path)
+    meter.add(3, trace(0.5, source=1.0, gradient=value, weights=value), ids(1), waited=0.0)
+    with pytest.raises(NonFinite, match="gradient not finite at step 3, although its losses are"):
+        meter.flush(lr=[0.1], bank_fill=FULL)
 
 
 def test_flushing_nothing_is_an_error(tmp_path):

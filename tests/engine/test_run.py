@@ -44,10 +44,18 @@ def test_a_new_run_writes_its_options_and_its_machine(tmp_path):
     assert {"python", "triton", "cuda", "gpu", "platform", "argv", "kernels"} <= set(machine)
 
 
+def saved_at(folder: Path, step: int) -> None:
+    """A checkpoint, as far as its name goes."""
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    (folder / "checkpoints" / f"step_{step:06d}.pt").touch()
+
+
 def test_a_run_is_never_overwritten(tmp_path):
     config = changed(Config(), out=tmp_path / "mine")
     (tmp_path / "mine").mkdir()  # empty: taken as it is
     start(config).close()
+    start(config).close()  # a start that came to no checkpoint is taken over
+    saved_at(tmp_path / "mine", 1)
     with pytest.raises(FileExistsError, match="--resume"):
         start(config)
     (tmp_path / "file").write_text("")
@@ -64,6 +72,7 @@ def test_a_resumed_log_is_that_of_an_uninterrupted_run(tmp_path):
     whole = log(start(changed(Config(), out=tmp_path / "whole")), 10, 20, 30, 40)
     broken = log(start(changed(Config(), out=tmp_path / "broken")), 10, 20, 30)
     broken.close()
+    saved_at(broken.folder, 20)
     (events,) = broken.folder.glob("events.out.tfevents.*")
     # As if it was begun earlier than in this very second, within which TensorBoard's files have no order.
     events.rename(re.sub(r"tfevents\.\d+", "tfevents.0000000001", str(events)))

@@ -89,7 +89,7 @@ def interrupted_run(args: list[str]) -> None:
         said += line
         if line.startswith("step 3/"):
             process.send_signal(signal.SIGTERM)
-    assert process.wait() == 0
+    assert process.wait() == 128 + signal.SIGTERM
     assert "SIGTERM after step" in said
     assert "python train.py --resume" in said
 
@@ -153,9 +153,9 @@ def test_a_non_finite_loss_stops_the_run_and_names_its_samples(data, tmp_path):
         (["--backbone", "mit_b7"], ["no backbone 'mit_b7'", "mit_b5"]),
         (["--weights", "nowhere.pth"], ["nowhere.pth"]),
         (["--device", "cuda:99"], ["--device cuda:99: "]),
-        (["--init", "{other}"], ["not the weights of mit_b0 with --embed-dim 16"]),
+        (["--init", "{other}"], ["--init {other}: does not say which classes it tells apart"]),
         (["--resume", "{empty}"], ["no config.json in it"]),
-        (["--resume", "{other}"], ["no config.json in it"]),
+        (["--resume", "{other}"], ["{other}: expected a dictionary as 'config', found nothing"]),
         (["--resume", "{future}"], ["unknown options ['magic']"]),
         (["--data-root", "{broken}", "--workers", "1"], ["train.py: {broken}/gta/images/00001.png: not a readable"]),
         (["--out", "{full}"], ["never overwritten"]),
