@@ -14,17 +14,19 @@ pytest.importorskip("triton", reason="Triton is published for Linux")
 from dida_kernels.fused.launch import INTERPRETED
 from dida_kernels.fused.rows import bank_similarity as fused
 from dida_kernels.fused.rows.blocks import RowBlock, RowBlocks
-from tests.cases import SCENES, Scene, call
+from tests.cases import SCENES, Scene, call, resized
 from tests.kernels.agreement import assert_agrees, device_of
 
 DEVICE = device_of("triton")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("name", ["wide", "zero_embedding"])
+@pytest.mark.parametrize("name", ["wide", "wide_and_coldest", "zero_embedding"])
 def test_agrees_on_more_than_one_block(name, dtype):
-    """N, K and D beyond one block and no multiple of one; embeddings without a direction in every dtype."""
-    scene = Scene("wide", D=40, K=70, hw=(6, 7)) if name == "wide" else SCENES[name]
+    """N, K and D beyond one block and no multiple of one, also where a maximum is kept from block to block;
+    embeddings without a direction in every dtype."""
+    wide = Scene("wide", D=40, K=70, hw=(6, 7))
+    scene = {"wide": wide, "wide_and_coldest": resized(wide, temperature=0.01)}.get(name, SCENES["zero_embedding"])
     assert_agrees("bank_similarity", "triton", call("bank_similarity", scene, dtype=dtype, device=DEVICE))
 
 
