@@ -1,0 +1,253 @@
+"""Mistakes in the step, the teacher, the views, the bank, the sampling, the optimizer, the data and the metrics."""
+
+from tests.planted import Plant
+
+METHOD, ENGINE, DATA = "tests/method", "tests/engine", "tests/data"
+
+PLANTS = [
+    # ---- the step ----
+    Plant(
+        "dida/step.py",
+        "the schedule stands still",
+        "    state.schedule.step()\n",
+        "",
+        "tests/golden/test_golden_curves.py -k 'a_curve and source'",
+    ),
+    Plant(
+        "dida/step.py",
+        "the bank learns one step too early",
+        "    state.step += 1\n    losses",
+        "    losses",
+        f"{ENGINE}/test_step.py",
+    ),
+    Plant(
+        "dida/step.py",
+        "gradients add up over steps",
+        "    state.optimizer.zero_grad(set_to_none=True)\n",
+        "",
+        "tests/golden/test_golden_curves.py -k 'a_curve and dacs'",
+    ),
+    Plant(
+        "dida/method/passes.py",
+        "the source's embedding keeps its graph",
+        "seen.embed.detach()",
+        "seen.embed",
+        f"{ENGINE}/test_step.py {METHOD}/test_passes.py",
+    ),
+    Plant(
+        "dida/state.py",
+        "the draws of a step do not depend on the step",
+        'random.Random(f"{self.seed}/{self.step}")',
+        'random.Random(f"{self.seed}")',
+        "tests/golden/test_golden_curves.py -k 'a_curve and daformer'",
+    ),
+    Plant(
+        "dida/state.py",
+        "a checkpoint forgets the bank",
+        'PARTS = ("student", "teacher", "bank", "optimizer", "schedule")',
+        'PARTS = ("student", "teacher", "optimizer", "schedule")',
+        f"{ENGINE}/test_state.py",
+    ),
+    # ---- teacher and views ----
+    Plant(
+        "dida/method/teacher.py",
+        "the teacher's average is one step off",
+        "1 - 1 / (step + 2)",
+        "1 - 1 / (step + 3)",
+        f"{METHOD}/test_teacher.py",
+    ),
+    Plant(
+        "dida/method/teacher.py",
+        "confidence is strict where it should reach the threshold",
+        "confident(believed_BCHW.amax(1), self.threshold)",
+        "confident(believed_BCHW.amax(1), self.threshold + 1e-6)",
+        f"{METHOD}/test_teacher.py",
+    ),
+    Plant(
+        "dida/method/teacher.py",
+        "the label is that of z, not of z-hat",
+        "label=pseudo_label(belief.semantic)",
+        "label=pseudo_label(belief.prior)",
+        f"{METHOD}/test_teacher.py",
+    ),
+    Plant(
+        "dida/method/views.py",
+        "ClassMix pastes too few of an odd number of classes",
+        "(present_BC.sum(1, keepdim=True) + 1) // 2",
+        "present_BC.sum(1, keepdim=True) // 2",
+        f"{METHOD}/test_views.py",
+    ),
+    Plant(
+        "dida/method/views.py",
+        "the instance loss looks at rows that are not used",
+        "valid=~pasted_BHW & pseudo.used",
+        "valid=~pasted_BHW",
+        f"{METHOD}/test_views.py",
+    ),
+    Plant(
+        "dida/method/views.py",
+        "brightness is multiplied, not added",
+        "image_B3HW + factor(0, brightness - 1, 0.0)",
+        "image_B3HW * factor(0, brightness, 1.0)",
+        f"{METHOD}/test_views.py tests/golden/test_golden_curves.py -k 'jitter or (a_curve and dacs)'",
+    ),
+    # ---- two levels ----
+    Plant(
+        "dida/method/regeneration.py",
+        "a smoothed q-hat has its shares exchanged",
+        "InstanceTarget(self.phi, embed_BDhw, torch.ones_like(z_BCHW))",
+        "InstanceTarget(1 - self.phi, embed_BDhw, torch.ones_like(z_BCHW))",
+        f"{METHOD}/test_two_levels.py",
+    ),
+    Plant(
+        "dida/method/regeneration.py",
+        "z-hat is 0 where the bank knows no believed class",
+        "torch.where(defined_BHW[:, None], z_hat_BCHW, z_BCHW)",
+        "z_hat_BCHW",
+        f"{METHOD}/test_two_levels.py",
+    ),
+    Plant(
+        "dida/method/regeneration.py",
+        "the bank is asked one step too late",
+        "if step < self.start:",
+        "if step <= self.start:",
+        f"{ENGINE}/test_step.py",
+    ),
+    Plant(
+        "dida/method/discrimination.py",
+        "a cell of stride 4 counts with some of its pixels",
+        "F.adaptive_avg_pool2d(mixed.valid.float(), size) == 1",
+        "F.adaptive_avg_pool2d(mixed.valid.float(), size) > 0",
+        f"{METHOD}/test_two_levels.py",
+    ),
+    Plant(
+        "dida/method/discrimination.py",
+        "balanced pixels are not balanced",
+        "keep_C = rarest / count_C.clamp(min=1)",
+        "keep_C = torch.ones_like(count_C)",
+        f"{METHOD}/test_two_levels.py",
+    ),
+    Plant(
+        "dida/method/feature_distance.py",
+        "cells count with half of their pixels",
+        "MIN_SHARE = 0.75",
+        "MIN_SHARE = 0.5",
+        f"{METHOD}/test_feature_distance.py",
+    ),
+    # ---- the bank and its sampling ----
+    Plant(
+        "dida/method/bank.py",
+        "filling overwrites the slot before the next one",
+        "self.place >= written_K",
+        "self.place > written_K",
+        f"{METHOD}/test_bank.py",
+    ),
+    Plant(
+        "dida/method/bank.py",
+        "one vector fills the slots of the whole batch",
+        "zip(embed_BDhw, label_BHW, strict=True)",
+        "zip(embed_BDhw[:1], label_BHW[:1], strict=True)",
+        f"{METHOD}/test_bank.py",
+    ),
+    Plant(
+        "dida/method/bank.py",
+        "the bank is averaged in every step",
+        "elif step >= self.start and step % self.every == 0:",
+        "elif step >= self.start:",
+        f"{METHOD}/test_bank.py",
+    ),
+    Plant(
+        "dida/method/sampling.py",
+        "classes that the source lacks get slots",
+        "return _shares(size, (pixels_C > 0).double())",
+        "return _shares(size, (pixels_C >= 0).double())",
+        f"{METHOD}/test_bank.py",
+    ),
+    Plant(
+        "dida/method/sampling.py",
+        "the rarer the class the fewer slots",
+        "torch.where(pixels_C > 0, 1 / pixels_C.double(), 0.0)",
+        "pixels_C.double()",
+        f"{METHOD}/test_bank.py",
+    ),
+    Plant(
+        "dida/method/sampling.py",
+        "boundary pixels are not boundary pixels",
+        "torch.where(edge_BHW | centre_BHW, label_BHW, IGNORE), edge_BHW",
+        "torch.where(edge_BHW | centre_BHW, label_BHW, IGNORE), ~edge_BHW",
+        "tests/golden/test_golden_curves.py -k 'a_curve and dida-toy'",
+    ),
+    # ---- optimizer ----
+    Plant(
+        "dida/optim.py",
+        "norms decay",
+        '"weight_decay": 0.0',
+        '"weight_decay": weight_decay',
+        f"{ENGINE}/test_optim.py",
+    ),
+    Plant(
+        "dida/optim.py",
+        "warm-up replaces the decay",
+        "return (1 - i / steps) * rising",
+        "return rising if i < warmup else 1 - i / steps",
+        f"{ENGINE}/test_optim.py",
+    ),
+    # ---- data ----
+    Plant(
+        "dida/data/rare_class.py",
+        "frequent classes are drawn more often",
+        "np.exp((lowest - share) / temperature)",
+        "np.exp((share - lowest) / temperature)",
+        f"{DATA}/test_rare_class.py",
+    ),
+    Plant(
+        "dida/data/transforms.py",
+        "the last row of crops is never drawn",
+        "rng.integers(max(size[1] - crop[1], 0) + 1)",
+        "rng.integers(max(size[1] - crop[1], 1))",
+        f"{DATA}/test_transforms.py",
+    ),
+    Plant(
+        "dida/data/transforms.py",
+        "the label is not mirrored with its image",
+        "np.ascontiguousarray(_cut(label, at, crop, IGNORE, flip))",
+        "np.ascontiguousarray(_cut(label, at, crop, IGNORE, False))",
+        f"{DATA}/test_transforms.py {DATA}/test_pairs.py",
+    ),
+    Plant(
+        "dida/data/classes.py",
+        "a raw id of SYNTHIA is another class",
+        '_Class("car", (0, 0, 142), 26, 8, True)',
+        '_Class("car", (0, 0, 142), 26, 18, True)',
+        f"{DATA}/test_classes.py",
+    ),
+    # ---- metrics ----
+    Plant(
+        "dida/evaluate.py",
+        "labels and predictions are exchanged",
+        "label.long() * classes + predicted.long()",
+        "predicted.long() * classes + label.long()",
+        f"{ENGINE}/test_evaluate.py",
+    ),
+    Plant(
+        "dida/evaluate.py",
+        "the intersection is counted twice in the union",
+        "labelled_C + predicted_C - hit_C",
+        "labelled_C + predicted_C",
+        f"{ENGINE}/test_evaluate.py",
+    ),
+    Plant(
+        "dida/evaluate.py",
+        "a class that occurs nowhere counts as 0",
+        "known = values[~np.isnan(values)]",
+        "known = np.nan_to_num(values)",
+        f"{ENGINE}/test_evaluate.py",
+    ),
+    Plant(
+        "dida/evaluate.py",
+        "the mirror image is not mirrored back",
+        "_seen(model, image.flip(3), inference).flip(3)",
+        "_seen(model, image.flip(3), inference)",
+        f"{ENGINE}/test_evaluate.py",
+    ),
+]
