@@ -17,8 +17,9 @@ from dida.config import Config, InstanceConfig, SelfTrainingConfig, differing, f
 from dida.data import domains
 from dida.data.classes import ClassSet
 from dida.data.pairs import Pairs, View
-from dida.data.rare_class import rare_classes
-from dida.data.statistics import class_statistics, require_pixels
+from dida.data.rare_class import RareClasses, rare_classes
+from dida.data.sources import Sources, labelled_sources
+from dida.data.statistics import Statistics
 from dida.device import find_device
 from dida.method import discrimination, regeneration, sampling, teacher, views
 from dida.method.bank import BankRule, InstanceBank, NoBankRule, Select
@@ -110,24 +111,11 @@ def _require_same_run(config: Config, pairs: Pairs, checkpoint: dict[str, Any], 
 def build_pairs(config: Config) -> tuple[Pairs, Tensor]:
     """The endless stream of samples, and the source's pixels per class [C] int64. Raises OSError or ValueError."""
     data = config.data
-    source = domains.labelled(data.src, data.data_root, "train")
+    source = labelled_sources(data.src, data.data_root, "train")
     if len(source.class_set) < 2:
-        raise ValueError(
-            f"--src {data.src} declares one class, {source.class_set.names[0]}: there is nothing to tell apart"
-        )
+        raise ValueError(f"--src {data.src} declares one class, {source.class_set.names[0]}: nothing to tell apart")
     target = domains.unlabelled(data.tgt, data.data_root, "train")
-    statistics = class_statistics(source)
-    require_pixels(source, statistics)
-    pixels_FC = statistics.pixels
-    rare = None
-    if data.rare_class_sampling:
-        rare = rare_classes(
-            pixels_FC,
-            source.class_set.names,
-            temperature=data.rare_class_temperature,
-            min_pixels=data.rare_class_pixels,
-            min_crop_ratio=data.rare_class_crop_share,
-        )
+    statistics = source.statistics()
     crop = (data.crop, data.crop)
     pairs = Pairs(
         source,
@@ -138,11 +126,26 @@ def build_pairs(config: Config) -> tuple[Pairs, Tensor]:
             crop,
             data.max_class_share,
             distort_colours=data.source_colour == "distort",
+            enlarge=data.enlarge,
         ),
-        target_view=View(parse_size(data.tgt_size, option="--tgt-size"), crop),
-        rare_classes=rare,
+        target_view=View(parse_size(data.tgt_size, option="--tgt-size"), crop, enlarge=data.enlarge),
+        rare_classes=_rare_classes(config, source, statistics) if data.rare_class_sampling else None,
     )
-    return pairs, torch.from_numpy(pixels_FC.sum(0))
+    return pairs, torch.from_numpy(statistics.pixels.sum(0))
+
+
+def _rare_classes(config: Config, source: Sources, statistics: Statistics) -> RareClasses:
+    data = config.data
+    in_shares = data.rare_class_share > 0
+    return rare_classes(
+        statistics.pixels,
+        source.class_set.names,
+        temperature=data.rare_class_temperature,
+        min_pixels=data.rare_class_share * statistics.total if in_shares else data.rare_class_pixels,
+        min_crop_ratio=data.rare_class_crop_share,
+        min_crop_pixels=data.rare_class_crop_share * data.rare_class_share * data.crop**2 if in_shares else None,
+        weight_F=source.weight_F,
+    )
 
 
 # ---- networks and state --------------------------------------------------------------------------------------------

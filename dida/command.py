@@ -15,6 +15,7 @@ from dida.config import Config
 from dida.data import domains
 from dida.data.check import check_labelled, check_unlabelled
 from dida.data.image_file import ImageFileError
+from dida.data.sources import source_surveys
 from dida.device import find_device
 from dida.errors import UserError
 from dida.eval_config import EvalConfig
@@ -48,7 +49,7 @@ def run_check(config: Config) -> None:
     root = config.data.data_root
     with told_in_one_line("train.py", *USER_ERRORS_OF_READING, debug=config.debug):
         reports = [
-            check_labelled(domains.survey(config.data.src, root, "train")),
+            *(check_labelled(survey) for survey in source_surveys(config.data.src, root, "train")),
             check_unlabelled(domains.unlabelled(config.data.tgt, root, "train")),
         ]
     print("\n".join(str(report) for report in reports))

@@ -21,15 +21,17 @@ class DataConfig:
     """What is trained on."""
 
     src: str = "gta5"
-    """Labelled source domain: gta5 (or gta), synthia, cityscapes, toy-gta5, or folder:PATH."""
+    """Labelled source: gta5, synthia, urbansyn, cityscapes, loveda-urban, toy-gta5, folder:PATH; several with +."""
     tgt: str = "cityscapes"
-    """Unlabelled target domain: cityscapes, toy-cityscapes, any of the others, or folder:PATH."""
+    """Unlabelled target: cityscapes, acdc, bdd100k, mapillary, loveda-rural, toy-cityscapes or folder:PATH."""
     data_root: Path = Path("data")
     """Folder that holds the data sets as they were downloaded."""
     src_size: str = "1280x720"
     """WxH in pixels that a source picture is scaled into, its ratio kept (GTA5 becomes 1280x704)."""
     tgt_size: str = "1024x512"
     """WxH in pixels that a target picture is scaled into, its ratio kept; also the size of evaluation."""
+    enlarge: bool = True
+    """Blow pictures up that are smaller than these sizes; those of folder: keep their own size by default."""
     crop: Annotated[int, Range(32, 1 << 14)] = 512
     """Side of the square training crop, in pixels."""
     batch_size: Annotated[int, Range(1, 4096)] = 2
@@ -42,6 +44,8 @@ class DataConfig:
     """Temperature of the class probabilities softmax((1 - frequency) / T)."""
     rare_class_pixels: Annotated[int, COUNT_OR_NONE] = 3000
     """Pixels of a class, at the label's own size, that make a picture a candidate for it."""
+    rare_class_share: Annotated[float, SHARE] = 0.0
+    """The same as a share of the label's pixels, which then takes its place; 0: pixels count (folder: has 0.0015)."""
     rare_class_crop_share: Annotated[float, SHARE] = 0.5
     """A crop is drawn again (10 times at most) until it holds this share of the pixels above."""
     source_colour: Literal["plain", "distort"] = "plain"

@@ -114,6 +114,39 @@ def synthia(config: Config) -> Config:
     return changed(config, src="synthia", src_size="1280x760")
 
 
+WITH_HOOD = ("cityscapes", "foggy-cityscapes")  # targets whose pictures show the hood of the camera's own car
+
+
+def of_data(config: Config, src: str, tgt: str) -> Config:
+    """What follows from the data: own pictures keep their size, and rare is a share of them; the rows that are left
+    out at the top and bottom of a target crop, with the hood of the car, are those of Cityscapes."""
+    if src.startswith("toy") or tgt.startswith("toy"):
+        return toy(config)
+    if src == "synthia":
+        config = synthia(config)
+    if "folder:" in src:
+        config = changed(config, rare_class_share=0.0015)  # 3000 of GTA5's 1914 x 1052 pixels
+    if "folder:" in src + tgt:
+        config = changed(config, enlarge=False)
+    if tgt not in WITH_HOOD:
+        config = changed(config, ignore_top=0, ignore_bottom=0)
+    return config
+
+
+def of_steps(config: Config, steps: int) -> Config:
+    """Another number of steps: warm-up, start and filling of the bank take the same share of the run. (The decay of
+    the learning rate always ends with the run.)"""
+    share = steps / config.optim.steps
+    start = max(round(config.instance.bank_start * share), 1)
+    return changed(
+        config,
+        steps=steps,
+        warmup=round(config.optim.warmup * share),
+        bank_start=start,
+        bank_fill=min(max(round(config.instance.bank_fill * share), 1), start),
+    )
+
+
 def from_command_line(args: list[str], program: str = "train.py") -> Config:
     """The config of a command line: that of the run to resume, or the method's and domain's recipe; then what is given.
 
@@ -123,12 +156,11 @@ def from_command_line(args: list[str], program: str = "train.py") -> Config:
     if resume := given(args, "resume", ""):
         return _resumed(Path(resume), args, program)
     base = Config()
-    src, tgt = given(args, "src", base.data.src), given(args, "tgt", base.data.tgt)
-    if src.startswith("toy") or tgt.startswith("toy"):
-        base = toy(base)
-    elif src == "synthia":
-        base = synthia(base)
+    base = of_data(base, given(args, "src", base.data.src), given(args, "tgt", base.data.tgt))
     base = changed(base, tgt=given(args, "tgt", base.data.tgt), tgt_size=given(args, "tgt-size", base.data.tgt_size))
+    steps = given(args, "steps", "")
+    if steps.isascii() and steps.isdecimal() and len(steps) < 11 and int(steps):  # else the parser says what is wrong
+        base = of_steps(base, int(steps))
     recipe = METHODS.get(given(args, "method", base.method), dida)
     return read_command_line(Config, args, program, recipe(base))
 

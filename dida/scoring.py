@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from dida.data import domains
 from dida.data.classes import ClassSet
 from dida.data.domains import LabelledDomain
 from dida.data.labelled_images import LabelledImages
+from dida.data.sources import published_mean_of_all
 from dida.evaluate import BAND, Evaluation, Inference, Scores, evaluate
 from dida.predictions import require_distinct_stems, save_prediction
 from dida.trained import NETWORKS, Trained
@@ -39,7 +39,7 @@ def score_domain(
         require_distinct_stems(domain.images)
     found = evaluate(
         trained.networks,
-        LabelledImages(domain, size),
+        LabelledImages(domain, size, enlarge=trained.config.data.enlarge),
         trained.class_set,
         declared=domain.declared,
         inference=inference,
@@ -77,7 +77,7 @@ def as_json(
         }
 
     config = trained.config
-    published = domains.published_mean(config.data.src)
+    published = published_mean_of_all(config.data.src)
     known = next(iter(found.scores.values()))
     labelled = {c for c in domain.declared if not math.isnan(known.accuracy[c])}
     subsets = trained.class_set.subsets_among(domain.declared)

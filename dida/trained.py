@@ -38,7 +38,7 @@ class Trained:
         model = self.networks[network]
         normalise = Normalise().to(next(model.parameters()).device)
         with evaluating(model):
-            yield Labeller(model, normalise, size, inference)
+            yield Labeller(model, normalise, size, inference, self.config.data.enlarge)
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,11 @@ class Labeller:
     normalise: Normalise
     size: tuple[int, int]
     inference: Inference
+    enlarge: bool  # pictures that are smaller than the size
 
     def __call__(self, picture: np.ndarray) -> np.ndarray:
-        scaled = torch.tensor(scaled_image(picture, self.size), device=self.normalise.mean.device).permute(2, 0, 1)
+        picture_hw3 = scaled_image(picture, self.size, enlarge=self.enlarge)
+        scaled = torch.tensor(picture_hw3, device=self.normalise.mean.device).permute(2, 0, 1)
         shape = (picture.shape[0], picture.shape[1])
         return predict(self.network, self.normalise(scaled)[None], shape, self.inference)[0].cpu().numpy()
 

@@ -23,10 +23,11 @@ class LabelledImage(NamedTuple):
 class LabelledImages(Dataset[LabelledImage]):
     """Whole images of a labelled domain with full-resolution labels, in order, for evaluation."""
 
-    def __init__(self, domain: LabelledDomain, scale: tuple[int, int]) -> None:
-        """`scale` (width, height): each image is scaled to fit into it, keeping its aspect ratio."""
+    def __init__(self, domain: LabelledDomain, scale: tuple[int, int], *, enlarge: bool = True) -> None:
+        """`scale` (width, height): each image is scaled to fit into it, keeping its ratio; see `scaled_image`."""
         self.domain = domain
         self.scale = scale
+        self.enlarge = enlarge
 
     def __len__(self) -> int:
         return len(self.domain.images)
@@ -37,7 +38,7 @@ class LabelledImages(Dataset[LabelledImage]):
         label = read_label(label_path, self.domain.encoding(index))
         image = read_image(image_path)
         require_same_size(image_path, image.shape, label_path, label.shape)
-        scaled = scaled_image(image, self.scale)
+        scaled = scaled_image(image, self.scale, enlarge=self.enlarge)
         return LabelledImage(
             torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1))), torch.from_numpy(label), str(image_path)
         )

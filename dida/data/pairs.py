@@ -21,6 +21,7 @@ from dida.data.colour_distortion import distorted, draw_distortion
 from dida.data.domains import LabelledDomain, UnlabelledDomain
 from dida.data.image_file import read_image, read_label, require_same_size
 from dida.data.rare_class import RareClasses
+from dida.data.sources import Sources
 from dida.data.transforms import (
     cut_image,
     cut_label,
@@ -45,6 +46,7 @@ class View(NamedTuple):
     cat_max_ratio: float = 1.0  # a class may take at most this share of a crop's labelled pixels; 1: any crop will do
     flip_chance: float = 0.5
     distort_colours: bool = False  # of the source, for methods that do not adapt; see colour_distortion.py
+    enlarge: bool = True  # images that are smaller than the scale are blown up to it, or left at their own size
 
 
 class Sample(NamedTuple):
@@ -71,13 +73,14 @@ class _Stream(IntEnum):
 class Pairs(Dataset[Sample]):
     """An endless data set: every index from 0 up is a sample.
 
-    Source files come by rare class sampling, or uniformly if `rare_classes` is None; target files uniformly; both with
-    replacement. Any labelled domain may be the source (the oracle's is the labelled target domain).
+    Source files come by rare class sampling, or if `rare_classes` is None uniformly, but in proportion to the weights
+    of several `Sources`; target files uniformly; both with replacement. Any labelled domain may be the source (the
+    oracle's is the labelled target domain).
     """
 
     def __init__(
         self,
-        source: LabelledDomain,
+        source: LabelledDomain | Sources,
         target: UnlabelledDomain,
         *,
         seed: int,
@@ -140,10 +143,10 @@ class Pairs(Dataset[Sample]):
         rng = self._rng(index, _Stream.SOURCE_CROP)
         domain, view = self.source, self.source_view
         rare = None if self.rare_classes is None else self.rare_classes.draw(files)
-        file = int(files.integers(len(domain.images))) if rare is None else rare.file
+        file = self._uniform(files) if rare is None else rare.file
 
         native_label = read_label(domain.labels[file], domain.encoding(file))
-        label = scaled_label(native_label, view.scale)
+        label = scaled_label(native_label, view.scale, enlarge=view.enlarge)
         if rare is None:
             at = varied_crop(rng, label, view.crop, view.cat_max_ratio)
         else:
@@ -159,17 +162,22 @@ class Pairs(Dataset[Sample]):
 
         native_image = read_image(domain.images[file])
         require_same_size(domain.images[file], native_image.shape, domain.labels[file], native_label.shape)
-        image = scaled_image(native_image, view.scale)
+        image = scaled_image(native_image, view.scale, enlarge=view.enlarge)
         if view.distort_colours:  # before the cut, whose padding keeps the mean colour
             image = distorted(image, draw_distortion(self._rng(index, _Stream.SOURCE_COLOUR)))
         return file, cut_image(image, at, view.crop, flip=flip), cut_label(label, at, view.crop, flip=flip)
+
+    def _uniform(self, rng: np.random.Generator) -> int:
+        n = len(self.source.images)
+        weight_F = self.source.weight_F if isinstance(self.source, Sources) else None
+        return int(rng.integers(n) if weight_F is None else rng.choice(n, p=weight_F / weight_F.sum()))
 
     def _target(self, index: int) -> tuple[int, np.ndarray, np.ndarray]:
         """The file index, the image [3, H, W] and which of its pixels are no padding [H, W]."""
         rng = self._rng(index, _Stream.TARGET_CROP)
         view = self.target_view
         file = int(self._rng(index, _Stream.TARGET_FILE).integers(len(self.target.images)))
-        image = scaled_image(read_image(self.target.images[file]), view.scale)
+        image = scaled_image(read_image(self.target.images[file]), view.scale, enlarge=view.enlarge)
         at = random_crop(rng, (image.shape[1], image.shape[0]), view.crop)
         flip = bool(rng.random() < view.flip_chance)
         return file, cut_image(image, at, view.crop, flip=flip), shown(image, at, view.crop)

@@ -21,11 +21,12 @@ class RareClasses(NamedTuple):
     chance: np.ndarray  # [R] float64, sums to one
     candidates: tuple[np.ndarray, ...]  # R arrays: indices of the files with enough pixels of the class
     min_crop_pixels: float  # a crop must show more pixels of the drawn class than this
+    file_chance: tuple[np.ndarray, ...] | None = None  # of each class's candidates; None: all alike
 
     def draw(self, rng: np.random.Generator) -> "RareDraw":
         """Draw a class, then one of its files."""
         row = rng.choice(len(self.classes), p=self.chance)
-        file = int(rng.choice(self.candidates[row]))
+        file = int(rng.choice(self.candidates[row], p=self.file_chance[row] if self.file_chance else None))
         return RareDraw(file, int(self.classes[row]), self.min_crop_pixels)
 
 
@@ -51,10 +52,15 @@ def rare_classes(
     names: Sequence[str],
     *,
     temperature: float = 0.01,
-    min_pixels: int = 3000,
+    min_pixels: float | np.ndarray = 3000,
     min_crop_ratio: float = 0.5,
+    min_crop_pixels: float | None = None,
+    weight_F: np.ndarray | None = None,
 ) -> RareClasses:
     """Build the sampler from pixel counts per file and class (Statistics.pixels, native resolution); `names` of the C.
+
+    `min_pixels` may be a number for each file. `min_crop_pixels`: by default the share `min_crop_ratio` of it.
+    `weight_F`: how many copies each file counts as; None: one.
 
     A class that occurs, but in no file with more than min_pixels pixels, cannot be drawn: it is dropped with a warning
     and the other chances grow in proportion. Raises ValueError for a temperature that is not positive, or if no class
@@ -62,20 +68,27 @@ def rare_classes(
     """
     if temperature <= 0:
         raise ValueError(f"temperature is {temperature}, it must be positive")
-    pixels_C = pixels_FC.sum(axis=0)
+    pixels_C = (pixels_FC if weight_F is None else pixels_FC * weight_F[:, None]).sum(axis=0)
     files = [np.flatnonzero(pixels_F > min_pixels) for pixels_F in pixels_FC.T]
     dropped = [c for c, found in enumerate(files) if pixels_C[c] > 0 and len(found) == 0]
     classes = np.array([c for c, found in enumerate(files) if len(found) > 0], dtype=np.int64)
     if len(classes) == 0:
         raise ValueError(
-            f"no label file has more than {min_pixels} pixels of any class: lower --rare-class-pixels for small "
-            "pictures, or leave rare classes alone with --no-rare-class-sampling"
+            f"no label file has more than {np.min(min_pixels):.0f} pixels of any class: lower --rare-class-pixels (or "
+            "--rare-class-share) for small pictures, or leave rare classes alone with --no-rare-class-sampling"
         )
     if dropped:
         _log.warning(
             "rare class sampling leaves out %s: no file has more than %d pixels of it",
             ", ".join(names[c] for c in dropped),
-            min_pixels,
+            np.min(min_pixels),
         )
     chance = class_chances(pixels_C, temperature)[classes]
-    return RareClasses(classes, chance / chance.sum(), tuple(files[c] for c in classes), min_pixels * min_crop_ratio)
+    candidates = tuple(files[c] for c in classes)
+    return RareClasses(
+        classes,
+        chance / chance.sum(),
+        candidates,
+        float(np.min(min_pixels)) * min_crop_ratio if min_crop_pixels is None else min_crop_pixels,
+        None if weight_F is None else tuple(weight_F[some] / weight_F[some].sum() for some in candidates),
+    )

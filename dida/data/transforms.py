@@ -48,14 +48,14 @@ def keep_ratio_size(size: tuple[int, int], scale: tuple[int, int]) -> tuple[int,
     return int(size[0] * factor + 0.5), int(size[1] * factor + 0.5)
 
 
-def scaled_image(image: np.ndarray, scale: tuple[int, int]) -> np.ndarray:
-    """The whole image, scaled bilinearly to fit `scale`."""
-    return _resized(image, scale, cv2.INTER_LINEAR)
+def scaled_image(image: np.ndarray, scale: tuple[int, int], *, enlarge: bool = True) -> np.ndarray:
+    """The whole image, scaled bilinearly to fit `scale`; without `enlarge` a smaller one stays as it is."""
+    return _resized(image, scale, cv2.INTER_LINEAR, enlarge)
 
 
-def scaled_label(label: np.ndarray, scale: tuple[int, int]) -> np.ndarray:
-    """The whole label, scaled to fit `scale` with nearest neighbours."""
-    return _resized(label, scale, cv2.INTER_NEAREST)
+def scaled_label(label: np.ndarray, scale: tuple[int, int], *, enlarge: bool = True) -> np.ndarray:
+    """The whole label, scaled to fit `scale` with nearest neighbours; without `enlarge` a smaller one stays."""
+    return _resized(label, scale, cv2.INTER_NEAREST, enlarge)
 
 
 def random_crop(rng: np.random.Generator, size: tuple[int, int], crop: tuple[int, int]) -> Crop:
@@ -118,10 +118,10 @@ def shown(image: np.ndarray, at: Crop, crop: tuple[int, int]) -> np.ndarray:
     return real
 
 
-def _resized(array: np.ndarray, scale: tuple[int, int], interpolation: int) -> np.ndarray:
+def _resized(array: np.ndarray, scale: tuple[int, int], interpolation: int, enlarge: bool) -> np.ndarray:
     size = array.shape[1], array.shape[0]
     new = keep_ratio_size(size, scale)
-    return array if new == size else cv2.resize(array, new, interpolation=interpolation)
+    return array if new == size or (new > size and not enlarge) else cv2.resize(array, new, interpolation=interpolation)
 
 
 def _class_pixels(label: np.ndarray, at: Crop, crop: tuple[int, int]) -> np.ndarray:

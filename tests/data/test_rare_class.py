@@ -64,3 +64,15 @@ def test_what_cannot_be_sampled_from_is_refused():
         rare_classes(pixels([{0: 100}]), NAMES)
     with pytest.raises(ValueError, match="temperature is 0"):
         rare_classes(pixels([{0: 9000}]), NAMES, temperature=0)
+
+
+@pytest.mark.parametrize("side", [64, 256, 1024])
+def test_a_threshold_in_shares_is_the_same_for_pictures_of_any_size(side):
+    """Half road, a hundredth pole, a thousandth bicycle, in files of two sizes."""
+    total = np.array([side**2, 4 * side**2])
+    table = np.zeros((2, 19))
+    table[:, 0], table[:, 5], table[:, 18] = total / 2, total / 100, total / 1000
+    sampler = rare_classes(table, NAMES, temperature=0.1, min_pixels=0.0015 * total, min_crop_pixels=3.0)
+    assert sampler.classes.tolist() == [0, 5]
+    assert [files.tolist() for files in sampler.candidates] == [[0, 1], [0, 1]]
+    assert sampler.min_crop_pixels == 3.0

@@ -136,3 +136,11 @@ def test_normalise():
     normal = Normalise()(image)
     assert normal.dtype == torch.float32
     assert torch.allclose(normal[1, :, 1, 1], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("size, kept", [((20, 10), True), ((28, 14), True), ((40, 20), False), ((14, 28), True)])
+def test_small_pictures_are_only_blown_up_when_asked(size, kept):
+    image = np.zeros((size[1], size[0], 3), dtype=np.uint8)
+    for scaled in (transforms.scaled_image, lambda a, s, **k: transforms.scaled_label(a[:, :, 0], s, **k)):
+        assert (scaled(image, (28, 14), enlarge=False).shape[:2] == image.shape[:2]) == kept
+        assert 28 in scaled(image, (28, 14)).shape[:2]

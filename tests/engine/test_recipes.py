@@ -115,3 +115,54 @@ def test_what_cannot_be_resumed_is_said_in_one_message(tmp_path, content, messag
     with pytest.raises(SystemExit, match=message) as ended:
         recipes.from_command_line(["--resume", str(tmp_path)])
     assert len(str(ended.value).splitlines()) == 1
+
+
+# ---- what follows from the data and the steps ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [2, 20, 300, 1000, 5000])
+@pytest.mark.parametrize("src", ["gta5", "toy-gta5", "folder:mine"])
+@pytest.mark.parametrize("method", recipes.METHODS)
+def test_a_number_of_steps_alone_is_a_run_that_works(method, src, steps):
+    args = ["--method", method, "--tgt", "toy-cityscapes" if src == "toy-gta5" else "cityscapes", "--steps", str(steps)]
+    config = recipes.from_command_line(args if method == "oracle" else [*args, "--src", src])
+    before = recipes.toy(Config()) if src == "toy-gta5" else Config()
+    share = steps / before.optim.steps
+    assert config.optim.warmup == round(before.optim.warmup * share) < steps
+    assert 1 <= config.instance.bank_fill <= config.instance.bank_start < steps
+    assert config.instance.bank_start == max(round(before.instance.bank_start * share), 1)
+
+
+def test_what_is_given_beside_the_steps_holds():
+    args = ["--steps", "400", "--warmup", "7", "--bank-start", "90", "--bank-fill", "11"]
+    config = recipes.from_command_line(args)
+    assert (config.optim.warmup, config.instance.bank_start, config.instance.bank_fill) == (7, 90, 11)
+    assert recipes.from_command_line(["--steps", "40000"]) == recipes.dida(Config())
+
+
+@pytest.mark.parametrize("steps", ["0", "-3", "many", "9" * 5000, "1e3", "²"])
+def test_a_number_of_steps_that_is_none_is_refused(steps):
+    with pytest.raises(SystemExit):
+        recipes.from_command_line(["--steps", steps])
+
+
+@pytest.mark.parametrize(
+    "src, tgt, enlarge, rare, hood",
+    [
+        ("gta5", "cityscapes", True, 0.0, (15, 120)),
+        ("gta5", "foggy-cityscapes", True, 0.0, (15, 120)),
+        ("gta5", "acdc", True, 0.0, (0, 0)),
+        ("gta5", "folder:mine", False, 0.0, (0, 0)),
+        ("folder:mine", "cityscapes", False, 0.0015, (15, 120)),
+        ("gta5+folder:mine", "folder:other", False, 0.0015, (0, 0)),
+        ("loveda-urban", "loveda-rural", True, 0.0, (0, 0)),
+        ("synthia", "mapillary", True, 0.0, (0, 0)),
+    ],
+)
+def test_defaults_follow_the_data(src, tgt, enlarge, rare, hood):
+    """The hood of the car is Cityscapes'; own pictures are not blown up, and rare is a share of them."""
+    config = recipes.from_command_line(["--src", src, "--tgt", tgt])
+    assert (config.data.enlarge, config.data.rare_class_share) == (enlarge, rare)
+    assert (config.teach.ignore_top, config.teach.ignore_bottom) == hood
+    given = recipes.from_command_line(["--src", src, "--tgt", tgt, "--ignore-bottom", "9", "--enlarge"])
+    assert (given.teach.ignore_bottom, given.data.enlarge) == (9, True)
