@@ -127,7 +127,7 @@ class Pairs(Dataset[Sample]):
         return {
             "source": {
                 "pictures": len(source.images),
-                "digest": _digest((*source.images, *source.labels), source.folder),
+                "digest": _digest((*source.images, *source.labels), _common_folder(source)),
             },
             "target": {"pictures": len(target.images), "digest": _digest(target.images, target.folder)},
         }
@@ -181,6 +181,13 @@ class Pairs(Dataset[Sample]):
         at = random_crop(rng, (image.shape[1], image.shape[0]), view.crop)
         flip = bool(rng.random() < view.flip_chance)
         return file, cut_image(image, at, view.crop, flip=flip), shown(image, at, view.crop)
+
+
+def _common_folder(source: LabelledDomain | Sources) -> Path:
+    """Of a domain, its folder; of several, the one that holds them all."""
+    if isinstance(source, LabelledDomain):
+        return source.folder
+    return Path(os.path.commonpath([part.folder.absolute() for part in source.parts]))
 
 
 def _digest(paths: Iterable[Path], folder: Path) -> str:
