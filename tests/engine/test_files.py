@@ -1,6 +1,7 @@
 """Files are whole or not there, whatever goes wrong while they are written."""
 
 import errno
+import json
 import os
 import resource
 import signal
@@ -53,6 +54,37 @@ def test_what_is_written_is_there(tmp_path, kind):
     assert [p.name for p in path.parent.iterdir()] == ["file.png"]
     if kind == "png":
         np.testing.assert_array_equal(np.asarray(Image.open(path)), NOISE)
+
+
+def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with whole_file(path) as file:
+        file.write(b"new, but not ")
+        file.flush()
+        assert path.read_bytes() == b"old"
+        file.write(b"all of it")
+        file.flush()
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new, but not all of it"
+
+
+def test_content_is_on_the_disk_before_the_name_is_and_then_the_name(tmp_path, monkeypatch):
+    """A power cut between any two lines leaves the old file or the new one."""
+    order = []
+    fsync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: order.append("fsync") or fsync(handle))
+    monkeypatch.setattr(Path, "replace", lambda *paths: order.append("rename") or replace(*paths))
+    write_text(tmp_path / "file", "text")
+    assert order == ["fsync", "rename", "fsync"]
+
+
+def test_text_is_utf_8_and_json_is_read_back(tmp_path):
+    write_text(tmp_path / "file", "Straße\n")
+    assert (tmp_path / "file").read_bytes() == "Straße\n".encode()
+    content = {"mIoU": 71.0, "class": ["road", None]}
+    write_json(tmp_path / "file", content)
+    assert json.loads((tmp_path / "file").read_text()) == content
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError, OSError])
