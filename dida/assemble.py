@@ -4,8 +4,10 @@ A word of the command line is a key of one of the tables below; tests hold their
 """
 
 import copy
+import json
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +19,7 @@ from dida.data import domains
 from dida.data.classes import ClassSet
 from dida.data.pairs import Pairs, View
 from dida.data.rare_class import RareClasses, rare_classes
+from dida.data.same_files import FILE, file_digests, require_same_files
 from dida.data.sources import Sources, labelled_sources
 from dida.data.statistics import Statistics
 from dida.device import find_device
@@ -63,6 +66,7 @@ def assemble(config: Config) -> Parts:
     if config.resume:
         checkpoint = load_checkpoint(latest(config.resume))
         _require_same_classes(config, class_set, checkpoint)
+        _require_same_files(config.resume, pairs)
         state.load(checkpoint)
     method = build_method(config, class_set, imagenet=imagenet)
     panel = Panel(class_set, config.instance.boundary_classes, config.instance.temperature)
@@ -77,6 +81,18 @@ def _require_same_classes(config: Config, class_set: ClassSet, checkpoint: dict[
             f"--resume {config.resume}: the classes of {config.data.src} are now {', '.join(class_set.names)}; the run "
             f"began with {', '.join(before)}"
         )
+
+
+def _require_same_files(run: Path, pairs: Pairs) -> None:
+    written = run / FILE
+    if not written.is_file():
+        _log.info("--resume %s: no %s, so nobody knows whether the data are those that the run began with", run, FILE)
+        return
+    try:
+        before = dict(json.loads(written.read_text()))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{written}: damaged ({error}); remove it to go on with the data that is there") from error
+    require_same_files(before, file_digests(pairs), run)
 
 
 # ---- data ----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ from pathlib import Path
 from dida.assemble import Parts
 from dida.config import Config
 from dida.data.loader import batches
+from dida.data.same_files import FILE, file_digests
+from dida.files import write_json
 from dida.meter import Meter
 from dida.run import Run
 from dida.signals import Signals
@@ -21,6 +23,7 @@ def train(config: Config, parts: Parts) -> Path:
     state, method, pairs, panel, device = parts
     steps, every = config.optim.steps, config.run
     run = Run.resume(config, state.step) if config.resume else Run.start(config, parts.class_set)
+    write_json(run.folder / FILE, file_digests(pairs))
     print(f"run folder {run.folder}", flush=True)
     print("\n".join(choice_lines(device, classes=len(parts.class_set))), flush=True)
     signals, meter = Signals(), Meter(run.folder)

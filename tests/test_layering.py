@@ -45,8 +45,8 @@ DIDA = {
     ),
     "trained": ("assemble", "config", "data", "evaluate", "state"),
     "labelling": ("data", "evaluate", "panel", "predictions", "trained"),
-    "scoring": ("data", "evaluate", "predictions", "trained"),
-    "loop": ("assemble", "config", "data.loader", "kernels", "meter", "run", "signals", "step"),
+    "scoring": ("batch", "data", "evaluate", "predictions", "trained"),
+    "loop": ("assemble", "config", "data", "files", "kernels", "meter", "run", "signals", "step"),
     "command": (
         "assemble", "config", "data", "device", "eval_config", "evaluate", "files", "labelling", "loop", "meter",
         "options", "scoring", "trained",

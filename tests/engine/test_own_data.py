@@ -15,6 +15,7 @@ from dida.data import domains
 from dida.data.check import check_labelled
 from dida.data.class_file import read_class_file
 from dida.data.loader import batches
+from dida.data.same_files import file_digests
 from dida.evaluate import WHOLE_IMAGE
 from dida.labelling import label_pictures
 from dida.scoring import score_domain, score_table
@@ -189,3 +190,52 @@ def test_a_checkpoint_is_scored_on_another_class_set_by_name(tmp_path, caplog):
     assert torch.equal(
         fresh.state.student.decode_head.conv_seg.weight, loaded.networks["student"].decode_head.conv_seg.weight
     )
+
+
+@pytest.mark.parametrize(
+    "change", ["target grows", "target shrinks", "target renamed", "source grows", "nothing", "told"]
+)
+def test_data_that_changed_before_a_resume_is_said(tmp_path, change):
+    """FAULTS 4: other files would be other samples."""
+    for name in ("sim", "real"):
+        drawn(tmp_path / name, 4, [10, 20, 30], (64, 64))
+        (tmp_path / name / "classes.json").write_text(json.dumps(WAREHOUSE))
+    parts = trained(options(f"folder:{tmp_path / 'sim'}", f"folder:{tmp_path / 'real'}", tmp_path), tmp_path / "run", 1)
+    written = tmp_path / "run" / "data.json"
+    written.write_text(json.dumps(file_digests(parts.pairs)))
+    if change in ("target grows", "told"):
+        drawn(tmp_path / "real", 7, [10, 20, 30], (64, 64))
+    elif change == "source grows":
+        drawn(tmp_path / "sim", 5, [10, 20, 30], (64, 64))
+    elif change != "nothing":
+        picture = tmp_path / "real" / "images" / "cam0" / "000.jpg"
+        picture.rename(picture.with_name("9.jpg")) if change == "target renamed" else picture.unlink()
+    if change == "told":
+        written.unlink()
+    resume = recipes.from_command_line(["--resume", str(tmp_path / "run")])
+    if change in ("nothing", "told"):
+        assert assemble(resume).state.step == 1
+        return
+    said = {
+        "target grows": "target had 4 images, and now has 7",
+        "target shrinks": "target had 4 images, and now has 3",
+        "target renamed": "target had 4 images, and now has as many with other names",
+        "source grows": "source had 4 images, and now has 5",
+    }
+    with pytest.raises(ValueError, match=said[change]) as caught:
+        assemble(resume)
+    assert f"remove {written}" in str(caught.value)
+
+
+@pytest.mark.parametrize("ids", [[100, 200], [0], [1, 2, 3], [255]])
+def test_labels_with_other_ids_are_not_called_unpublished_alone(tmp_path, ids):
+    """K4: the ids that were found and those that are mapped stand beside the usual cause."""
+    drawn(tmp_path, 2, [10, 20, 30], (64, 64))
+    (tmp_path / "classes.json").write_text(json.dumps(WAREHOUSE))
+    name = f"folder:{tmp_path}"
+    trained(options(name, name, tmp_path), tmp_path / "run", 1)
+    drawn(tmp_path / "other", 1, ids, (64, 64))
+    (tmp_path / "other" / "classes.json").write_text(json.dumps(WAREHOUSE))
+    domain = domains.labelled(f"folder:{tmp_path / 'other'}", tmp_path, "val")
+    with pytest.raises(ValueError, match=f"raw ids {', '.join(map(str, ids))}; classes.json maps 10, 20, 30, 40, 50"):
+        score_domain(load_trained(tmp_path / "run", CPU), domain, size=(64, 64), inference=WHOLE_IMAGE, workers=0)
