@@ -97,11 +97,13 @@ def _require_same_run(config: Config, pairs: Pairs, checkpoint: dict[str, Any], 
         _log.info("%s does not say which files it was trained on: they are taken to be the same", path.name)
         return
     for domain, now in pairs.listing().items():
-        if then.get(domain) != now and not config.new_data:
-            count = then.get(domain, {}).get("pictures")
+        before_that = then.get(domain)
+        if before_that != now and not config.new_data:
+            count = before_that.get("pictures") if isinstance(before_that, dict) else "other"
+            change = f"has {now['pictures']}" if count != now["pictures"] else "has as many with other names"
             raise ValueError(
-                f"the files of the {domain} are not those that {path.name} was trained on ({count} pictures then, "
-                f"{now['pictures']} now), so the samples would be others; --new-data goes on with them"
+                f"{path.name} was trained on {count} pictures of the {domain}, which now {change}, so the samples would "
+                "be others; --new-data goes on with them"
             )
 
 

@@ -52,6 +52,10 @@ class Inference:
 WHOLE_IMAGE = Inference()
 
 
+class NothingToScore(ValueError):
+    """No pixel of the labels belongs to a class."""
+
+
 class Scores(NamedTuple):
     """Shares in [0, 1]. NaN where nothing can be said: of a class that occurs neither in labels nor predictions.
 
@@ -199,7 +203,7 @@ def evaluate(
                 if on_prediction is not None:
                     on_prediction(name, sample.path, predicted.cpu().numpy())
     if not any(matrix.any() for matrix in total.values()):
-        raise ValueError(
+        raise NothingToScore(
             f"none of the {sum(sizes.values())} labels holds a pixel of a class, so there is nothing to score: "
             "benchmarks publish their test split without labels"
         )

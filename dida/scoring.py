@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from dida.batch import IGNORE
 from dida.data.classes import ClassSet
 from dida.data.domains import LabelledDomain
+from dida.data.image_file import read_ids
 from dida.data.labelled_images import LabelledImages
 from dida.data.sources import published_mean_of_all
-from dida.evaluate import BAND, Evaluation, Inference, Scores, evaluate
+from dida.evaluate import BAND, Evaluation, Inference, NothingToScore, Scores, evaluate
 from dida.predictions import require_distinct_stems, save_prediction
 from dida.trained import NETWORKS, Trained
 
@@ -37,16 +39,28 @@ def score_domain(
     domain = domain.seen_as(trained.class_set)
     if save_to is not None:
         require_distinct_stems(domain.images)
-    found = evaluate(
-        trained.networks,
-        LabelledImages(domain, size, enlarge=trained.config.data.enlarge),
-        trained.class_set,
-        declared=domain.declared,
-        inference=inference,
-        workers=workers,
-        on_prediction=_saver(save_to, network, trained.class_set),
-    )
+    try:
+        found = evaluate(
+            trained.networks,
+            LabelledImages(domain, size, enlarge=trained.config.data.enlarge),
+            trained.class_set,
+            declared=domain.declared,
+            inference=inference,
+            workers=workers,
+            on_prediction=_saver(save_to, network, trained.class_set),
+        )
+    except NothingToScore as error:
+        raise NothingToScore(f"{error}. The first labels hold the raw ids {_first_ids(domain)}") from error
     return as_json(found, trained, inference, domain, size)
+
+
+def _first_ids(domain: LabelledDomain) -> str:
+    """What the first label files hold, so that wrong ids can be told from labels that are not there."""
+    ids: set[int] = set()
+    for index, path in enumerate(domain.labels[:20]):
+        ids.update(map(int, np.unique(read_ids(path, domain.encoding(index)))))
+    mapped = np.flatnonzero(domain.raw.ids.train != IGNORE)
+    return f"{', '.join(map(str, sorted(ids)[:12]))}; {domain.raw.ids.name} maps {', '.join(map(str, mapped[:40]))}"
 
 
 def _saver(folder: Path | None, network: str, class_set: ClassSet) -> Callable[[str, str, np.ndarray], None] | None:

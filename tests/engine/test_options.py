@@ -196,7 +196,10 @@ def test_the_last_value_given_counts():
         ),
         (["--method", "oracle", "--src", "gta5"], "--src cannot be gta5"),
         (["--method", "oracle", "--tgt", "folder:a", "--src", "folder:ab"], "--src cannot be folder:ab"),
-        (["--steps", "1500", "--bank-start", "1500"], "--bank-start 1500: a run of --steps 1500 ends before its bank is used"),
+        (
+            ["--steps", "1500", "--bank-start", "1500"],
+            "--bank-start 1500: a run of --steps 1500 ends before its bank is used",
+        ),
         (["--selecting", "off"], "nothing fills the bank that --instance-loss image and --regenerate-semantic smooth"),
         (["--method", "daformer", "--instance-loss", "image"], "nothing fills the bank that --instance-loss image"),
         (["--bank-fill", "2000"], "--bank-fill 2000: the steps that fill the bank come before --bank-start 1500"),

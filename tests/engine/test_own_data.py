@@ -65,7 +65,7 @@ def trained(config: Config, run: Path, steps: int = 2) -> Parts:
         trace = train_step(parts.state, batch, parts.method)
         assert all(loss.isfinite() for loss in trace.losses.values())
     parts.panel.save(run / "panel.png", batch, trace, parts.state.bank)
-    parts.state.save(run, to_dict(config), parts.class_set.to_dict())
+    parts.state.save(run, to_dict(config), parts.class_set.to_dict(), parts.pairs.listing())
     (run / "config.json").write_text(json.dumps(to_dict(config)))
     return parts
 
@@ -189,3 +189,49 @@ def test_a_checkpoint_is_scored_on_another_class_set_by_name(tmp_path, caplog):
     assert torch.equal(
         fresh.state.student.decode_head.conv_seg.weight, loaded.networks["student"].decode_head.conv_seg.weight
     )
+
+
+@pytest.mark.parametrize(
+    "change", ["target grows", "target shrinks", "target renamed", "source grows", "nothing", "told"]
+)
+def test_data_that_changed_before_a_resume_is_said(tmp_path, change):
+    """FAULTS 4: other files would be other samples."""
+    for name in ("sim", "real"):
+        drawn(tmp_path / name, 4, [10, 20, 30], (64, 64))
+        (tmp_path / name / "classes.json").write_text(json.dumps(WAREHOUSE))
+    parts = trained(options(f"folder:{tmp_path / 'sim'}", f"folder:{tmp_path / 'real'}", tmp_path), tmp_path / "run", 1)
+    if change in ("target grows", "told"):
+        drawn(tmp_path / "real", 7, [10, 20, 30], (64, 64))
+    elif change == "source grows":
+        drawn(tmp_path / "sim", 5, [10, 20, 30], (64, 64))
+    elif change != "nothing":
+        picture = tmp_path / "real" / "images" / "cam0" / "000.jpg"
+        picture.rename(picture.with_name("9.jpg")) if change == "target renamed" else picture.unlink()
+    told = ["--new-data"] if change == "told" else []
+    resume = recipes.from_command_line(["--resume", str(tmp_path / "run"), *told])
+    if change in ("nothing", "told"):
+        assert assemble(resume).state.step == 1
+        return
+    said = {
+        "target grows": "4 pictures of the target, which now has 7",
+        "target shrinks": "4 pictures of the target, which now has 3",
+        "target renamed": "4 pictures of the target, which now has as many with other names",
+        "source grows": "4 pictures of the source, which now has 5",
+    }
+    with pytest.raises(ValueError, match=said[change]) as caught:
+        assemble(resume)
+    assert "--new-data" in str(caught.value)
+
+
+@pytest.mark.parametrize("ids", [[100, 200], [0], [1, 2, 3], [255]])
+def test_labels_with_other_ids_are_not_called_unpublished_alone(tmp_path, ids):
+    """K4: the ids that were found and those that are mapped stand beside the usual cause."""
+    drawn(tmp_path, 2, [10, 20, 30], (64, 64))
+    (tmp_path / "classes.json").write_text(json.dumps(WAREHOUSE))
+    name = f"folder:{tmp_path}"
+    trained(options(name, name, tmp_path), tmp_path / "run", 1)
+    drawn(tmp_path / "other", 1, ids, (64, 64))
+    (tmp_path / "other" / "classes.json").write_text(json.dumps(WAREHOUSE))
+    domain = domains.labelled(f"folder:{tmp_path / 'other'}", tmp_path, "val")
+    with pytest.raises(ValueError, match=f"raw ids {', '.join(map(str, ids))}; classes.json maps 10, 20, 30, 40, 50"):
+        score_domain(load_trained(tmp_path / "run", CPU), domain, size=(64, 64), inference=WHOLE_IMAGE, workers=0)
