@@ -102,8 +102,8 @@ def _require_same_run(config: Config, pairs: Pairs, checkpoint: dict[str, Any], 
             count = before_that.get("pictures") if isinstance(before_that, dict) else "other"
             change = f"has {now['pictures']}" if count != now["pictures"] else "has as many with other names"
             raise ValueError(
-                f"{path.name} was trained on {count} pictures of the {domain}, which now {change}, so the samples would "
-                "be others; --new-data goes on with them"
+                f"{path.name} was trained on {count} pictures of the {domain}, which now {change}, so the samples "
+                "would be others; --new-data goes on with them"
             )
 
 
