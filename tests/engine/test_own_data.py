@@ -199,7 +199,7 @@ def test_data_that_changed_before_a_resume_is_said(tmp_path, change):
     for name in ("sim", "real"):
         drawn(tmp_path / name, 4, [10, 20, 30], (64, 64))
         (tmp_path / name / "classes.json").write_text(json.dumps(WAREHOUSE))
-    parts = trained(options(f"folder:{tmp_path / 'sim'}", f"folder:{tmp_path / 'real'}", tmp_path), tmp_path / "run", 1)
+    trained(options(f"folder:{tmp_path / 'sim'}", f"folder:{tmp_path / 'real'}", tmp_path), tmp_path / "run", 1)
     if change in ("target grows", "told"):
         drawn(tmp_path / "real", 7, [10, 20, 30], (64, 64))
     elif change == "source grows":
