@@ -40,7 +40,7 @@ def test_class_mix_per_image_counts_only_its_own_classes():
 
 def test_mixed_view_pairs_image_label_and_weight():
     source = LabelledCrops(torch.ones(1, 3, 2, 2), torch.tensor([[[0, 0], [1, 1]]]))
-    used = torch.tensor([[[True, True], [True, False]]])
+    used = torch.tensor([[[True, False], [True, False]]])  # of either class, whichever is pasted
     pseudo = PseudoLabel(torch.full((1, 2, 2), 7), torch.full((1, 2, 2), 0.25), used, torch.tensor(0.25))
     mix = views.ClassMix(9, per_image=False, photometric=PLAIN)
     mixed = mix(source, torch.zeros(1, 3, 2, 2), pseudo, rng())
