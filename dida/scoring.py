@@ -101,6 +101,7 @@ def as_json(
         "split": domain.split,
         "images": found.images,
         "size": f"{size[0]}x{size[1]}",
+        "enlarge": config.data.enlarge,
         "scored_at": [f"{width}x{height}" for width, height in sorted(found.sizes)],
         "window": inference.window,
         "stride": inference.stride if inference.window else 0,
@@ -142,11 +143,12 @@ def score_table(report: Report) -> Iterator[str]:
     scored = sizes[0] if len(sizes) == 1 else f"{len(sizes)} sizes from {sizes[0]} to {sizes[-1]}"
     how = f", window {report['window']} every {report['stride']}" if report["window"] else ""
     how += ", with mirror image" if report["flip"] else ""
+    most = "" if report["enlarge"] else "most "
     networks = [name for name in NETWORKS if name in report]
     first = report["headline"]
     means = [first, *(n for n in map(int, report[networks[0]]["mIoU"]) if n != first)]
     below = f" ({' and '.join(map(str, means[1:]))} below)" if means[1:] else ""
-    yield f"{report['domain']} {report['split']}{toy}: {report['images']} images at {report['size']}{how}"
+    yield f"{report['domain']} {report['split']}{toy}: {report['images']} images at {most}{report['size']}{how}"
     yield (f"{first} classes{below}, {' and '.join(networks)}, scored at full resolution ({scored})")
     yield (
         f"{report['method']} from {report['src']}, {report['backbone']}, seed {report['seed']}, step {report['step']}: "
