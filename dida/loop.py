@@ -1,6 +1,7 @@
 """The training loop: a batch, a step, and what is written down now and then."""
 
 import contextlib
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,8 +54,7 @@ def train(config: Config, parts: Parts) -> Path:
                     keeper.write_what_is_due(batch, trace)
                     signals.raise_caught()
                 del trace  # its maps are let go before the next step needs the memory
-        print(f"done after step {state.step}; score it with")
-        print(f"    python eval.py {run.folder} --tgt {config.data.tgt}")
+        print(f"done after step {state.step}; {next_command(run.folder, config.data.tgt)}")
     return opened.folder
 
 
@@ -128,6 +128,14 @@ class Keeper:
             return ", nothing is saved yet; the same command starts again"
         kept = "saved" if self._saved == step else f"{latest(folder).name} is the last that was saved"
         return f", {kept}; continue with\n    python train.py --resume {folder}"
+
+
+def next_command(run: Path, target: str) -> str:
+    """What to do with a finished run. Whether a folder of one's own has labels nobody looks at while training."""
+    if target.startswith("folder:"):
+        pictures = shlex.quote(target.removeprefix("folder:"))
+        return f"see what it makes of pictures with\n    python eval.py {shlex.quote(str(run))} --images {pictures}"
+    return f"score it with\n    python eval.py {shlex.quote(str(run))} --tgt {target}"
 
 
 def due(step: int, every: int) -> bool:

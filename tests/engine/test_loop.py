@@ -159,3 +159,16 @@ def test_a_class_set_is_kept_with_the_run_and_in_its_checkpoints(toy, tmp_path):
     folder = loop.train(config, parts)
     assert json.loads((folder / "classes.json").read_text())["names"] == list(parts.class_set.names)
     assert parts.class_set.from_dict(load_checkpoint(latest(folder))["classes"]) == parts.class_set
+
+
+@pytest.mark.parametrize(
+    "target, command",
+    [
+        ("cityscapes", "python eval.py r --tgt cityscapes"),
+        ("toy-cityscapes", "python eval.py r --tgt toy-cityscapes"),
+        ("folder:/data/my cameras", "python eval.py r --images '/data/my cameras'"),
+        ("folder:cam", "python eval.py r --images cam"),
+    ],
+)
+def test_the_last_line_of_a_run_is_a_command_that_works_for_it(target, command):
+    assert loop.next_command(Path("r"), target).endswith(f"\n    {command}")
