@@ -50,7 +50,7 @@ DIDA = {
     ),
     "trained": ("assemble", "config", "data", "evaluate", "state"),
     "labelling": ("data", "evaluate", "panel", "predictions", "trained"),
-    "scoring": ("data", "evaluate", "predictions", "trained"),
+    "scoring": ("batch", "data", "evaluate", "predictions", "trained"),
     "loop": ("assemble", "batch", "config", "data", "kernels", "meter", "run", "signals", "state", "step"),
     "command": (
         "assemble", "config", "data", "device", "errors", "eval_config", "evaluate", "files", "labelling", "loop",
