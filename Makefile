@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 
-.PHONY: demo test check budget bench gpu-check build toy clean
+.PHONY: demo test check package budget bench gpu-check build toy clean
 
 ## Train DIDA on the toy benchmark on this machine's CPU, score it, and say where the pictures are.
 demo: toy
@@ -17,10 +17,17 @@ demo: toy
 test: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses auto --durations 10
 
-## Lint and format.
+## Lint, format, and the types of both packages.
 check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+## Source distribution and wheel in dist/, each then tried where nothing else is installed but what it declares.
+package: .venv/ready
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python .ci/try_packages.py dist
 
 ## Compile every kernel for sm_80, sm_86 and sm_90 and hold it to its budget (no GPU; UPDATE=1 rewrites them).
 budget: .venv/ready
@@ -56,4 +63,4 @@ toy: .venv/ready
 	@touch $@
 
 clean:
-	rm -rf .venv build *.egg-info dida_kernels/*.so
+	rm -rf .venv build dist *.egg-info dida_kernels/*.so

@@ -7,8 +7,9 @@ The extension is compiled against the torch that will load it, so it is left out
 isolated builds) and where there is no C++ compiler. The package is whole without it: other backends serve, and
 `dida_kernels.report()` gives the reason. Where it can be compiled, a failure to do so fails the installation.
 
-    DIDA_BUILD=0    never build it
-    DIDA_BUILD=1    never do without it
+    DIDA_BUILD=0                never build it
+    DIDA_BUILD=1                never do without it
+    DIDA_CUDA_ARCHS="80 90"     CUDA kernels for these compute capabilities alone; empty: none
 
 CUDA kernels are added where there are an nvcc and a torch with CUDA. They see no torch header, which makes them compile
 in seconds, and bring their CUDA runtime with them, so that nvcc and torch need not be of the same release.
@@ -23,10 +24,11 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from setuptools import Extension, find_packages, setup
+from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 MACHINE_CODE = ("80", "86", "90", "100", "120")  # as far as nvcc knows them; an 8.9 runs the code of 8.6
+ARCHS = "DIDA_CUDA_ARCHS"  # says otherwise
 INTERMEDIATE = "90"  # compiled by the driver on whatever comes after
 CPP_FLAGS = ["-std=c++20", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
 
@@ -42,7 +44,8 @@ class BuildExtension(build_ext):
         super().finalize_options()
         if self.inplace and self.extensions:
             # What was built against another torch, or with another CUDA or none, is not up to date, however new it is.
-            cuda = _release(_cuda_compiler()) if _cuda_compiler() else "none"
+            nvcc = _cuda_compiler()
+            cuda = "-".join([_release(nvcc), *_archs(nvcc)]) if nvcc else "none"
             self.build_lib = self.build_temp = os.path.join("build", f"torch-{_torch().__version__}-cuda-{cuda}")
 
     def build_extension(self, extension):
@@ -121,8 +124,9 @@ def _find_compiler() -> None:
 
 
 def _cuda_compiler() -> str | None:
-    """An nvcc, where torch has CUDA too."""
-    return _nvcc() if _torch().version.cuda else None
+    """An nvcc, where torch has CUDA too and its kernels are wanted."""
+    wanted = ARCHS not in os.environ or os.environ[ARCHS].split()
+    return _nvcc() if wanted and _torch().version.cuda else None
 
 
 def _nvcc() -> str | None:
@@ -135,8 +139,13 @@ def _release(nvcc: str) -> str:
 
 
 def _archs(nvcc: str) -> list[str]:
-    known = _output(nvcc, "--list-gpu-arch").split()
-    return [arch for arch in MACHINE_CODE if f"compute_{arch}" in known]
+    known = [name.removeprefix("compute_") for name in _output(nvcc, "--list-gpu-arch").split()]
+    if ARCHS not in os.environ:
+        return [arch for arch in MACHINE_CODE if arch in known]
+    wanted = os.environ[ARCHS].split()
+    if unknown := set(wanted) - set(known):
+        raise SystemExit(f"{ARCHS}: expected some of {' '.join(known)}, which {nvcc} knows, got {' '.join(unknown)}")
+    return wanted
 
 
 def _targets(archs: list[str]) -> list[str]:
@@ -170,8 +179,4 @@ def _extensions() -> list[Extension]:
         return []
 
 
-setup(
-    packages=find_packages(include=["dida", "dida.*", "dida_kernels", "dida_kernels.*"]),
-    ext_modules=_extensions(),
-    cmdclass={"build_ext": BuildExtension},
-)
+setup(ext_modules=_extensions(), cmdclass={"build_ext": BuildExtension})

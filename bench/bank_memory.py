@@ -38,6 +38,15 @@ import dida_kernels
 from bench import record
 from bench.compiled import launches
 from bench.meter import CUDA_BLOCK, TensorMeter
+from dida.assemble import build_method, build_state
+from dida.batch import Batch, Belief, InstanceTarget, LabelledCrops, Mixed, Prediction
+from dida.config import Config, changed
+from dida.data.classes import CITYSCAPES_CLASSES
+from dida.method.bank import InstanceBank, NoBankRule
+from dida.method.passes import Method
+from dida.method.views import StepRandom
+from dida.state import TrainState
+from dida.step import train_step
 from tests import cases
 from tests.cases import MAIN, Scene, resized
 
@@ -155,72 +164,50 @@ def make_inputs(scene: Scene, dtype: torch.dtype, device: str) -> Inputs:
 
 
 def count_rest(scene: Scene, backbone: str = "mit_b5") -> Rest:
-    """The project's own training step on meta tensors, its branch replaced by two readings of the meter."""
-    from dida.batch import Batch, Belief, InstanceTarget, Labeled
-    from dida.method.bank import keep
-    from dida.step import train_step
+    """The project's own training step on meta tensors, its branch replaced by two readings of the meter.
 
+    The second step is counted: in the first one the optimizer has no moments yet.
+    """
     state, method = build_step(scene, backbone)
     meter, alive = TensorMeter(block=CUDA_BLOCK), {}
 
-    def regenerate(seen, bank, *, step):
+    def regenerate(seen: Prediction, bank: InstanceBank, step: int) -> Belief:
         alive["gather"] = meter.live
         z_BCHW = seen.logits.softmax(1)
         return Belief(z_BCHW.clone(), z_BCHW, (InstanceTarget(1.0, seen.embed, z_BCHW),))
 
-    def instance_loss(seen, belief, mixed, bank, rng):
+    def instance_loss(seen: Prediction, belief: Belief, mixed: Mixed, bank: InstanceBank, rng: StepRandom) -> Tensor:
         alive["loss"] = meter.live
         return seen.embed.sum() * 0
 
-    # The bank is written last, when the graphs are freed, and from the meta device there is no kernel to choose.
-    method = replace(method, regenerate=regenerate, instance_loss=instance_loss, update_bank=keep)
+    (mixed_pass,) = method.target_passes
+    method = replace(
+        method,
+        believe=replace(method.believe, regenerate=regenerate),
+        target_passes=(replace(mixed_pass, instance_loss=instance_loss),),
+        # The bank is written last, when the graphs are freed, and from the meta device there is no kernel to choose.
+        update_bank=NoBankRule(),
+    )
     image = torch.empty(scene.B, 3, *scene.HW, device="meta")
     label = torch.empty(scene.B, *scene.HW, dtype=torch.int64, device="meta")
-    batch = Batch(Labeled(image, label), torch.empty_like(image))
+    batch = Batch(LabelledCrops(image, label), torch.empty_like(image))
     with meter:
         meter.know([list(module.state_dict().values()) for module in (state.student, state.teacher)])
-        meter.know(list(method.feature_distance.encoder.state_dict().values()))
-        meter.know([list(moments.values()) for moments in state.optimizer.state.values()])
-        train_step(state, batch, method)
+        meter.know(list(method.source_pass.feature_distance.encoder.state_dict().values()))
+        for _ in range(2):
+            meter.peak = meter.live
+            train_step(state, batch, method)
     return Rest(alive["gather"], alive["loss"], meter.peak)
 
 
-def build_step(scene: Scene, backbone: str):
+def build_step(scene: Scene, backbone: str) -> tuple[TrainState, Method]:
     """State and method of the paper's run, past the start of the bank, on the meta device."""
-    from dida.config import Config
-    from dida.method import build_method
-    from dida.method.bank import InstanceBank
-    from dida.method.teacher import as_teacher
-    from dida.method.views import StepRandom
-    from dida.models.segmentor import Segmentor
-    from dida.optim import build_optimizer, build_schedule
-    from dida.state import TrainState
-
-    class Dice(TrainState):
-        def step_rng(self) -> StepRandom:
-            return StepRandom(random.Random(self.seed), torch.Generator())  # there is none for the meta device
-
-    config = Config()
-    student = Segmentor(backbone, scene.C, scene.D).to("meta").train()
-    options = config.optim
-    optimizer = build_optimizer(
-        student, lr=options.lr, head_lr_factor=options.head_lr_factor, weight_decay=options.weight_decay
-    )
-    for parameter in student.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()  # makes its moments, as the first step of a run does
-    optimizer.zero_grad(set_to_none=True)
-    state = Dice(
-        student=student,
-        teacher=as_teacher(student, config.teach.teacher_norm),
-        bank=InstanceBank(torch.arange(scene.K) % scene.C, scene.D, scene.C).to("meta"),
-        optimizer=optimizer,
-        schedule=build_schedule(optimizer, steps=options.steps, warmup=options.warmup),
-        seed=0,
-        step=config.bank.bank_start,
-    )
-    imagenet = copy.deepcopy(student.backbone)
-    return state, build_method(config, classes=scene.C, imagenet=imagenet, things=(11, 12))
+    classes, meta = CITYSCAPES_CLASSES, torch.device("meta")
+    config = changed(Config(), backbone=backbone, embed_dim=scene.D, bank_size=scene.K)
+    state = build_state(config, classes, torch.ones(len(classes)), meta)
+    state.step = config.instance.bank_start
+    state.step_rng = lambda: StepRandom(random.Random(0), torch.Generator())  # the meta device has no generator
+    return state, build_method(config, classes, imagenet=copy.deepcopy(state.student.backbone))
 
 
 # ---- the answer ----------------------------------------------------------------------------------------------------

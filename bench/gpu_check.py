@@ -55,7 +55,7 @@ TESTS = {
     "tests/kernels/test_real_banks.py": (),
     "tests/kernels/test_fuzz.py": ("hypothesis",),
     "tests/engine/test_step_on_gpu.py": ("timm", "cv2", "safetensors"),
-    "tests/data/test_pairs.py::test_batches_arrive_on_the_device": ("cv2", "PIL", "tqdm"),
+    "tests/data/test_loader.py::test_batches_arrive_on_the_device": ("cv2", "PIL", "tqdm"),
 }
 WORKERS = 12  # test processes; each has a context on the GPU of some 500 MB
 FOUND = 9  # exit status by which compute-sanitizer says that it found something
@@ -296,7 +296,7 @@ def main() -> int:
                 record.write(folder / "kernels.json", benches(report, Path(scratch), until))
             else:
                 say("  none: there is no agreement report, and speed without agreement is not reported")
-    say(gpu_report.summary(folder))
+    say(gpu_report.verdict(folder))
     return 0 if gpu_report.right(check) else 1
 
 

@@ -23,7 +23,7 @@ OF = "NVIDIA H200"
 Records = dict[str, Any]  # by the names in FILES; those that are there
 
 
-class Target(NamedTuple):
+class SpeedTarget(NamedTuple):
     """A number that is wanted. `find` gives what was measured, None if it was not."""
 
     text: str
@@ -128,19 +128,19 @@ def _skipped(agreement: dict) -> float | None:
 
 
 TARGETS = (
-    Target("agreement tests that fail", 0, "", of_check("agreement", _failures)),
-    Target("tests skipped though a GPU is there", 0, "", of_check("agreement", _skipped)),
-    Target("sanitizer runs with a finding", 0, "", of_check("sanitizer", _dirty)),
-    Target("instance_loss + class_similarity, K = 300, bfloat16", 0.45, "ms", branch(300)),
-    Target("... eager float32 takes so many times as long", 20, "x", times("equation", "float32"), at_least=True),
-    Target("... torch.compile bfloat16", 7, "x", times("torch.compile", "bfloat16"), at_least=True),
-    Target("... K = 3 000", 3.8, "ms", branch(3000)),
-    Target("... memory of a call, K = 100 000", 400, "MB", memory(100_000)),
-    Target("boundary_mask", 6, "us", lambda found: _micro(replayed(found, "boundary_mask", 300, "float32"))),
-    Target("bank_update, K = 300, bfloat16", 25, "us", lambda found: _micro(replayed(found, "bank_update", 300))),
-    Target("DIDA's step over DAFormer's, K = 300: time", 5, "%", step(300, "more_time_percent")),
-    Target("DIDA's step over DAFormer's, K = 300: memory", 300, "MB", step(300, "more_bytes", 1e6)),
-    Target("DIDA's step over DAFormer's, K = 3 000: time", 15, "%", step(3000, "more_time_percent")),
+    SpeedTarget("agreement tests that fail", 0, "", of_check("agreement", _failures)),
+    SpeedTarget("tests skipped though a GPU is there", 0, "", of_check("agreement", _skipped)),
+    SpeedTarget("sanitizer runs with a finding", 0, "", of_check("sanitizer", _dirty)),
+    SpeedTarget("instance_loss + class_similarity, K = 300, bfloat16", 0.45, "ms", branch(300)),
+    SpeedTarget("... eager float32 takes so many times as long", 20, "x", times("equation", "float32"), at_least=True),
+    SpeedTarget("... torch.compile bfloat16", 7, "x", times("torch.compile", "bfloat16"), at_least=True),
+    SpeedTarget("... K = 3 000", 3.8, "ms", branch(3000)),
+    SpeedTarget("... memory of a call, K = 100 000", 400, "MB", memory(100_000)),
+    SpeedTarget("boundary_mask", 6, "us", lambda found: _micro(replayed(found, "boundary_mask", 300, "float32"))),
+    SpeedTarget("bank_update, K = 300, bfloat16", 25, "us", lambda found: _micro(replayed(found, "bank_update", 300))),
+    SpeedTarget("DIDA's step over DAFormer's, K = 300: time", 5, "%", step(300, "more_time_percent")),
+    SpeedTarget("DIDA's step over DAFormer's, K = 300: memory", 300, "MB", step(300, "more_bytes", 1e6)),
+    SpeedTarget("DIDA's step over DAFormer's, K = 3 000: time", 15, "%", step(3000, "more_time_percent")),
 )
 
 
@@ -163,7 +163,7 @@ def judged(found: Records) -> list[list[str]]:
     return lines
 
 
-def summary(folder: Path) -> str:
+def verdict(folder: Path) -> str:
     """The verdict, for a terminal."""
     found = records(folder)
     gpu = next((one["header"]["gpu"] for one in found.values()), folder.name)
@@ -255,7 +255,7 @@ def main() -> None:
     options = parser.parse_args()
     if not records(options.folder):
         sys.exit(f"bench.gpu_report: {options.folder}: no {', '.join(f'{name}.json' for name in FILES)}")
-    print(summary(options.folder))
+    print(verdict(options.folder))
     if options.readme is None:
         return
     try:

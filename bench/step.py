@@ -22,9 +22,9 @@ torch.autocast, put around it here. Milliseconds are means over whole intervals 
 """
 
 import argparse
-import copy
 import dataclasses
 import math
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -38,31 +38,25 @@ if not __package__:  # python bench/step.py
 
     start_again(__file__)
 
-import statistics
-
 import torch
 
 from bench import record
 from bench.meter import TensorMeter
 from dida import recipes
+from dida.assemble import build_method, build_pairs, build_state, build_student
 from dida.batch import Batch
 from dida.config import Config, changed
-from dida.data import domains
-from dida.data.classes import CLASSES, THINGS
-from dida.data.pairs import Pairs, View, batches
+from dida.data.classes import ClassSet
+from dida.data.loader import batches
+from dida.data.pairs import Pairs
 from dida.data.toy import Counts, generate
-from dida.method import Method, build_method
-from dida.method.bank import InstanceBank
-from dida.method.sampling import slot_labels
-from dida.method.teacher import as_teacher
-from dida.models.segmentor import Segmentor
-from dida.optim import build_optimizer, build_schedule
+from dida.method.passes import Method
 from dida.state import TrainState
 from dida.step import train_step
 
 STAGES = ("data", "source", "teacher", "regeneration", "mixed", "instance loss", "optimizer", "EMA", "bank")
-SCALE = (1024, 512)  # of both domains' pictures, as the paper's target
-PICTURES = Counts(source=32, source_val=1, target=32, val=1, test=1)
+SCALE = "1024x512"  # of both domains' pictures, as the paper's target
+TOY = Counts(source=32, source_val=1, target=32, val=1, test=1)
 WARMUP = 5  # steps of every method before the first that counts
 TURNS = 5  # in which the methods take turns
 
@@ -107,12 +101,23 @@ def watched(method: Method, clock: Clock) -> Method:
 
         return call
 
+    believe = dataclasses.replace(
+        method.believe,
+        weak_view=begins("teacher", method.believe.weak_view),
+        regenerate=begins("regeneration", method.believe.regenerate),
+    )
+    passes = (
+        dataclasses.replace(
+            one,
+            mixed_view=begins("mixed", one.mixed_view),
+            instance_loss=begins("instance loss", one.instance_loss, after="mixed"),
+        )
+        for one in method.target_passes
+    )
     return dataclasses.replace(
         method,
-        weak_view=begins("teacher", method.weak_view),
-        regenerate=begins("regeneration", method.regenerate),
-        mixed_view=begins("mixed", method.mixed_view),
-        instance_loss=begins("instance loss", method.instance_loss, after="mixed"),
+        believe=believe,
+        target_passes=tuple(passes),
         update_teacher=begins("EMA", method.update_teacher),
         update_bank=begins("bank", method.update_bank),
     )
@@ -129,48 +134,32 @@ class Contender(NamedTuple):
 
 def bank_every(steps: int) -> int:
     """Steps between updates of the bank: the paper's, or fewer, so that `steps` hold a whole number of them."""
-    return math.gcd(steps, Config().bank.bank_every)
+    return math.gcd(steps, Config().instance.bank_every)
 
 
-def config_of(method: str, backbone: str, crop: int, steps: int) -> Config:
-    """The paper's options for pictures of the toy."""
-    base = changed(Config(), src="toy-gta5", tgt="toy-cityscapes", backbone=backbone, crop=crop, weights="none")
-    return changed(recipes.METHODS[method](base), bank_every=bank_every(steps))
+def config_of(backbone: str, crop: int, steps: int, data_root: Path = Path("data")) -> Config:
+    """The paper's options for pictures of the toy, the bank in use from the first step on."""
+    return changed(
+        Config(), src="toy-gta5", tgt="toy-cityscapes", src_size=SCALE, tgt_size=SCALE, data_root=data_root,
+        rare_class_sampling=False, crop=crop, backbone=backbone, weights="none", bank_init="random",
+        bank_every=bank_every(steps),
+    )  # fmt: skip
 
 
 def build_contenders(
-    backbone: str, crop: int, slots: Sequence[int], steps: int, device: torch.device
+    config: Config, slots: Sequence[int], class_set: ClassSet, pixels_C: torch.Tensor, device: torch.device
 ) -> list[Contender]:
-    """DAFormer, then DIDA for every K, past the start of their banks; networks and optimizer are shared."""
-    torch.manual_seed(0)
-    config = config_of("dida", backbone, crop, steps)
-    student = Segmentor(backbone, CLASSES, config.model.embed_dim, config.model.drop_path).to(device).train()
-    teacher = as_teacher(student, config.teach.teacher_norm)
-    imagenet = copy.deepcopy(student.backbone)
-    options = config.optim
-    optimizer = build_optimizer(
-        student, lr=options.lr, head_lr_factor=options.head_lr_factor, weight_decay=options.weight_decay
-    )
-    schedule = build_schedule(optimizer, steps=options.steps, warmup=options.warmup)
+    """DAFormer, then DIDA for every K; networks and optimizer are shared, each has its bank and its count of steps."""
+    torch.manual_seed(config.run.seed)
+    shared = build_state(config, class_set, pixels_C, device)
+    imagenet = build_student(config, class_set).backbone.to(device)  # with random weights, which cost the same
     contenders = []
     for name, size in (("daformer", 0), *(("dida", k) for k in slots)):
-        config = config_of(name, backbone, crop, steps)
-        bank = InstanceBank(slot_labels("cbs", size or CLASSES, torch.ones(CLASSES)), config.model.embed_dim, CLASSES)
-        bank.fill_random(torch.Generator().manual_seed(0))
-        state = TrainState(student, teacher, bank.to(device), optimizer, schedule, seed=0, step=config.bank.bank_start)
-        method = build_method(config, classes=CLASSES, imagenet=imagenet, things=THINGS)
-        contenders.append(Contender(name, size, state, method))
+        of_its_own = changed(recipes.METHODS[name](config), bank_size=size or config.instance.bank_size)
+        bank = build_state(of_its_own, class_set, pixels_C, device, student=shared.student).bank
+        state = dataclasses.replace(shared, bank=bank, step=config.instance.bank_start)
+        contenders.append(Contender(name, size, state, build_method(of_its_own, class_set, imagenet=imagenet)))
     return contenders
-
-
-def build_pairs(data_root: Path, crop: int) -> Pairs:
-    return Pairs(
-        domains.labelled("toy-gta5", data_root, "train"),
-        domains.unlabelled("toy-cityscapes", data_root, "train"),
-        seed=0,
-        source_view=View(SCALE, (crop, crop), Config().data.max_class_share),
-        target_view=View(SCALE, (crop, crop)),
-    )
 
 
 class Stretch(NamedTuple):
@@ -212,7 +201,7 @@ def peak_of_step(contender: Contender, batch: Batch, dtype: torch.dtype, device:
             return torch.cuda.max_memory_allocated()
         with TensorMeter() as meter:
             meter.know([list(module.state_dict().values()) for module in (state.student, state.teacher, state.bank)])
-            meter.know(list(contender.method.feature_distance.encoder.state_dict().values()))
+            meter.know(list(contender.method.source_pass.feature_distance.encoder.state_dict().values()))
             meter.know([list(moments.values()) for moments in state.optimizer.state.values()])
             meter.know(batch)
             train_step(state, batch, contender.method)
@@ -307,16 +296,17 @@ def main() -> None:
     parser.add_argument("--crop", type=int, default=512)
     parser.add_argument("--slots", type=int, nargs="+", default=[300, 3000], help="sizes K of DIDA's bank")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--steps", type=int, default=Config().bank.bank_every, help="steps of every method that count")
+    parser.add_argument("--steps", type=int, default=Config().instance.bank_every, help="steps of each that count")
     parser.add_argument("--workers", type=int, default=Config().data.workers)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     device = torch.device(options.device)
     with tempfile.TemporaryDirectory() as data_root:
-        generate(Path(data_root), counts=PICTURES)
-        contenders = build_contenders(options.backbone, options.crop, options.slots, options.steps, device)
+        generate(Path(data_root), counts=TOY)
+        config = config_of(options.backbone, options.crop, options.steps, Path(data_root))
+        pairs, pixels_C = build_pairs(config)
+        contenders = build_contenders(config, options.slots, pairs.source.class_set, pixels_C, device)
         dtypes = [getattr(torch, name) for name in options.dtype]
-        pairs = build_pairs(Path(data_root), options.crop)
         rows = survey_steps(contenders, pairs, dtypes, options.steps, options.workers, device)
     result = {
         "header": record.header(options.device),

@@ -64,7 +64,7 @@ def run_evaluation(config: EvalConfig) -> None:
         trained = load_trained(config.run, find_device(config.device))
         size = parse_size(config.size or trained.config.data.tgt_size, option="--size")
         if config.images is not None:
-            _label(config, trained, size, inference)
+            _label(config, config.images, trained, size, inference)
         else:
             _score(config, trained, size, inference)
 
@@ -102,15 +102,15 @@ def _score(config: EvalConfig, trained: Trained, size: tuple[int, int], inferenc
         print(f"label maps of the {config.network}: {config.save_predictions}")
 
 
-def _label(config: EvalConfig, trained: Trained, size: tuple[int, int], inference: Inference) -> None:
+def _label(config: EvalConfig, images: Path, trained: Trained, size: tuple[int, int], inference: Inference) -> None:
     out = _pictures_go_to(config)
-    count = label_pictures(trained, config.images, out, network=config.network, size=size, inference=inference)
+    count = label_pictures(trained, images, out, network=config.network, size=size, inference=inference)
     print(f"{count} pictures labelled by the {config.network} of step {trained.step}: {out / 'overlay'}")
 
 
 @contextmanager
 def told_in_one_line(
-    program: str, *errors: type[Exception], debug: bool, less: str = "less at a time"
+    program: str, *errors: type[Exception], debug: bool = False, less: str = "less at a time"
 ) -> Iterator[None]:
     """End the program with what one of `errors` says and exit status 1; anything else keeps its traceback.
 
@@ -124,7 +124,7 @@ def told_in_one_line(
         sys.exit("\n".join([f"{program}: {reason(error, less)}", *getattr(error, "__notes__", [])]))
 
 
-def reason(error: Exception, less: str) -> str:
+def reason(error: Exception, less: str = "less at a time") -> str:
     """What an error says to a user."""
     if isinstance(error, torch.OutOfMemoryError):
         return f"the device is out of memory; {less} ({str(error).split('. ')[0]})"

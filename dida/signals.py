@@ -35,7 +35,7 @@ class Signals:
     @property
     def caught(self) -> str | None:
         """The name of the first signal."""
-        return self._first and self._first.name
+        return None if self._first is None else self._first.name
 
     def raise_caught(self) -> None:
         """Raise Stopped if a signal was caught."""

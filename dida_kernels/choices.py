@@ -80,4 +80,4 @@ def choice_lines(device: torch.device, *, classes: int) -> Iterator[str]:
 
 def report() -> dict[str, dict[str, str]]:
     """For each op and backend "yes", or the reason why it is not there on this machine, whatever the inputs."""
-    return {name: {b: "yes" if b in op.backends else op.why_not(b) for b in ORDER} for name, op in sorted(OPS.items())}
+    return {name: {b: op.why_missing(b) or "yes" for b in ORDER} for name, op in sorted(OPS.items())}

@@ -75,9 +75,11 @@ class Op:
 
     def why_not(self, name: str, *args: Any, **options: Any) -> str | None:
         """The reason why backend `name` would not run on these inputs, or None if it would."""
-        if name not in self.backends:
-            return _missing.get(name, NOT_IMPLEMENTED)
-        return self.backends[name].refuses(*args, **options)
+        return self.why_missing(name) or self.backends[name].refuses(*args, **options)
+
+    def why_missing(self, name: str) -> str | None:
+        """The reason why this op has no backend `name` on this machine, or None if it has."""
+        return None if name in self.backends else _missing.get(name, NOT_IMPLEMENTED)
 
     def choose(self, *args: Any, **options: Any) -> str:
         """The backend that runs on these inputs. Raises RuntimeError where one is forced that cannot."""

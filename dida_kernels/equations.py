@@ -9,6 +9,8 @@ Letters in names say the layout: B images, C classes, D channels, K bank slots, 
 Where the print cannot be meant (sums for means, a one-hot maximum), the docstring says what is done instead and why.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -249,7 +251,7 @@ def blend(bank_KD: Tensor, label_K: Tensor, sum_SD: Tensor, count_S: Tensor, *, 
 # ---- layouts -------------------------------------------------------------------------------------------------------
 
 
-def enlarge(x_BXhw: Tensor, size: tuple[int, int]) -> Tensor:
+def enlarge(x_BXhw: Tensor, size: Sequence[int]) -> Tensor:
     """Bilinear to `size` = (H, W) as the logits are enlarged (align_corners=False); same grid: unchanged."""
     if tuple(x_BXhw.shape[-2:]) == tuple(size):
         return x_BXhw

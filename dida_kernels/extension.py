@@ -38,7 +38,16 @@ def load() -> dict[str, str]:
 def refuses(device: str) -> Callable[..., str | None]:
     """Why the kernel for `device` would not run `bank_update` on these inputs, or None if it would."""
 
-    def refuses_inputs(bank_KD, label_K, embed_BDhw, label_BHW, boundary_BHW, *, classes, momentum) -> str | None:
+    def refuses_inputs(
+        bank_KD: Tensor,
+        label_K: Tensor,
+        embed_BDhw: Tensor,
+        label_BHW: Tensor,
+        boundary_BHW: Tensor,
+        *,
+        classes: int,
+        momentum: float,
+    ) -> str | None:
         if embed_BDhw.device.type != device:
             return f"needs tensors on a {device} device, got {embed_BDhw.device}"
         if embed_BDhw.dtype not in EMBEDDINGS:
@@ -75,7 +84,16 @@ def register(info: dict[str, str]) -> None:
     """Give the operators their shape function and their place among the backends."""
 
     @torch.library.register_fake("dida::bank_update")
-    def _(bank_KD, label_K, embed_BDhw, label_BHW, boundary_BHW, *, classes, momentum):
+    def _(
+        bank_KD: Tensor,
+        label_K: Tensor,
+        embed_BDhw: Tensor,
+        label_BHW: Tensor,
+        boundary_BHW: Tensor,
+        *,
+        classes: int,
+        momentum: float,
+    ) -> Tensor:
         return torch.empty_like(bank_KD, memory_format=torch.contiguous_format)
 
     equations.bank_update.implement("cpp", refuses=refuses("cpu"))(_bank_update)

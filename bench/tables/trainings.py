@@ -23,7 +23,7 @@ from bench.record import ROOT, header, origin
 from bench.tables.jobs import Task
 from bench.tables.rows import WARM, Benchmark, Row
 from dida import recipes
-from dida.config import MAY_CHANGE, InstanceConfig, flat, from_dict, to_dict
+from dida.config import MAY_CHANGE, Config, InstanceConfig, flat, from_dict, to_dict
 from dida.provenance import source_digest
 from dida.state import checkpoints
 
@@ -34,7 +34,8 @@ NOT_OPTIONS = MAY_CHANGE | {"resume", "check_data", "out", "init", "seed"}
 NO_BANK = {"selecting": "off", "instance_loss": "off", "regenerate_semantic": "none"}
 OF_THE_BANK = {f.name for f in fields(InstanceConfig)} - NO_BANK.keys()
 
-TRAINED_WITH = ("python", "torch", "triton", "cuda", "gpu", "platform", "threads")  # what a record keeps of a training
+# What a record keeps of a training's environment.json.
+TRAINED_WITH = ("python", "torch", "triton", "cuda", "gpu", "cpu", "platform", "threads")
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,8 @@ class Scoring:
         if self.training.setting.of_this_tree:
             same = found["options"] == self.training.options
         else:
-            same = found["options"].items() >= self.training.row.options.items()
+            then = flat(Config()) | found["options"]  # an option that it lacks is newer; its default is what was done
+            same = then.items() >= self.training.row.options.items()
         return found if same else None
 
     def done(self) -> bool:

@@ -37,6 +37,13 @@ class ClassSet:
             raise ValueError(f"a class set needs names, each its own, and as many colours and label ids: {self}")
         if C > IGNORE:
             raise ValueError(f"a label is one byte, in which {IGNORE} is no class: {C} classes do not fit")
+        named = {*self.things, *(c for ids in self.means.values() for c in ids)}
+        if not named <= set(range(C)):
+            raise ValueError(f"things and means are of train ids 0 to {C - 1}, not {sorted(named - set(range(C)))}")
+        if not all(0 <= raw <= 0xFFFF for raw in self.label_ids):
+            raise ValueError(f"label ids are of 16 bits, 0 to 65535: {self.label_ids}")
+        if not all(len(rgb) == 3 and all(0 <= level <= 0xFF for level in rgb) for rgb in self.colours):
+            raise ValueError(f"colours are RGB, each level 0 to 255: {self.colours}")
 
     def __len__(self) -> int:
         return len(self.names)

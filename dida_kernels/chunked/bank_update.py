@@ -31,7 +31,7 @@ def set_sums_chunked(
     embed_BDhw: Tensor, label_BHW: Tensor, boundary_BHW: Tensor, classes: int
 ) -> tuple[Tensor, Tensor]:
     """Sums and counts of the enlarged embeddings of 2C sets of pixels: C interiors, then C boundaries."""
-    dtype, size = statistics_dtype(embed_BDhw), tuple(label_BHW.shape[1:])
+    dtype, size = statistics_dtype(embed_BDhw), label_BHW.shape[1:]
     set_S = torch.arange(2 * classes, device=embed_BDhw.device)
     sum_SD = embed_BDhw.new_zeros(2 * classes, embed_BDhw.shape[1], dtype=dtype)
     count_S = torch.zeros_like(set_S)
@@ -47,6 +47,6 @@ def set_sums_chunked(
 
 
 @set_sums_chunked.register_fake
-def _(embed_BDhw, label_BHW, boundary_BHW, classes):
+def _(embed_BDhw: Tensor, label_BHW: Tensor, boundary_BHW: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     sum_SD = embed_BDhw.new_empty(2 * classes, embed_BDhw.shape[1], dtype=statistics_dtype(embed_BDhw))
     return sum_SD, label_BHW.new_empty(2 * classes, dtype=torch.int64)

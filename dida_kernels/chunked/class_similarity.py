@@ -26,7 +26,7 @@ def _class_similarity(
 def class_similarity_chunked(
     embed_BDhw: Tensor, bank_KD: Tensor, label_K: Tensor, classes: int, temperature: float, size: list[int]
 ) -> Tensor:
-    dtype, size = statistics_dtype(embed_BDhw), tuple(size)
+    dtype = statistics_dtype(embed_BDhw)
     plan = Plan.of(size, bank_KD, dtype)
     bank = Bank.of(bank_KD, label_K, plan.chunks, dtype)
     belongs_KC = F.one_hot(label_K, classes).to(dtype)
@@ -48,5 +48,7 @@ def class_similarity_chunked(
 
 
 @class_similarity_chunked.register_fake
-def _(embed_BDhw, bank_KD, label_K, classes, temperature, size):
+def _(
+    embed_BDhw: Tensor, bank_KD: Tensor, label_K: Tensor, classes: int, temperature: float, size: list[int]
+) -> Tensor:
     return embed_BDhw.new_empty(len(embed_BDhw), classes, *size, dtype=statistics_dtype(embed_BDhw))

@@ -10,6 +10,8 @@ and a node receives the adjoint of the interpolation of that. In the first term 
 matrix product with the bank, too, happens at the nodes. No [N, K] and no [N, D] tensor exists.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -49,7 +51,7 @@ def instance_loss_chunked(
 
     One opaque operator: torch.compile would otherwise unroll the loop over tiles into one graph.
     """
-    dtype, size = statistics_dtype(student_BDhw), tuple(prior_BCHW.shape[2:])
+    dtype, size = statistics_dtype(student_BDhw), prior_BCHW.shape[2:]
     plan = Plan.of(size, bank_KD, dtype)
     bank = Bank.of(bank_KD, label_K, plan.chunks, dtype)
     # Sums over tiles in float64: there are thousands of them, one number each.
@@ -57,9 +59,10 @@ def instance_loss_chunked(
     count = torch.zeros((), dtype=torch.int64, device=student_BDhw.device)
     gradient_BDhw = student_BDhw.new_zeros(student_BDhw.shape if need_gradient else 0, dtype=dtype)
     with torch.autocast(student_BDhw.device.type, enabled=False):
-        for b, tile in plan.tiles(size, student_BDhw, dtype):
+        for b, whole in plan.tiles(size, student_BDhw, dtype):
             # ClassMix pastes over half of the pixels and a balanced draw keeps one in a hundred: leave out the others.
-            if valid_BHW.device.type == "cpu" and (tile := tile.only(valid_BHW[b][tile.pixels])) is None:
+            tile = whole.only(valid_BHW[b][whole.pixels]) if valid_BHW.device.type == "cpu" else whole
+            if tile is None:
                 continue
             # log 0 as the lowest finite number: the slot's weight still is exactly 0, and no inf - inf can arise.
             log_prior_PC = tile.pixels_of(prior_BCHW[b], dtype).log().clamp_(min=torch.finfo(dtype).min)
@@ -140,13 +143,22 @@ class _Pair:
 
 
 @instance_loss_chunked.register_fake
-def _(student_BDhw, teacher_BDhw, prior_BCHW, valid_BHW, bank_KD, label_K, temperature, need_gradient):
+def _(
+    student_BDhw: Tensor,
+    teacher_BDhw: Tensor,
+    prior_BCHW: Tensor,
+    valid_BHW: Tensor,
+    bank_KD: Tensor,
+    label_K: Tensor,
+    temperature: float,
+    need_gradient: bool,
+) -> tuple[Tensor, Tensor]:
     dtype = statistics_dtype(student_BDhw)
     shape = student_BDhw.shape if need_gradient else (0,)
     return student_BDhw.new_empty((), dtype=dtype), student_BDhw.new_empty(shape, dtype=dtype)
 
 
-def _keep_gradient(ctx, inputs, output) -> None:
+def _keep_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     gradient_BDhw = output[1]
     ctx.mark_non_differentiable(gradient_BDhw)
     ctx.set_materialize_grads(False)
@@ -154,7 +166,7 @@ def _keep_gradient(ctx, inputs, output) -> None:
     ctx.dtype = inputs[0].dtype
 
 
-def _scale_gradient(ctx, of_loss: Tensor | None, of_gradient: None) -> tuple:
+def _scale_gradient(ctx: Any, of_loss: Tensor | None, of_gradient: None) -> tuple:
     if torch.is_grad_enabled():  # create_graph=True: what was computed in the forward is a constant here
         raise RuntimeError("instance_loss: no second derivative is defined")
     (gradient_BDhw,) = ctx.saved_tensors

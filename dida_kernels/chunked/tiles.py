@@ -1,7 +1,7 @@
 """Tiles of pixels, the nodes around them, and how large both may be."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -89,7 +89,7 @@ class Plan(NamedTuple):
     chunks: list[slice]
 
     @staticmethod
-    def of(size: tuple[int, int], bank_KD: Tensor, dtype: torch.dtype) -> "Plan":
+    def of(size: Sequence[int], bank_KD: Tensor, dtype: torch.dtype) -> "Plan":
         slots, channels = bank_KD.shape
         columns = min(size[1], _COLUMNS)
         budget = TILE_BYTES if bank_KD.device.type == "cpu" else TILE_BYTES_GPU
@@ -98,7 +98,7 @@ class Plan(NamedTuple):
         rows = max(1, min(size[0], values // (columns * max(chunk, channels))))
         return Plan(rows, columns, [slice(k, min(k + chunk, slots)) for k in range(0, slots, chunk)])
 
-    def tiles(self, size: tuple[int, int], embed_BDhw: Tensor, dtype: torch.dtype) -> Iterator[tuple[int, Tile]]:
+    def tiles(self, size: Sequence[int], embed_BDhw: Tensor, dtype: torch.dtype) -> Iterator[tuple[int, Tile]]:
         """Every tile of every image, with the image's index."""
         y, x = (Axis.between(*ends, embed_BDhw, dtype) for ends in zip(size, embed_BDhw.shape[2:], strict=True))
         for rows, node_rows, Y_Rr in y.cut(self.rows):

@@ -65,7 +65,7 @@ def test_it_runs_with_what_a_gpu_machine_has():
     """Neither the command line library nor what only training and development need is imported."""
     program = """
 import sys
-for name in ("tyro", "tensorboard", "matplotlib", "hypothesis", "transformers", "xdist", "tqdm"):
+for name in ("tyro", "tensorboard", "matplotlib", "hypothesis", "transformers", "xdist"):
     sys.modules[name] = None
 import bench.gpu_check, bench.gpu_report, bench.kernels, bench.step
 """
@@ -197,7 +197,7 @@ def stages(monkeypatch, tmp_path):
     }
     monkeypatch.setattr(gpu_check, "obstacles", lambda: [])
     monkeypatch.setattr(record, "header", lambda device: {"gpu": "Some GPU", "device": device})
-    monkeypatch.setattr(record, "machine", lambda device: "some-gpu")
+    monkeypatch.setattr(record, "machine_name", lambda device: "some-gpu")
     for name in ("build", "sanitizer", "benches"):
         monkeypatch.setattr(gpu_check, name, lambda *args, name=name: found[name])
 

@@ -194,4 +194,4 @@ def test_another_gpu_is_named_beside_the_targets(tmp_path):
     records = good_records()
     for content in records.values():
         content["header"] = HEADER | {"gpu": "NVIDIA H100 80GB HBM3"}
-    assert "this is an NVIDIA H100 80GB HBM3" in gpu_report.summary(written(records, tmp_path / "gpu"))
+    assert "this is an NVIDIA H100 80GB HBM3" in gpu_report.verdict(written(records, tmp_path / "gpu"))

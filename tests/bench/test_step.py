@@ -7,6 +7,9 @@ import pytest
 import torch
 
 from bench import step
+from dida.assemble import build_pairs
+from dida.data.classes import CITYSCAPES_CLASSES
+from dida.data.loader import batches
 from dida.data.toy import Counts, generate
 from dida.step import train_step
 
@@ -15,14 +18,15 @@ SLOTS, STEPS = 20, 4
 
 
 def contenders() -> list[step.Contender]:
-    return step.build_contenders("mit_b0", 64, [SLOTS], STEPS, CPU)
+    config = step.config_of("mit_b0", 64, STEPS)
+    return step.build_contenders(config, [SLOTS], CITYSCAPES_CLASSES, torch.ones(len(CITYSCAPES_CLASSES)), CPU)
 
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     generate(root, counts=Counts(source=2, source_val=1, target=2, val=1, test=1))
-    return step.build_pairs(root, 64)
+    return build_pairs(step.config_of("mit_b0", 64, STEPS, root))[0]
 
 
 @pytest.fixture(scope="module")
@@ -69,38 +73,51 @@ def test_the_report_takes_every_number_from_the_rows(rows):
         assert f"{row['more_time_percent']:+.1f} %" in text
 
 
+def with_believe(method, field: str, strategy):
+    return dataclasses.replace(method, believe=dataclasses.replace(method.believe, **{field: strategy}))
+
+
+def with_mixed_pass(method, field: str, strategy):
+    (mixed,) = method.target_passes
+    return dataclasses.replace(method, target_passes=(dataclasses.replace(mixed, **{field: strategy}),))
+
+
+def with_field(method, field: str, strategy):
+    return dataclasses.replace(method, **{field: strategy})
+
+
 @pytest.mark.parametrize(
-    "field, stage",
+    "find, put, field, stage",
     [
-        ("weak_view", "teacher"),
-        ("regenerate", "regeneration"),
-        ("label_target", "regeneration"),
-        ("mixed_view", "mixed"),
-        ("feature_distance", "source"),
-        ("instance_loss", "instance loss"),
-        ("update_teacher", "EMA"),
-        ("update_bank", "bank"),
+        (lambda method: method, with_field, "source_pass", "source"),
+        (lambda method: method.believe, with_believe, "weak_view", "teacher"),
+        (lambda method: method.believe, with_believe, "regenerate", "regeneration"),
+        (lambda method: method.believe, with_believe, "label_target", "regeneration"),
+        (lambda method: method.target_passes[0], with_mixed_pass, "mixed_view", "mixed"),
+        (lambda method: method.target_passes[0], with_mixed_pass, "instance_loss", "instance loss"),
+        (lambda method: method, with_field, "update_teacher", "EMA"),
+        (lambda method: method, with_field, "update_bank", "bank"),
     ],
 )
-def test_a_slow_part_shows_in_its_stage(pairs, monkeypatch, field, stage):
+def test_a_slow_part_shows_in_its_stage(pairs, monkeypatch, find, put, field, stage):
     """By a clock that only this part moves."""
     now = [0.0]
     monkeypatch.setattr(step.time, "perf_counter", lambda: now[0])
     _, dida = contenders()
-    function = getattr(dida.method, field)
+    function = getattr(find(dida.method), field)
 
     def slow(*args, **options):
         now[0] += 0.5
         return function(*args, **options)
 
-    slowed = dida._replace(method=dataclasses.replace(dida.method, **{field: slow}))
-    stream = step.batches(pairs, batch_size=2, start=0, stop=1, workers=0, device=CPU)
+    slowed = dida._replace(method=put(dida.method, field, slow))
+    stream = batches(pairs, batch_size=2, start=0, stop=1, workers=0, device=CPU)
     block = step.take_steps(slowed, stream, 1, torch.float32, CPU)
     assert block == step.Stretch([dict.fromkeys(step.STAGES, 0.0) | {stage: 500.0}], 0.5)
 
 
 def test_watching_changes_no_bit(pairs):
-    batch, _ = next(step.batches(pairs, batch_size=2, start=0, stop=1, workers=0, device=CPU))
+    batch, _ = next(batches(pairs, batch_size=2, start=0, stop=1, workers=0, device=CPU))
     losses = []
     for watch in (False, True):
         _, dida = contenders()

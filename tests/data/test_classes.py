@@ -110,6 +110,12 @@ def test_a_class_set_survives_json(class_set):
         ({"names": ("field", "barn")}, "as many colours and label ids"),
         ({"colours": SMALL.colours[:2]}, "as many colours and label ids"),
         ({"label_ids": (1, 2, 3, 4)}, "as many colours and label ids"),
+        ({"things": (2, 3)}, r"train ids 0 to 2, not \[3\]"),
+        ({"things": (-1,)}, r"train ids 0 to 2, not \[-1\]"),
+        ({"means": {2: (0, 9)}}, r"train ids 0 to 2, not \[9\]"),
+        ({"label_ids": (1, 2, 65536)}, "label ids are of 16 bits"),
+        ({"label_ids": (1, -2, 3)}, "label ids are of 16 bits"),
+        ({"colours": ((0, 0, 0), (0, 0, 256), (0, 0, 0))}, "colours are RGB"),
     ],
 )
 def test_parts_that_do_not_belong_together_are_refused(change, message):

@@ -1,6 +1,7 @@
-"""Files are whole or not there, whatever goes wrong while they are written."""
+"""A file is whole or not there, at any moment that anybody may look and whatever goes wrong while it is written."""
 
 import errno
+import json
 import os
 import resource
 import signal
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dida import files
 from dida.data.image_file import save_png
 from dida.files import Appended, require_writable, reserve, whole_file, write_bytes, write_json, write_text
 
@@ -152,3 +154,36 @@ def test_a_place_that_can_be_written_to_is_left_as_it_was(tmp_path, folder):
     require_writable(tmp_path / "there" / ("" if folder else "file"), option="--option", folder=folder)
     assert sorted(tmp_path.rglob("*")) == before
     assert (tmp_path / "there" / "file").read_text() == "old"
+
+
+def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "a" / "b" / "x.txt"
+    write_text(path, "old")
+    with whole_file(path) as file:
+        file.write(b"new, but not ")
+        file.flush()
+        assert path.read_text() == "old"
+        file.write(b"all of it")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new, but not all of it"
+    assert [found.name for found in path.parent.iterdir()] == ["x.txt"]
+
+
+def test_content_is_on_the_disk_before_the_name_is_and_then_the_name(tmp_path, monkeypatch):
+    """A power cut between any two lines leaves the old file or the new one."""
+    order = []
+    fsync, replace = os.fsync, files.Path.replace
+    monkeypatch.setattr(files.os, "fsync", lambda handle: order.append("fsync") or fsync(handle))
+    monkeypatch.setattr(files.Path, "replace", lambda *args: order.append("rename") or replace(*args))
+    write_text(tmp_path / "x.txt", "text")
+    assert order == ["fsync", "rename", "fsync"]
+
+
+def test_text_is_utf_8_and_json_is_read_back(tmp_path):
+    write_text(tmp_path / "x.txt", "Straße\n")
+    assert (tmp_path / "x.txt").read_bytes() == "Straße\n".encode()
+    content = {"mIoU": 71.0, "class": ["road", None]}
+    write_json(tmp_path / "x.json", content)
+    text = (tmp_path / "x.json").read_text()
+    assert json.loads(text) == content
+    assert text.endswith("}\n")

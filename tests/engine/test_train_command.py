@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import train
 from dida import recipes
-from dida.state import checkpoints, latest, load_checkpoint
+from dida.command import run_training
+from dida.state import FORMAT, checkpoints, latest, load_checkpoint
 from tests.data.factories import make_cityscapes, make_gta, make_synthia
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +33,12 @@ def data(tmp_path_factory) -> Path:
     return root
 
 
-def run(*args: str, **options) -> subprocess.CompletedProcess:
+def train(*args: object) -> None:
+    """What train.py does with these arguments, in this process."""
+    run_training(recipes.from_command_line([str(arg) for arg in args]))
+
+
+def run(*args: object, **options) -> subprocess.CompletedProcess:
     command = [sys.executable, "train.py", *map(str, args)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, **options)
@@ -44,7 +49,7 @@ def run(*args: str, **options) -> subprocess.CompletedProcess:
 def test_every_method_starts_on_the_published_formats(data, tmp_path, src, method):
     domain = [] if method == "oracle" else ["--src", src]
     out = tmp_path / "run"
-    train.main([*SMALL, *domain, "--method", method, "--data-root", str(data), "--out", str(out)])
+    train(*SMALL, *domain, "--method", method, "--data-root", data, "--out", out)
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
     assert (out / "panels" / "step_000002.png").stat().st_size > 1000
@@ -61,11 +66,11 @@ def test_every_method_starts_on_the_published_formats(data, tmp_path, src, metho
 def test_training_never_opens_a_target_label(data, tmp_path):
     """An audit hook on every open and directory listing of the process, and no label folder to find."""
     script = """
-import sys, train
+import runpy, sys
 seen = []
 watched = ("open", "os.listdir", "os.scandir")
 sys.addaudithook(lambda event, args: seen.append(str(args[0])) if event in watched else None)
-train.main(sys.argv[1:])
+runpy.run_path("train.py", run_name="__main__")
 assert any("leftImg8bit" in path for path in seen), "the hook saw no image"
 print("LABELS", [path for path in seen if "gtFine" in path])
 """
@@ -84,7 +89,7 @@ def interrupted_run(args: list[str]) -> None:
         said += line
         if line.startswith("step 3/"):
             process.send_signal(signal.SIGTERM)
-    assert process.wait() == 0
+    assert process.wait() == 128 + signal.SIGTERM
     assert "SIGTERM after step" in said
     assert "python train.py --resume" in said
 
@@ -117,15 +122,15 @@ def test_six_steps_are_three_a_kill_and_three(data, tmp_path):
 
 def test_only_the_newest_two_checkpoints_stay(data, tmp_path):
     out = tmp_path / "run"
-    train.main([*SMALL, "--data-root", str(data), "--steps", "4", "--save-every", "1", "--out", str(out)])
+    train(*SMALL, "--data-root", data, "--steps", "4", "--save-every", "1", "--out", out)
     assert [path.name for path in checkpoints(out)] == ["step_000003.pt", "step_000004.pt"]
 
 
 def test_init_starts_both_networks_from_another_run(data, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
-    common = [*SMALL, "--data-root", str(data)]
-    train.main([*common, "--method", "source", "--out", str(first)])
-    train.main([*common, "--init", str(first), "--lr", "1e-30", "--weight-decay", "0", "--out", str(second)])
+    common = [*SMALL, "--data-root", data]
+    train(*common, "--method", "source", "--out", first)
+    train(*common, "--init", first, "--lr", "1e-30", "--weight-decay", "0", "--out", second)
     weights = load_checkpoint(latest(first))["student"]
     for part in ("student", "teacher"):
         started = load_checkpoint(latest(second))[part]
@@ -134,9 +139,8 @@ def test_init_starts_both_networks_from_another_run(data, tmp_path):
 
 def test_a_non_finite_loss_stops_the_run_and_names_its_samples(data, tmp_path):
     out = tmp_path / "run"
-    args = [*SMALL, "--data-root", str(data), "--steps", "5", "--lr", "1e30", "--out", str(out)]
     with pytest.raises(SystemExit, match="not finite at step"):
-        train.main(args)
+        train(*SMALL, "--data-root", data, "--steps", "5", "--lr", "1e30", "--out", out)
     assert list(out.glob("nonfinite_step_*.json"))
     assert not checkpoints(out)
 
@@ -151,7 +155,7 @@ def test_a_non_finite_loss_stops_the_run_and_names_its_samples(data, tmp_path):
         (["--device", "cuda:99"], ["--device cuda:99: "]),
         (["--init", "{other}"], ["not the weights of mit_b0 with --embed-dim 16"]),
         (["--resume", "{empty}"], ["no config.json in it"]),
-        (["--resume", "{other}"], ["no config.json in it"]),
+        (["--resume", "{other}"], ["other: expected a dictionary as 'config', found nothing"]),
         (["--resume", "{future}"], ["unknown options ['magic']"]),
         (["--data-root", "{broken}", "--workers", "1"], ["train.py: {broken}/gta/images/00001.png: not a readable"]),
         (["--out", "{full}"], ["never overwritten"]),
@@ -162,7 +166,7 @@ def test_what_a_user_can_put_right_is_one_message(data, tmp_path, args, parts):
     (tmp_path / "full" / "something").touch()
     (tmp_path / "future").mkdir()
     (tmp_path / "future" / "config.json").write_text('{"magic": 1}')
-    torch.save({"format": 1, "student": {"weight": torch.ones(1)}}, tmp_path / "other")
+    torch.save({"format": FORMAT, "student": {"weight": torch.ones(1)}}, tmp_path / "other")
     if "{broken}" in args:
         make_gta(tmp_path / "broken", 1)
         make_cityscapes(tmp_path / "broken", (128, 64), labelled=(), train=1)
@@ -177,9 +181,9 @@ def test_what_a_user_can_put_right_is_one_message(data, tmp_path, args, parts):
 
 def test_resume_refuses_other_options(data, tmp_path):
     out = tmp_path / "run"
-    train.main([*SMALL, "--data-root", str(data), "--out", str(out)])
+    train(*SMALL, "--data-root", data, "--out", out)
     with pytest.raises(SystemExit, match="lr cannot change"):
-        train.main(["--resume", str(out), "--lr", "1"])
+        train("--resume", out, "--lr", "1")
 
 
 def test_check_data_reports_and_says_so_in_its_exit_status(data, tmp_path):

@@ -12,15 +12,8 @@ import torch
 from torch import Tensor
 
 import dida_kernels
-from tests.cases import Call, cast
-from tests.kernels.test_agreement import (
-    FLOAT32_GRADIENT,
-    FLOAT32_OUTPUT,
-    device_of,
-    gradient_error,
-    output_error,
-    run,
-)
+from tests.cases import Call
+from tests.kernels.agreement import assert_agrees, device_of
 
 FOLDER = Path(os.environ.get("DIDA_BANKS", Path(__file__).parents[3] / "shared" / "data" / "banks"))
 FILES = sorted(FOLDER.glob("*.npz"))
@@ -58,22 +51,11 @@ def loss_call(bank_KD: Tensor, label_K: Tensor, hw: tuple[int, int], stride: int
 
 
 def agree(name: str, made: Call) -> None:
-    operation = dida_kernels.instance_loss
-    truth, true_gradient = run(operation.reference, cast(made, torch.float64), 0, None)
-    device = device_of(name)
-    moved = Call(tuple(x.to(device) for x in made.args), made.options)
-    output, gradient = run(operation, moved, 0, name)
-    assert output_error(output, truth) <= FLOAT32_OUTPUT
-    assert gradient_error(gradient, true_gradient, 1.0) <= FLOAT32_GRADIENT
-
-    operation = dida_kernels.class_similarity
+    made = Call(tuple(x.to(device_of(name)) for x in made.args), made.options)
+    assert_agrees("instance_loss", name, made)
     _, teacher, prior, _, bank, label_K = made.args
-    similarity = Call(
-        (teacher, bank, label_K), made.options | {"classes": prior.shape[1], "size": tuple(prior.shape[2:])}
-    )
-    truth, _ = run(operation.reference, cast(similarity, torch.float64), None, None)
-    moved = Call(tuple(x.to(device) for x in similarity.args), similarity.options)
-    assert output_error(run(operation, moved, None, name)[0], truth) <= FLOAT32_OUTPUT
+    options = made.options | {"classes": prior.shape[1], "size": tuple(prior.shape[2:])}
+    assert_agrees("class_similarity", name, Call((teacher, bank, label_K), options))
 
 
 @needs_banks

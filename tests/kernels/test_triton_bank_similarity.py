@@ -15,8 +15,7 @@ from dida_kernels.fused.launch import INTERPRETED
 from dida_kernels.fused.rows import bank_similarity as fused
 from dida_kernels.fused.rows.blocks import RowBlock, RowBlocks
 from tests.cases import SCENES, Scene, call
-from tests.kernels.test_agreement import device_of
-from tests.kernels.test_agreement import test_agrees_with_the_equation as assert_agrees
+from tests.kernels.agreement import assert_agrees, device_of
 
 DEVICE = device_of("triton")
 
@@ -26,7 +25,7 @@ DEVICE = device_of("triton")
 def test_agrees_on_more_than_one_block(name, dtype):
     """N, K and D beyond one block and no multiple of one; embeddings without a direction in every dtype."""
     scene = Scene("wide", D=40, K=70, hw=(6, 7)) if name == "wide" else SCENES[name]
-    assert_agrees("bank_similarity", "triton", scene, dtype)
+    assert_agrees("bank_similarity", "triton", call("bank_similarity", scene, dtype=dtype, device=DEVICE))
 
 
 def test_one_hundred_thousand_slots(monkeypatch):
@@ -34,7 +33,7 @@ def test_one_hundred_thousand_slots(monkeypatch):
         for blocks in ("FORWARD_BLOCKS", "BACKWARD_BLOCKS"):  # long blocks: the interpreter counts blocks, not elements
             monkeypatch.setattr(fused, blocks, RowBlocks(*[RowBlock(16, 4096)] * 3))
     scene = Scene("many", B=1, K=100_003, D=16, hw=(1, 2), HW=(1, 2))
-    assert_agrees("bank_similarity", "triton", scene, torch.float32)
+    assert_agrees("bank_similarity", "triton", call("bank_similarity", scene, device=DEVICE))
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.03])

@@ -10,7 +10,7 @@ pytest.importorskip("triton", reason="Triton is published for Linux")
 
 from dida_kernels.fused import boundary_mask as fused
 from tests.cases import IGNORE
-from tests.kernels.test_agreement import device_of
+from tests.kernels.agreement import device_of
 
 DEVICE = device_of("triton")
 DTYPES = (torch.uint8, torch.int32, torch.int64)

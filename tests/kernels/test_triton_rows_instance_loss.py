@@ -16,18 +16,9 @@ from dida_kernels.fused.launch import INTERPRETED
 from dida_kernels.fused.rows import instance_loss as fused
 from dida_kernels.fused.rows import packed_bank
 from dida_kernels.fused.rows.blocks import RowBlock, RowBlocks
-from tests.cases import SCENES, Call, Scene, call, cast, resized
-from tests.kernels.test_agreement import (
-    FLOAT32_GRADIENT,
-    FLOAT32_OUTPUT,
-    check,
-    device_of,
-    gradient_error,
-    output_error,
-    run,
-)
+from tests.cases import SCENES, Call, Scene, call, resized
+from tests.kernels.agreement import assert_agrees, device_of
 
-reference = dida_kernels.instance_loss.reference
 DEVICE = device_of("triton")
 
 
@@ -42,43 +33,25 @@ def on_same_grid(scene: Scene) -> Scene:
     return resized(scene, HW=scene.hw)
 
 
-def on_device(made: Call) -> Call:
-    return Call(tuple(x.to(DEVICE) for x in made.args), made.options)
-
-
-def assert_agrees(made: Call, scene: Scene, dtype: torch.dtype) -> None:
-    truth, true_gradient = run(reference, cast(made, torch.float64), 0, None)
-    made = on_device(made)
-    equation, equation_gradient = run(reference, made, 0, None)
-    loss, gradient = run(over_rows, made, 0, None)
-    assert (loss.dtype, gradient.dtype) == (equation.dtype, dtype)
-    check("loss", output_error(loss, truth), output_error(equation, truth), FLOAT32_OUTPUT, scene, dtype)
-    errors = (gradient_error(g, true_gradient, propagated=1) for g in (gradient, equation_gradient))
-    check("gradient", *errors, FLOAT32_GRADIENT, scene, dtype)
+def made_on_rows(scene: Scene, dtype: torch.dtype = torch.float32) -> Call:
+    return call("instance_loss", on_same_grid(scene), dtype=dtype, device=DEVICE)
 
 
 @pytest.mark.parametrize("scene", SCENES.values(), ids=SCENES)
 def test_agrees_in_float32(scene):
-    scene = on_same_grid(scene)
-    assert_agrees(call("instance_loss", scene), scene, torch.float32)
+    assert_agrees("instance_loss", "triton", made_on_rows(scene))
 
 
-# The interpreter cuts off what does not fit a bfloat16, a GPU rounds: with twice the error not every scene can pass.
-@pytest.mark.parametrize(
-    "name, dtype",
-    [(name, torch.float16) for name in ("ordinary", "many_slots", "hard_prior", "zero_embedding", "misaligned", "warm")]
-    + [(name, torch.bfloat16) for name in ("ordinary", "many_slots", "hard_prior", "misaligned")],
-    ids=str,
-)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["ordinary", "many_slots", "hard_prior", "zero_embedding", "misaligned", "warm"])
 def test_agrees_in_half_precision(name, dtype):
-    scene = on_same_grid(SCENES[name])
-    assert_agrees(call("instance_loss", scene, dtype=dtype), scene, dtype)
+    assert_agrees("instance_loss", "triton", made_on_rows(SCENES[name], dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_more_than_one_block_of_everything(dtype):
     scene = Scene("blocks", C=19, D=40, K=150, hw=(7, 6), HW=(7, 6))
-    assert_agrees(call("instance_loss", scene, dtype=dtype), scene, dtype)
+    assert_agrees("instance_loss", "triton", call("instance_loss", scene, dtype=dtype, device=DEVICE))
 
 
 def test_one_hundred_thousand_slots(monkeypatch):
@@ -87,7 +60,7 @@ def test_one_hundred_thousand_slots(monkeypatch):
         for module in (fused, packed_bank):
             monkeypatch.setattr(module, "SEGMENT", 1024)
     scene = Scene("many", B=1, C=19, K=100_003, D=16, hw=(1, 2), HW=(1, 2))
-    assert_agrees(call("instance_loss", scene), scene, torch.float32)
+    assert_agrees("instance_loss", "triton", call("instance_loss", scene, device=DEVICE))
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.03])
@@ -100,22 +73,13 @@ def test_a_prior_on_the_farthest_slots_only(temperature):
     valid_BHW = torch.ones(1, 2, 2, dtype=torch.bool)
     bank_KD = torch.stack([near_D, near_D, -near_D, -near_D + 0.01])
     label_K = torch.tensor([0, 0, 1, 1])
-    made = Call((student_BDhw, teacher_BDhw, prior_BCHW, valid_BHW, bank_KD, label_K), {"temperature": temperature})
-    loss, gradient = run(over_rows, on_device(made), 0, None)
-    truth, true_gradient = run(reference, cast(made, torch.float64), 0, None)
-    torch.testing.assert_close(loss.double(), truth, rtol=1e-6, atol=0)
-    torch.testing.assert_close(gradient.double(), true_gradient, rtol=1e-4, atol=1e-5)
+    args = (student_BDhw, teacher_BDhw, prior_BCHW, valid_BHW, bank_KD, label_K)
+    assert_agrees("instance_loss", "triton", Call(tuple(x.to(DEVICE) for x in args), {"temperature": temperature}))
 
 
 def test_two_dtypes_meet_in_the_one_that_holds_both():
-    made = call("instance_loss", on_same_grid(SCENES["ordinary"]))
-    student, *rest = made.args
-    mixed = Call((student.bfloat16(), *rest), made.options)
-    loss, gradient = run(over_rows, on_device(mixed), 0, None)
-    truth, true_gradient = run(reference, cast(mixed, torch.float64), 0, None)
-    assert gradient.dtype == torch.bfloat16
-    assert output_error(loss, truth) <= FLOAT32_OUTPUT
-    assert gradient_error(gradient, true_gradient, propagated=1) <= 2**-7  # rounded before and after scaling
+    student, *rest = made_on_rows(SCENES["ordinary"]).args
+    assert_agrees("instance_loss", "triton", Call((student.bfloat16(), *rest), {"temperature": 0.1}))
 
 
 def test_packing_keeps_classes_apart():
@@ -138,7 +102,7 @@ def test_packing_keeps_classes_apart():
 
 @pytest.fixture
 def made() -> Call:
-    return call("instance_loss", on_same_grid(SCENES["ordinary"]), device=DEVICE)
+    return made_on_rows(SCENES["ordinary"])
 
 
 def loss_of(made: Call) -> Callable[[Tensor], Tensor]:

@@ -13,8 +13,7 @@ pytest.importorskip("triton", reason="Triton is published for Linux")
 from dida_kernels.fused import scatter_gather as fused
 from dida_kernels.fused.launch import INTERPRETED
 from tests.cases import SCENES, Scene, call
-from tests.kernels.test_agreement import device_of
-from tests.kernels.test_agreement import test_agrees_with_the_equation as assert_agrees
+from tests.kernels.agreement import assert_agrees, device_of
 
 DEVICE = device_of("triton")
 LABEL_K = torch.tensor([3, 0, 3, 1, 1, 3, 4], device=DEVICE)  # unsorted; class 2 has no slot
@@ -44,7 +43,7 @@ def test_agrees_on_many_slots(op, scene, monkeypatch):
     if INTERPRETED:  # it counts blocks, not elements
         monkeypatch.setattr(fused, "GATHER_BLOCK_K", 1024)
         monkeypatch.setattr(fused, "SCATTER_BLOCK_K", 4096 if scene.K > 4096 else 128)
-    assert_agrees(op, "triton", scene, torch.float32)
+    assert_agrees(op, "triton", call(op, scene, device=DEVICE))
 
 
 def test_each_is_the_adjoint_of_the_other(on_triton):

@@ -17,6 +17,7 @@ import io
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -64,7 +65,8 @@ class Outcome(NamedTuple):
     written: int  # of these, now; the others were there and right
 
 
-class Picture(NamedTuple):
+@dataclass(frozen=True)
+class Picture:
     """One scene and the files that hold it."""
 
     split: int  # part of the seed: no two splits share a scene, nor do a split's scenes depend on its size

@@ -12,7 +12,7 @@ Kernels run over the flat cell index, so no lane is lost at the end of each grid
 *cell-major*, [S*S, cells]: neighbouring lanes are neighbouring cells, and loads need no mask for the image's border.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -22,7 +22,8 @@ from torch import Tensor
 SCALES = (2, 4, 8)
 
 
-class Cells(NamedTuple):
+@dataclass(frozen=True)
+class Cells:
     """The geometry of one call: B feature maps of h x w nodes, enlarged S times."""
 
     B: int

@@ -55,6 +55,63 @@ SEAM_SLOTS = {torch.float32: 192, torch.float16: 384}
 
 
 @triton.jit
+def _seam_units(p_scale, o_cell, n_cell, CX: tl.constexpr):
+    """Factors that take the sums of a cell, and of the next one, to the unit of their seam: the larger of the two."""
+    b_unit = tl.load(p_scale + o_cell, mask=o_cell < n_cell, other=0.0)
+    b_unit_next = tl.load(p_scale + o_cell + 1, mask=o_cell + 1 < n_cell, other=0.0)
+    b_per_unit = 1.0 / tl.maximum(tl.maximum(b_unit, b_unit_next), 1e-30)
+    return b_unit * b_per_unit, tl.where(tl.arange(0, CX) == CX - 1, 0.0, b_unit_next * b_per_unit)
+
+
+@triton.jit
+def _cell_sums(
+    b_d00, b_d01, b_d10, b_d11, b_c00, b_c01, b_c10, b_c11, b_factor_d, b_factor_c, b_shift_d, b_shift_c,
+    b_zwd, b_wc, b_share_x, b_share_y, b_s, i_row, S: tl.constexpr, SR: tl.constexpr, CX: tl.constexpr,
+):  # fmt: skip
+    """r G of one slot summed over a cell's pixels: all of it, times the share of the right nodes, the lower ones, and
+    both; and s(x) with this slot added."""
+    b_all = tl.zeros((CX,), tl.float32)
+    b_right = tl.zeros((CX,), tl.float32)
+    b_lower = tl.zeros((CX,), tl.float32)
+    b_both = tl.zeros((CX,), tl.float32)
+    b_s2 = ()
+    for j in tl.static_range(SR):
+        b_wy = (i_row + j + 0.5) / S
+        b_d, b_dstep = enlarge_row(b_d00, b_d01, b_d10, b_d11, b_wy)
+        b_c, b_cstep = enlarge_row(b_c00, b_c01, b_c10, b_c11, b_wy)
+        b_row = tl.zeros((CX,), tl.float32)
+        b_row_right = tl.zeros((CX,), tl.float32)
+        for i in tl.static_range(S):
+            b_dot = b_c + ((i + 0.5) / S) * b_cstep
+            b_y = (b_d + ((i + 0.5) / S) * b_dstep) * b_factor_d[j * S + i] - b_shift_d[j * S + i]
+            b_x = b_dot * b_factor_c[j * S + i] - b_shift_c[j * S + i]
+            b_g = tl.exp2(b_x) * b_wc[j * S + i] - tl.exp2(b_y) * b_zwd[j * S + i]
+            b_s2 += (b_s[j * S + i] + b_g * b_dot,)
+            b_row += b_g
+            b_row_right += b_share_x[i] * b_g
+        b_all += b_row
+        b_right += b_row_right
+        b_lower += b_share_y[j] * b_row
+        b_both += b_share_y[j] * b_row_right
+    return b_all, b_right, b_lower, b_both, b_s2
+
+
+@triton.jit
+def _store_seams(p_out, lower, o_edge, b_all, b_right, b_lower, b_both, b_own, b_other, o_next, m_cell):
+    """The sums of one slot at the upper and at the lower end of each seam, and the edges, in the seams' units."""
+    DTYPE: tl.constexpr = p_out.dtype.element_ty
+    m_edge = tl.arange(0, b_all.shape[0]) == 0
+    b_left_lower = b_lower - b_both
+    b_left_upper = b_all - b_right - b_left_lower
+    b_seam_upper = b_own * (b_right - b_both) + b_other * tl.gather(b_left_upper, o_next, 0)
+    b_seam_lower = b_own * b_both + b_other * tl.gather(b_left_lower, o_next, 0)
+    tl.store(p_out, b_seam_upper.to(DTYPE), mask=m_cell)
+    tl.store(p_out + lower, b_seam_lower.to(DTYPE), mask=m_cell)
+    tl.store(p_out + o_edge, b_left_upper.to(DTYPE), mask=m_edge)
+    tl.store(p_out + lower + o_edge, b_left_lower.to(DTYPE), mask=m_edge)
+
+
+@triton.jit
 def _loss_bwd(
     p_a, p_r, p_prior, p_label, p_start, p_max, p_weight, p_scale, p_seam, p_s,
     n_class, h, w, n_node, n_cell, i_first, i_stop, group_slots,
@@ -79,18 +136,11 @@ def _loss_bwd(
     )
     b_wd = load_pixels(p_weight + i_pixel + o_cell, stride, m_cell, PIXELS)
     b_wc = load_pixels(p_weight + (i_pixel + S * S * stride) + o_cell, stride, m_cell, PIXELS)
-    # A seam's sums are in the larger unit of its two cells.
-    b_unit = tl.load(p_scale + i_part * stride + o_cell, mask=m_cell, other=0.0)
-    b_unit_next = tl.load(p_scale + i_part * stride + o_cell + 1, mask=o_cell + 1 < n_cell, other=0.0)
-    b_per_unit = 1.0 / tl.maximum(tl.maximum(b_unit, b_unit_next), 1e-30)
-    o_lane = tl.arange(0, CX)
-    o_next = tl.minimum(o_lane + 1, CX - 1)
-    b_own = b_unit * b_per_unit
-    b_other = tl.where(o_lane == CX - 1, 0.0, b_unit_next * b_per_unit)
+    b_own, b_other = _seam_units(p_scale + i_part * stride, o_cell, n_cell, CX)
+    o_next = tl.minimum(tl.arange(0, CX) + 1, CX - 1)
     # Behind a row of seam sums stand the edges: what the first cell of each program has for the seam before it.
     row = stride + tl.num_programs(0)
     o_edge = n_cell + tl.program_id(0) - o_cell
-    m_edge = o_lane == 0
     b_s = full_pixels(0.0, CX, PIXELS)
     b_share_x, b_share_y = (), ()
     for i in tl.static_range(S):
@@ -113,39 +163,11 @@ def _loss_bwd(
         p_out = p_seam + (i_part * 2 * lower + (k_lo - i_first) * row) + o_cell
         for _ in range(k_lo, k_hi):
             b_d00, b_d01, b_d10, b_d11, b_c00, b_c01, b_c10, b_c11 = load_nodes(p_slot, o_00, o_01, o_10, o_11, m_cell)
-            # r G summed over the cell's pixels: all of it, times the share of the right nodes, the lower ones, and both
-            b_all = tl.zeros((CX,), tl.float32)
-            b_right = tl.zeros((CX,), tl.float32)
-            b_lower = tl.zeros((CX,), tl.float32)
-            b_both = tl.zeros((CX,), tl.float32)
-            b_s2 = ()
-            for j in tl.static_range(SR):
-                b_wy = (i_row + j + 0.5) / S
-                b_d, b_dstep = enlarge_row(b_d00, b_d01, b_d10, b_d11, b_wy)
-                b_c, b_cstep = enlarge_row(b_c00, b_c01, b_c10, b_c11, b_wy)
-                b_row = tl.zeros((CX,), tl.float32)
-                b_row_right = tl.zeros((CX,), tl.float32)
-                for i in tl.static_range(S):
-                    b_dot = b_c + ((i + 0.5) / S) * b_cstep
-                    b_y = (b_d + ((i + 0.5) / S) * b_dstep) * b_factor_d[j * S + i] - b_shift_d[j * S + i]
-                    b_x = b_dot * b_factor_c[j * S + i] - b_shift_c[j * S + i]
-                    b_g = tl.exp2(b_x) * b_wc[j * S + i] - tl.exp2(b_y) * b_zwd[j * S + i]
-                    b_s2 += (b_s[j * S + i] + b_g * b_dot,)
-                    b_row += b_g
-                    b_row_right += b_share_x[i] * b_g
-                b_all += b_row
-                b_right += b_row_right
-                b_lower += b_share_y[j] * b_row
-                b_both += b_share_y[j] * b_row_right
-            b_s = b_s2
-            b_left_lower = b_lower - b_both
-            b_left_upper = b_all - b_right - b_left_lower
-            b_seam_upper = b_own * (b_right - b_both) + b_other * tl.gather(b_left_upper, o_next, 0)
-            b_seam_lower = b_own * b_both + b_other * tl.gather(b_left_lower, o_next, 0)
-            tl.store(p_out, b_seam_upper.to(p_seam.dtype.element_ty), mask=m_cell)
-            tl.store(p_out + lower, b_seam_lower.to(p_seam.dtype.element_ty), mask=m_cell)
-            tl.store(p_out + o_edge, b_left_upper.to(p_seam.dtype.element_ty), mask=m_edge)
-            tl.store(p_out + lower + o_edge, b_left_lower.to(p_seam.dtype.element_ty), mask=m_edge)
+            b_all, b_right, b_lower, b_both, b_s = _cell_sums(
+                b_d00, b_d01, b_d10, b_d11, b_c00, b_c01, b_c10, b_c11, b_factor_d, b_factor_c, b_shift_d, b_shift_c,
+                b_zwd, b_wc, b_share_x, b_share_y, b_s, i_row, S, SR, CX,
+            )  # fmt: skip
+            _store_seams(p_out, lower, o_edge, b_all, b_right, b_lower, b_both, b_own, b_other, o_next, m_cell)
             p_slot += 2 * tl.cast(n_node, tl.int64)
             p_out += row
     p_sum = p_s + (i_g * (S * S) + i_row * S) * stride + o_cell
@@ -174,7 +196,7 @@ def gradient(forward: Forward) -> Tensor:
     dtype = torch.float32 if rows.dtype == torch.float32 else torch.float16
     parts = cells.S // BACKWARD_ROWS[cells.S]
     s = scratch(GROUPS, cells.S**2, cells.count, like=rows)
-    grad_MD = None
+    grad_MD: Tensor | None = None
     for start, stop, a in forward.logits:
         node_sum = scratch(stop - start, cells.nodes, like=rows, dtype=dtype)
         for first, last in ranges(start, stop, SEAM_SLOTS[dtype]):
@@ -189,6 +211,7 @@ def gradient(forward: Forward) -> Tensor:
         else:
             add_matmul(node_sum.T, slots, out=grad_MD)
         del node_sum
+    assert grad_MD is not None  # a bank has a slot
     adjoint.project(grad_MD, rows[:, 1], forward.r[1], s, forward.scale, cells)
     return grad_MD
 

@@ -64,50 +64,14 @@ BLOCKS = RowBlocks(
 
 
 @triton.jit
-def _rows_loss(
-    p_student,
-    p_teacher,
-    p_prior,
-    p_valid,
-    p_rows,
-    p_bias,
-    p_class,
-    p_used,
-    p_total,
-    p_grad,
-    N,
-    stride_student_n,
-    stride_student_d,
-    stride_teacher_n,
-    stride_teacher_d,
-    stride_prior_n,
-    stride_prior_c,
-    stride_valid,
-    log2e_over_t,
-    inverse_t,
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    BLOCK_K_GRAD: tl.constexpr,
-    SEGMENT: tl.constexpr,
-    NEED_GRAD: tl.constexpr,
-    ONLINE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,
-):
-    DOT: tl.constexpr = p_rows.dtype.element_ty
-    o_n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    m_valid = tl.load(p_valid + o_n * stride_valid, mask=o_n < N, other=0) != 0
-    used = tl.where(tl.max(m_valid.to(tl.int32), 0) > 0, tl.load(p_used), 0)
-    b_student = load_rows(p_student, o_n, N, stride_student_n, stride_student_d, D, BLOCK_D)
-    b_teacher = load_rows(p_teacher, o_n, N, stride_teacher_n, stride_teacher_d, D, BLOCK_D)
-    b_r = inverse_row_norm(b_student)
-    b_scale_s = (b_r * log2e_over_t)[:, None]
-    b_scale_w = (inverse_row_norm(b_teacher) * log2e_over_t)[:, None]
-    b_student, b_teacher = b_student.to(DOT), b_teacher.to(DOT)
-
-    # [BLOCK_N, BLOCK_K] sums, one for every column of the block: columns are added up once, behind the loop.
+def _row_sums(
+    b_student, b_teacher, b_scale_s, b_scale_w, p_rows, p_bias, p_class, p_prior, used, o_n, N,
+    stride_prior_n, stride_prior_c, log2e_over_t,
+    BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SEGMENT: tl.constexpr,
+    NEED_GRAD: tl.constexpr, ONLINE: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """One sweep over the slots: sums L, E of the student and U, M of the teacher, [BLOCK_N, BLOCK_K], one for every
+    column of the block (columns are added up once, behind the loop), and what the exponents of both were less."""
     zero = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
     b_L, b_E, b_U, b_M = zero, zero, zero, zero
     one = tl.full((BLOCK_N,), 1.0, tl.float32)
@@ -142,7 +106,62 @@ def _rows_loss(
         b_shrink_s, b_shrink_w = tl.exp2(b_top_s - b_shift_s[:, None]), tl.exp2(b_top_w - b_shift_w[:, None])
         b_L, b_E, b_U, b_M = b_L * b_shrink_s, b_E * b_shrink_s, b_U * b_shrink_w, b_M * b_shrink_w
     else:
-        b_shift_s = log2e_over_t
+        b_shift_s, b_shift_w = log2e_over_t, log2e_over_t
+    return b_L, b_E, b_U, b_M, b_shift_s, b_shift_w
+
+
+@triton.jit
+def _row_gradient(
+    b_student, b_teacher, b_scale_s, b_scale_w, b_shift_s, b_shift_w, b_per_L, b_per_U,
+    p_rows, p_bias, p_class, p_prior, used, o_n, N, stride_prior_n, stride_prior_c, log2e_over_t,
+    BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SEGMENT: tl.constexpr,
+    ONLINE: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """A second sweep: sum of (q - q_hat) b over the slots, [BLOCK_N, BLOCK_D]."""
+    b_de = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
+    zero = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
+    for i_k in tl.range(0, used, BLOCK_K):
+        b_b, b_bias, b_z = load_packed(
+            p_rows, p_bias, p_class, p_prior, i_k, o_n, N, stride_prior_n, stride_prior_c, b_per_U,
+            BLOCK_D, BLOCK_N, BLOCK_K, SEGMENT,
+        )  # fmt: skip
+        b_w = dot(b_teacher, tl.trans(b_b), zero, PRECISION, UPCAST) * b_scale_w
+        b_s = dot(b_student, tl.trans(b_b), zero, PRECISION, UPCAST) * b_scale_s
+        if ONLINE:
+            b_w = tl.minimum(b_w + (b_bias[None, :] - b_shift_w[:, None]), 0.0)
+            b_s += b_bias[None, :] - b_shift_s[:, None]
+        else:
+            b_w += (b_bias - log2e_over_t)[None, :]
+            b_s += (b_bias - log2e_over_t)[None, :]
+        b_g = tl.exp2(b_s) * b_per_L[:, None] - tl.exp2(b_w) * b_z
+        b_de = dot(b_g.to(p_rows.dtype.element_ty), b_b, b_de, PRECISION, UPCAST)
+    return b_de
+
+
+@triton.jit
+def _rows_loss(
+    p_student, p_teacher, p_prior, p_valid, p_rows, p_bias, p_class, p_used, p_total, p_grad, N,
+    stride_student_n, stride_student_d, stride_teacher_n, stride_teacher_d, stride_prior_n, stride_prior_c,
+    stride_valid, log2e_over_t, inverse_t,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_K_GRAD: tl.constexpr,
+    SEGMENT: tl.constexpr, NEED_GRAD: tl.constexpr, ONLINE: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    DOT: tl.constexpr = p_rows.dtype.element_ty
+    o_n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    m_valid = tl.load(p_valid + o_n * stride_valid, mask=o_n < N, other=0) != 0
+    used = tl.where(tl.max(m_valid.to(tl.int32), 0) > 0, tl.load(p_used), 0)
+    b_student = load_rows(p_student, o_n, N, stride_student_n, stride_student_d, D, BLOCK_D)
+    b_teacher = load_rows(p_teacher, o_n, N, stride_teacher_n, stride_teacher_d, D, BLOCK_D)
+    b_r = inverse_row_norm(b_student)
+    b_scale_s = (b_r * log2e_over_t)[:, None]
+    b_scale_w = (inverse_row_norm(b_teacher) * log2e_over_t)[:, None]
+    b_student, b_teacher = b_student.to(DOT), b_teacher.to(DOT)
+
+    b_L, b_E, b_U, b_M, b_shift_s, b_shift_w = _row_sums(
+        b_student, b_teacher, b_scale_s, b_scale_w, p_rows, p_bias, p_class, p_prior, used, o_n, N,
+        stride_prior_n, stride_prior_c, log2e_over_t,
+        BLOCK_D, BLOCK_N, BLOCK_K, SEGMENT, NEED_GRAD, ONLINE, PRECISION, UPCAST,
+    )  # fmt: skip
     b_sum_U = tl.sum(b_U, 1)
     m_counts = m_valid & (b_sum_U >= TINY)
     b_sum_U = tl.where(m_counts, b_sum_U, 1.0)
@@ -157,23 +176,11 @@ def _rows_loss(
         b_per_L = tl.where(m_counts, 1 / b_sum_L, 0.0)
         b_per_U = tl.where(m_counts, 1 / b_sum_U, 0.0)
         b_along = tl.where(m_counts, (tl.sum(b_E, 1) / b_sum_L - b_mean_s) * LN_2, 0.0)
-        b_de = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
-        zero_grad = tl.zeros((BLOCK_N, BLOCK_K_GRAD), tl.float32)
-        for i_k in tl.range(0, used, BLOCK_K_GRAD):
-            b_b, b_bias, b_z = load_packed(
-                p_rows, p_bias, p_class, p_prior, i_k, o_n, N, stride_prior_n, stride_prior_c, b_per_U,
-                BLOCK_D, BLOCK_N, BLOCK_K_GRAD, SEGMENT,
-            )  # fmt: skip
-            b_w = dot(b_teacher, tl.trans(b_b), zero_grad, PRECISION, UPCAST) * b_scale_w
-            b_s = dot(b_student, tl.trans(b_b), zero_grad, PRECISION, UPCAST) * b_scale_s
-            if ONLINE:
-                b_w = tl.minimum(b_w + (b_bias[None, :] - b_shift_w[:, None]), 0.0)
-                b_s += b_bias[None, :] - b_shift_s[:, None]
-            else:
-                b_w += (b_bias - log2e_over_t)[None, :]
-                b_s += (b_bias - log2e_over_t)[None, :]
-            b_g = tl.exp2(b_s) * b_per_L[:, None] - tl.exp2(b_w) * b_z
-            b_de = dot(b_g.to(DOT), b_b, b_de, PRECISION, UPCAST)
+        b_de = _row_gradient(
+            b_student, b_teacher, b_scale_s, b_scale_w, b_shift_s, b_shift_w, b_per_L, b_per_U,
+            p_rows, p_bias, p_class, p_prior, used, o_n, N, stride_prior_n, stride_prior_c, log2e_over_t,
+            BLOCK_D, BLOCK_N, BLOCK_K_GRAD, SEGMENT, ONLINE, PRECISION, UPCAST,
+        )  # fmt: skip
         # Read again rather than kept: through the loop the accumulator needs the registers.
         b_e = load_rows(p_student, o_n, N, stride_student_n, stride_student_d, D, BLOCK_D).to(tl.float32)
         b_de = (b_de * inverse_t - (b_along * b_r)[:, None] * b_e) * b_r[:, None]

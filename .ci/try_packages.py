@@ -1,0 +1,124 @@
+"""Install the built wheel and source distribution, each where nothing is but what they declare, and try them.
+
+    python .ci/try_packages.py dist
+
+The libraries that they declare are links to those of the environment that runs this: what the metadata does not ask for
+is not there, nor is the checkout, and nothing is downloaded. From the source distribution the extension must compile,
+without CUDA kernels, whose compilation takes a minute and is part of every installation of the checkout.
+"""
+
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import tomllib
+import venv
+import zipfile
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+Libraries = dict[str, metadata.Distribution]
+
+# Every module, so that a library that is used and not declared is missed.
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+from pathlib import Path
+import dida, dida_kernels
+for package in (dida, dida_kernels):
+    home = Path(package.__file__).parent
+    assert home.is_relative_to(sys.prefix), f"imported from {home}, not from {sys.prefix}"
+    assert (home / "py.typed").exists(), f"{home} holds no py.typed"
+    names = [module.name for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
+    for name in names:
+        importlib.import_module(name)
+    print(f"{package.__name__}: {len(names)} modules")
+"""
+REPORT = """
+import dida_kernels
+for op, backends in dida_kernels.report().items():
+    print(op, backends)
+assert dida_kernels.report()["bank_update"]["cpp"] == "yes", "the extension is not there"
+"""
+
+
+def main(dist: Path) -> None:
+    """Raises CalledProcessError for the first command that fails."""
+    (wheel,), (sdist,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
+    with tempfile.TemporaryDirectory() as temporary:
+        home = Path(temporary).resolve()
+        source = unpacked(sdist, home)
+        libraries = asked_for(declared(wheel))
+
+        python = environment(home / "of-wheel", libraries)
+        pip_install(python, wheel)
+        run(python, "-c", IMPORT_ALL, cwd=home)
+
+        build_system = tomllib.loads((source / "pyproject.toml").read_text())["build-system"]
+        python = environment(home / "of-sdist", libraries | asked_for(build_system["requires"]))
+        pip_install(python, sdist, "--no-build-isolation", DIDA_BUILD="1", DIDA_CUDA_ARCHS="")
+        run(python, "-c", IMPORT_ALL + REPORT, cwd=home)
+        for script in ("train.py", "eval.py"):
+            run(python, script, "--help", cwd=source)
+
+
+def unpacked(sdist: Path, folder: Path) -> Path:
+    """The only folder of a source distribution, now below `folder`."""
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    (source,) = folder.iterdir()
+    return source
+
+
+def declared(wheel: Path) -> list[str]:
+    """The requirements in a wheel's metadata, those of its extras among them."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        content = archive.read(name).decode()
+    return [line.partition(": ")[2] for line in content.splitlines() if line.startswith("Requires-Dist: ")]
+
+
+def asked_for(requirements: Iterable[str]) -> Libraries:
+    """What `requirements` ask for of this environment, and what that asks for in turn, by name."""
+    found: Libraries = {}
+    waiting = [(Requirement(text), "") for text in requirements]
+    seen = set()
+    while waiting:
+        requirement, extra = waiting.pop()
+        if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        library = found[requirement.name] = metadata.distribution(requirement.name)
+        for extra in {"", *requirement.extras}:
+            if (requirement.name, extra) not in seen:
+                seen.add((requirement.name, extra))
+                waiting += [(Requirement(text), extra) for text in library.requires or ()]
+    return found
+
+
+def environment(folder: Path, libraries: Libraries) -> Path:
+    """The interpreter of a new environment that holds links to these libraries, and not even pip."""
+    venv.create(folder, symlinks=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    for library in libraries.values():
+        for top in {file.parts[0] for file in library.files or ()} - {"..", "__pycache__"}:
+            if not (site / top).exists():  # `nvidia` is shared by many
+                (site / top).symlink_to(library.locate_file(top))
+    return folder / "bin" / "python"
+
+
+def pip_install(python: Path, package: Path, *options: str, **variables: str) -> None:
+    run(Path(sys.executable), "-m", "pip", "--python", str(python), "install", "--no-deps", *options,
+        str(package.resolve()), cwd=python.parent, **variables)  # fmt: skip
+
+
+def run(python: Path, *arguments: str, cwd: Path, **variables: str) -> None:
+    """Run Python as a stranger to this checkout would."""
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run([str(python), *arguments], check=True, cwd=cwd, env=inherited | variables)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
