@@ -111,7 +111,7 @@ def _label(config: EvalConfig, images: Path, trained: Trained, size: tuple[int, 
 
 @contextmanager
 def told_in_one_line(
-    program: str, *errors: type[Exception], debug: bool, less: str = "less at a time"
+    program: str, *errors: type[Exception], debug: bool = False, less: str = "less at a time"
 ) -> Iterator[None]:
     """End the program with what one of `errors` says and exit status 1; anything else keeps its traceback.
 
@@ -125,7 +125,7 @@ def told_in_one_line(
         sys.exit("\n".join([f"{program}: {reason(error, less)}", *getattr(error, "__notes__", [])]))
 
 
-def reason(error: Exception, less: str) -> str:
+def reason(error: Exception, less: str = "less at a time") -> str:
     """What an error says to a user."""
     if isinstance(error, torch.OutOfMemoryError):
         return f"the device is out of memory; {less} ({str(error).split('. ')[0]})"

@@ -26,7 +26,7 @@ from dida.events import Events
 from dida.files import PARTIAL, Appended, require_writable, write_bytes, write_json
 from dida.meter import LOSS
 from dida.provenance import environment
-from dida.state import checkpoints, latest, run_folder, set_aside_newer
+from dida.state import checkpoints, run_folder
 
 RUNS = Path("runs")
 # What a run writes before its first checkpoint: a folder of this alone holds nothing that could be continued.
@@ -78,12 +78,14 @@ class Run:
         assert config.resume is not None  # or there is nothing to reopen
         folder = run_folder(config.resume)
         with _claimed(folder) as claim:
-            if folder == config.resume and latest(folder).stem != f"step_{step:06d}":
+            newer = checkpoints(folder, after=step)
+            if newer and folder == config.resume:  # and not a checkpoint that was named
                 raise UserError(f"{folder}: another process has advanced this run in the meantime; ask again")
+            for path in newer:
+                aside = path.rename(path.with_name(path.name + ".aside"))
+                print(f"a checkpoint of a later step is set aside: {aside}")
             for partial in folder.rglob(PARTIAL):
                 partial.unlink()
-            for aside in set_aside_newer(folder, step):
-                print(f"a checkpoint of a later step is set aside: {aside}")
             options = to_dict(of_run(config))
             write_json(folder / "config.json", options)
             write_json(folder / f"environment_from_step_{step:06d}.json", environment())

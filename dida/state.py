@@ -66,7 +66,7 @@ class TrainState:
         if bad := first_nonfinite(content):
             raise NonFinite(f"{bad} is not finite after step {self.step}; it is not saved")
         with whole_file(path) as file:
-            reserve(file, sum(t.nbytes for _, t in _leaves(content) if isinstance(t, Tensor)) + _OVERHEAD)
+            reserve(file, sum(t.nbytes for _, t in leaves(content) if isinstance(t, Tensor)) + _OVERHEAD)
             try:
                 torch.save(content, file)
             except RuntimeError as error:  # of its zip writer, once a write has failed
@@ -121,33 +121,33 @@ def _not_of(schedule: LRScheduler, saved: dict[str, Any]) -> str | None:
     return None
 
 
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Everything in nested dictionaries and lists, with its dotted name."""
     if isinstance(value, dict | list | tuple):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, part in items:
-            yield from _leaves(part, f"{name}.{key}" if name else str(key))
+            yield from leaves(part, f"{name}.{key}" if name else str(key))
     else:
         yield name, value
 
 
 def first_nonfinite(content: dict[str, Any]) -> str | None:
     """The dotted name of a tensor or number that is not finite, None if all are. One transfer to the host."""
-    leaves = list(_leaves(content))
-    for name, value in leaves:
+    found = list(leaves(content))
+    for name, value in found:
         if isinstance(value, float) and not math.isfinite(value):
             return name
-    tensors = [(name, value) for name, value in leaves if isinstance(value, Tensor) and value.dtype.is_floating_point]
+    tensors = [(name, value) for name, value in found if isinstance(value, Tensor) and value.dtype.is_floating_point]
     if not tensors:
         return None
     finite = torch.stack([value.isfinite().all().to(tensors[0][1].device) for _, value in tensors]).tolist()
     return next((name for (name, _), good in zip(tensors, finite, strict=True) if not good), None)
 
 
-def checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first."""
+def checkpoints(run: Path, *, after: int = -1) -> list[Path]:
+    """The checkpoints of a run, those of steps after `after`, oldest first."""
     found = [(int(m[1]), p) for p in (run / FOLDER).glob("step_*.pt") if (m := re.fullmatch(r"step_(\d+)", p.stem))]
-    return [path for _, path in sorted(found)]
+    return [path for step, path in sorted(found) if step > after]
 
 
 def latest(run: Path) -> Path:
@@ -178,11 +178,10 @@ def load_checkpoint(path: Path, needs: tuple[str, ...] = ()) -> dict[str, Any]:
     format version or not finite; where an older checkpoint of the run is whole, the message names it.
     """
     try:
-        _verify(path)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = _read(path)
     except _Damaged as error:
         raise ValueError(f"{path}: {error}{_or_an_older_one(path)}") from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except _NOT_PLAIN as error:
         why = str(error).strip().split("\n")[0]
         raise ValueError(f"{path}: a file of torch, but not one of plain tensors: {why}") from error
     found = checkpoint.get("format") if isinstance(checkpoint, dict) else None
@@ -199,6 +198,7 @@ def load_checkpoint(path: Path, needs: tuple[str, ...] = ()) -> dict[str, Any]:
     return checkpoint
 
 
+_NOT_PLAIN = (pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError, IndexError)
 # NotImplementedError, of a compression that a flipped bit asks for, is a RuntimeError.
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, OverflowError, struct.error)
 
@@ -207,10 +207,10 @@ class _Damaged(Exception):
     pass
 
 
-def _verify(path: Path) -> None:
-    """Hold every record of the archive to its checksum: torch reads over a flipped bit. 0.07 s for 51 MB.
+def _read(path: Path) -> Any:
+    """What torch.save wrote, after every record of the archive was held to its checksum.
 
-    Raises _Damaged, and OSError for a file that cannot be read.
+    torch reads over a flipped bit. The checksums take 0.07 s for 51 MB. Raises _Damaged, OSError, or one of _NOT_PLAIN.
     """
     if not zipfile.is_zipfile(path):  # what torch.save writes, whole
         raise _Damaged("no checkpoint, or one that was cut off")
@@ -221,6 +221,10 @@ def _verify(path: Path) -> None:
         raise _Damaged(f"damaged ({error})") from error
     if bad:
         raise _Damaged(f"damaged, the checksum of {bad} is not that of its content")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except RuntimeError as error:  # of the little that has no checksum
+        raise _Damaged(f"damaged, or no file of torch ({str(error).split('. ')[0]})") from error
 
 
 def _or_an_older_one(path: Path) -> str:
@@ -229,17 +233,11 @@ def _or_an_older_one(path: Path) -> str:
     for name in reversed(names[: names.index(path.name)] if path.name in names else []):
         other = path.with_name(name)
         try:
-            _verify(other)
-        except (_Damaged, OSError):
+            _read(other)
+        except (_Damaged, OSError, *_NOT_PLAIN):
             continue
         return f". An older one is whole: go on from it with --resume {other}, or score it with eval.py {other}"
     return ""
-
-
-def set_aside_newer(run: Path, step: int) -> list[Path]:
-    """Rename checkpoints after `step` to NAME.aside, so that none is taken for this run's; their new names."""
-    newer = [path for path in checkpoints(run) if int(path.stem.removeprefix("step_")) > step]
-    return [path.rename(path.with_name(path.name + ".aside")) for path in newer]
 
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor], *, source: str, expected: str) -> None:

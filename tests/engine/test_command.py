@@ -3,35 +3,59 @@
 import pytest
 import torch
 
-from dida.command import reason, told_in_one_line
+from dida.claim import Claimed
+from dida.command import USER_ERRORS, reason, told_in_one_line
+from dida.data.image_file import ImageFileError
+from dida.data.workers import WorkerDied
+from dida.errors import NonFinite, UserError
 
 
 def test_an_error_that_is_named_ends_the_program_with_what_it_says():
-    with pytest.raises(SystemExit) as ended, told_in_one_line("train.py", OSError, ValueError, debug=False):
+    with pytest.raises(SystemExit) as ended, told_in_one_line("train.py", OSError, ValueError):
         raise FileNotFoundError("no such run")
     assert ended.value.code == "train.py: no such run"
 
 
 def test_any_other_error_is_a_fault_of_the_program_and_keeps_its_traceback():
-    with pytest.raises(KeyError), told_in_one_line("train.py", OSError, ValueError, debug=False):
+    with pytest.raises(KeyError), told_in_one_line("train.py", OSError, ValueError):
         raise KeyError("student")
 
 
-def test_the_traceback_of_a_named_error_is_shown_when_it_is_asked_for(capsys):
-    with pytest.raises(SystemExit), told_in_one_line("train.py", OSError, debug=True):
+def test_debug_shows_the_traceback_too(capsys):
+    with pytest.raises(SystemExit) as ended, told_in_one_line("train.py", OSError, debug=True):
         raise FileNotFoundError("no such run")
-    assert "Traceback" in capsys.readouterr().err
+    assert ended.value.code == "train.py: no such run"
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
 
 
-def test_what_an_error_notes_is_said_below_it():
-    error = OSError("the disk is full")
-    error.add_note("stopped after step 7")
-    with pytest.raises(SystemExit) as ended, told_in_one_line("train.py", OSError, debug=False):
+def test_notes_are_said_too():
+    error = OSError("disk full")
+    error.add_note("stopped after step 3")
+    with (
+        pytest.raises(SystemExit, match=r"^train.py: disk full\nstopped after step 3$"),
+        told_in_one_line("train.py", OSError),
+    ):
         raise error
-    assert ended.value.code == "train.py: the disk is full\nstopped after step 7"
 
 
-def test_a_device_that_is_full_says_what_takes_less():
-    said = reason(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. More words."), "lower --crop")
-    assert said == "the device is out of memory; lower --crop (CUDA out of memory)"
-    assert reason(ValueError("expected: here\n  found: there"), "") == "expected: here\n  found: there"
+@pytest.mark.parametrize(
+    "error",
+    [
+        UserError("x"), NonFinite("x"), WorkerDied("x"), Claimed("x"), ImageFileError("x"), FileExistsError("x"),
+        PermissionError("x"), OSError(28, "x"), torch.OutOfMemoryError("CUDA out of memory. Tried to"),
+    ],
+)  # fmt: skip
+def test_what_a_user_can_put_right_has_no_traceback_anywhere(error):
+    assert isinstance(error, USER_ERRORS)
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyError("x"), RuntimeError("x"), AssertionError("x")])
+def test_in_a_step_these_are_faults_of_the_program(error):
+    assert not isinstance(error, USER_ERRORS)
+
+
+def test_out_of_memory_says_what_takes_less():
+    error = torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB"
+    )
+    assert reason(error, "lower --crop") == "the device is out of memory; lower --crop (CUDA out of memory)"

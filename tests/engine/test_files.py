@@ -1,4 +1,4 @@
-"""Files are whole or not there, whatever goes wrong while they are written."""
+"""A file is whole or not there, at any moment that anybody may look and whatever goes wrong while it is written."""
 
 import errno
 import json
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dida import files
 from dida.data.image_file import save_png
 from dida.files import Appended, require_writable, reserve, whole_file, write_bytes, write_json, write_text
 
@@ -54,37 +55,6 @@ def test_what_is_written_is_there(tmp_path, kind):
     assert [p.name for p in path.parent.iterdir()] == ["file.png"]
     if kind == "png":
         np.testing.assert_array_equal(np.asarray(Image.open(path)), NOISE)
-
-
-def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-    with whole_file(path) as file:
-        file.write(b"new, but not ")
-        file.flush()
-        assert path.read_bytes() == b"old"
-        file.write(b"all of it")
-        file.flush()
-        assert path.read_bytes() == b"old"
-    assert path.read_bytes() == b"new, but not all of it"
-
-
-def test_content_is_on_the_disk_before_the_name_is_and_then_the_name(tmp_path, monkeypatch):
-    """A power cut between any two lines leaves the old file or the new one."""
-    order = []
-    fsync, replace = os.fsync, Path.replace
-    monkeypatch.setattr(os, "fsync", lambda handle: order.append("fsync") or fsync(handle))
-    monkeypatch.setattr(Path, "replace", lambda *paths: order.append("rename") or replace(*paths))
-    write_text(tmp_path / "file", "text")
-    assert order == ["fsync", "rename", "fsync"]
-
-
-def test_text_is_utf_8_and_json_is_read_back(tmp_path):
-    write_text(tmp_path / "file", "Straße\n")
-    assert (tmp_path / "file").read_bytes() == "Straße\n".encode()
-    content = {"mIoU": 71.0, "class": ["road", None]}
-    write_json(tmp_path / "file", content)
-    assert json.loads((tmp_path / "file").read_text()) == content
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError, OSError])
@@ -184,3 +154,36 @@ def test_a_place_that_can_be_written_to_is_left_as_it_was(tmp_path, folder):
     require_writable(tmp_path / "there" / ("" if folder else "file"), option="--option", folder=folder)
     assert sorted(tmp_path.rglob("*")) == before
     assert (tmp_path / "there" / "file").read_text() == "old"
+
+
+def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "a" / "b" / "x.txt"
+    write_text(path, "old")
+    with whole_file(path) as file:
+        file.write(b"new, but not ")
+        file.flush()
+        assert path.read_text() == "old"
+        file.write(b"all of it")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new, but not all of it"
+    assert [found.name for found in path.parent.iterdir()] == ["x.txt"]
+
+
+def test_content_is_on_the_disk_before_the_name_is_and_then_the_name(tmp_path, monkeypatch):
+    """A power cut between any two lines leaves the old file or the new one."""
+    order = []
+    fsync, replace = os.fsync, files.Path.replace
+    monkeypatch.setattr(files.os, "fsync", lambda handle: order.append("fsync") or fsync(handle))
+    monkeypatch.setattr(files.Path, "replace", lambda *args: order.append("rename") or replace(*args))
+    write_text(tmp_path / "x.txt", "text")
+    assert order == ["fsync", "rename", "fsync"]
+
+
+def test_text_is_utf_8_and_json_is_read_back(tmp_path):
+    write_text(tmp_path / "x.txt", "Straße\n")
+    assert (tmp_path / "x.txt").read_bytes() == "Straße\n".encode()
+    content = {"mIoU": 71.0, "class": ["road", None]}
+    write_json(tmp_path / "x.json", content)
+    text = (tmp_path / "x.json").read_text()
+    assert json.loads(text) == content
+    assert text.endswith("}\n")

@@ -22,10 +22,10 @@ def target(coverage: float) -> Target:
     return Target(Belief(x, x, ()), PseudoLabel(x, x, x, torch.tensor(coverage)))
 
 
-def trace(coverage: float | None = None, gradient: float = 1.0, weights: float = 2.0, **losses: float) -> Trace:
+def trace(coverage: float | None = None, gradient: float = 1.0, weights: float = 1.0, **losses: float) -> Trace:
     tensors = {name: torch.tensor(value) for name, value in losses.items()}
-    seen = None if coverage is None else target(coverage)
-    return Trace(tensors, seen, (), gradient_norm=torch.tensor(gradient), weight_norm=torch.tensor(weights))
+    norms = torch.tensor(gradient), torch.tensor(weights)
+    return Trace(tensors, None if coverage is None else target(coverage), (), *norms)
 
 
 def test_the_meter_averages_over_its_steps(tmp_path):
@@ -80,20 +80,34 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_samples(tmp_path,
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_an_update_is_blamed_for_weights_that_are_not_finite_and_not_the_next_samples(tmp_path, value):
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        ({"gradient"}, "gradient not finite at step 17, although its losses are"),
+        ({"weights"}, r"weights not finite at step 17, after an update that was too large for them, see --lr"),
+        ({"gradient", "weights"}, "gradient not finite at step 17"),
+        ({"source", "gradient", "weights"}, "loss source not finite at step 17"),
+    ],
+)
+def test_what_failed_first_is_at_fault(tmp_path, bad, message, value):
+    """The weights that an update spoils are its fault, and not that of the samples of the next step."""
     meter = Meter(tmp_path)
-    meter.add(3, trace(0.5, source=1.0, weights=value), ids(1), waited=0.0)
-    meter.add(4, trace(0.5, source=value, gradient=value, weights=value), ids(2), waited=0.0)
-    with pytest.raises(NonFinite, match=r"weights not finite at step 3, after an update that was too large"):
+    meter.add(16, trace(source=1.0), ids(4, 5), waited=0.0)
+    meter.add(17, trace(**{"source": 1.0} | dict.fromkeys(bad, value)), ids(6, 7), waited=0.0)
+    meter.add(18, trace(source=value, gradient=value, weights=value), ids(8, 9), waited=0.0)
+    with pytest.raises(NonFinite, match=message):
         meter.flush(lr=[0.1], bank_fill=FULL)
+    assert [path.name for path in tmp_path.iterdir()] == ["nonfinite_step_17.json"]
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_gradient_that_is_not_finite_is_named_before_the_weights_it_spoilt(tmp_path, value):
+def test_the_norms_are_in_the_log(tmp_path):
     meter = Meter(tmp_path)
-    meter.add(3, trace(0.5, source=1.0, gradient=value, weights=value), ids(1), waited=0.0)
-    with pytest.raises(NonFinite, match="gradient not finite at step 3, although its losses are"):
-        meter.flush(lr=[0.1], bank_fill=FULL)
+    for step in (1, 2):
+        meter.add(step, trace(source=1.0, gradient=float(step), weights=10.0 * step), ids(0), waited=0.0)
+    assert len(meter) == 2
+    scalars = meter.flush(lr=[0.1], bank_fill=FULL)
+    assert (scalars["gradient_norm"], scalars["weight_norm"]) == (1.5, 15.0)
+    assert len(meter) == 0
 
 
 def test_flushing_nothing_is_an_error(tmp_path):

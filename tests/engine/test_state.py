@@ -1,17 +1,60 @@
 """Checkpoints: whole or not there, and refused where they are not ours."""
 
+import copy
+import errno
+import io
+import os
+import resource
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor, nn
 
 from dida.data.classes import CITYSCAPES_CLASSES, ClassSet
-from dida.state import FORMAT, checkpoints, latest, load_checkpoint, load_weights
+from dida.errors import NonFinite
+from dida.method.bank import InstanceBank
+from dida.optim import build_optimizer, build_schedule
+from dida.state import FORMAT, WHOLE, TrainState, checkpoints, latest, leaves, load_checkpoint, load_weights
 from tests.engine.scenes import build, tiny
 
 CLASSES = CITYSCAPES_CLASSES.to_dict()
 
 
+class Small(nn.Module):
+    """A network with what an optimizer tells apart, whose checkpoints are small."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 64, 3), nn.LayerNorm(64))
+        self.decode_head = nn.Conv2d(64, 300, 1)
+
+
+def small(seed: int = 0) -> TrainState:
+    """After a step of its optimizer, so that there are moments."""
+    torch.manual_seed(seed)
+    student = Small()
+    optimizer = build_optimizer(student, lr=0.1, head_lr_factor=10.0, weight_decay=0.1)
+    for weight in student.parameters():
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    slots = torch.arange(19).repeat_interleave(2)
+    return TrainState(
+        student=student,
+        teacher=copy.deepcopy(student),
+        bank=InstanceBank(slots, 16, 19),
+        optimizer=optimizer,
+        schedule=build_schedule(optimizer, steps=1000, warmup=10),
+        seed=seed,
+    )
+
+
 def test_a_crash_while_writing_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
-    state, _ = build(tiny())
+    state = small()
     state.step = 1
     state.save(tmp_path, {}, CLASSES)
 
@@ -28,11 +71,11 @@ def test_a_crash_while_writing_leaves_the_previous_checkpoint(tmp_path, monkeypa
 
 
 def test_everything_that_changes_is_restored(tmp_path):
-    state, _ = build(tiny())
+    state = small()
     state.step = 7
     state.bank.features.fill_(3.0)
     path = state.save(tmp_path, {"method": "dida"}, CLASSES)
-    other, _ = build(tiny(seed=5))
+    other = small(seed=5)
     checkpoint = load_checkpoint(path)
     assert checkpoint["config"] == {"method": "dida"}
     assert ClassSet.from_dict(checkpoint["classes"]) == CITYSCAPES_CLASSES
@@ -61,7 +104,7 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path):
 
 @pytest.mark.parametrize("found", [1, FORMAT + 1, str(FORMAT)])
 def test_checkpoints_of_another_format_are_refused(tmp_path, found):
-    state, _ = build(tiny())
+    state = small()
     path = state.save(tmp_path, {}, CLASSES)
     torch.save(load_checkpoint(path) | {"format": found}, path)
     with pytest.raises(ValueError, match=f"expected a DIDA checkpoint of format {FORMAT}, found {found!r}"):
@@ -89,3 +132,200 @@ def test_the_step_number_orders_checkpoints_not_its_spelling(tmp_path):
     for name in ("step_999999.pt", "step_1000000.pt", "step_000010.pt"):
         (folder / name).touch()
     assert [path.name for path in checkpoints(tmp_path)] == ["step_000010.pt", "step_999999.pt", "step_1000000.pt"]
+
+
+# ---- damaged, foreign, not finite ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    """A run of two checkpoints."""
+    run = tmp_path_factory.mktemp("run")
+    state = small()
+    for step in (100, 200):
+        state.step = step
+        state.save(run, {}, CLASSES)
+    return run
+
+
+@pytest.fixture
+def run(saved, tmp_path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "run"))
+
+
+def middle_of(path: Path) -> int:
+    return path.stat().st_size // 2
+
+
+def flipped(path: Path, at: int, *, length: int = 1, value: int | None = None) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        content = bytes(b ^ 16 if value is None else value for b in file.read(length))
+        file.seek(at)
+        file.write(content)
+
+
+def record(path: Path, name: str) -> int:
+    """Where the content of a record of the archive begins, and a little further."""
+    with zipfile.ZipFile(path) as archive:
+        (info,) = (info for info in archive.infolist() if info.filename.endswith(name))
+        with archive.open(info) as opened:
+            return opened._orig_compress_start + 1
+
+
+def directory(path: Path) -> int:
+    with zipfile.ZipFile(path) as archive:
+        return archive.start_dir
+
+
+DAMAGES = {
+    "a bit of a tensor": lambda path: flipped(path, middle_of(path)),
+    "a bit of the names": lambda path: flipped(path, record(path, "data.pkl")),
+    "4 kB of zeros": lambda path: flipped(path, middle_of(path), length=4096, value=0),
+    "a bit of the directory": lambda path: flipped(path, directory(path) + 20),  # a checksum
+    "cut off in the middle": lambda path: os.truncate(path, middle_of(path)),
+    "cut off at the end": lambda path: os.truncate(path, path.stat().st_size - 10),
+    "emptied": lambda path: os.truncate(path, 0),
+    "text": lambda path: path.write_text("nothing"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_refused_and_the_older_whole_one_is_named(run, damage):
+    old, new = checkpoints(run)
+    DAMAGES[damage](new)
+    with pytest.raises(ValueError, match=f"^{new}: (damaged|no checkpoint)") as caught:
+        load_checkpoint(new)
+    assert f"An older one is whole: go on from it with --resume {old}, or score it with eval.py {old}" in str(
+        caught.value
+    )
+    DAMAGES[damage](old)
+    with pytest.raises(ValueError, match=f"^{new}: (damaged|no checkpoint)") as caught:
+        load_checkpoint(new)
+    assert "An older one" not in str(caught.value)
+
+
+def test_a_flipped_bit_is_found_or_changes_nothing(run):
+    """At sixty places of one file; the archive has a few that hold nothing."""
+    path = checkpoints(run)[-1]
+    content = load_checkpoint(path)
+    refused = 0
+    for part in range(1, 61):
+        at = path.stat().st_size * part // 61
+        flipped(path, at)
+        try:
+            found = load_checkpoint(path)
+        except ValueError:
+            refused += 1
+        else:
+            assert first_difference(found, content) is None
+        flipped(path, at)
+    assert refused > 50
+
+
+def first_difference(a: Any, b: Any) -> str | None:
+    """What two checkpoints differ in."""
+    found, expected = dict(leaves(a)), dict(leaves(b))
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        if not (torch.equal(found[name], value) if isinstance(value, Tensor) else found[name] == value):
+            return name
+    return None
+
+
+def rewritten(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    checkpoint = torch.load(path, weights_only=True)
+    change(checkpoint)
+    torch.save(checkpoint, path)
+
+
+FOREIGN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "no student": (lambda c: c.pop("student"), "expected a dictionary as 'student', found nothing"),
+    "no step": (lambda c: c.pop("step"), "expected a whole number as 'step', found nothing"),
+    "step as text": (lambda c: c.update(step="5"), "expected a whole number as 'step', found '5'"),
+    "step as truth": (lambda c: c.update(step=True), "expected a whole number as 'step', found True"),
+    "config as a list": (lambda c: c.update(config=[]), "expected a dictionary as 'config'"),
+    "bank of 41 slots": (lambda c: c["bank"].update(features=torch.zeros(41, 16)), "bank: not the weights of the bank"),
+    "no bank features": (lambda c: c["bank"].pop("features"), "bank: not the weights of the bank"),
+    "swapped": (
+        lambda c: c.update(optimizer=c["schedule"], schedule=c["optimizer"]), 
+        "optimizer: not the state of an optimizer",
+    ),
+    "optimizer with a group less": (lambda c: c["optimizer"]["param_groups"].pop(), "expected 3 groups of parameters"),
+    "optimizer of other options": (
+        lambda c: c["optimizer"]["param_groups"][0].pop("betas"), "not the state of AdamW for the network"
+    ),
+    "moments of another shape": (
+        lambda c: c["optimizer"]["state"].update({3: {"exp_avg": torch.zeros(2), "exp_avg_sq": torch.zeros(2)}}),
+        "optimizer: exp_avg of parameter 3 is not of its shape",
+    ),
+    "schedule of other rates": (
+        lambda c: c["schedule"].update(base_lrs=[1.0]), "schedule: not the state of a schedule"
+    ),
+    "integer weights": (
+        lambda c: c["teacher"].update({k: v.int() for k, v in c["teacher"].items()}),
+        "holds torch.int32, expected torch.float32",
+    ),
+    "complex weights": (
+        lambda c: c["student"].update({k: v.cfloat() for k, v in c["student"].items()}), "holds torch.complex64"
+    ),
+    "weights that are no tensors": (lambda c: c["student"].update(dict.fromkeys(c["student"], 1)), "is no tensor"),
+    "NaN in the student": (lambda c: spoil(c["student"]), "student..* is not finite"),
+    "NaN in the bank": (lambda c: spoil(c["bank"]), "bank.features is not finite"),
+    "infinite moments": (
+        lambda c: c["optimizer"]["state"].update({0: {"exp_avg": torch.tensor(torch.inf)}}),
+        "optimizer.state.0.exp_avg is not finite",
+    ),
+}  # fmt: skip
+
+
+def spoil(weights: dict[str, Tensor]) -> None:
+    weights[next(iter(weights))].view(-1)[0] = torch.nan
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+def test_a_foreign_checkpoint_is_refused_with_what_is_wrong(run, what):
+    path = checkpoints(run)[-1]
+    change, message = FOREIGN[what]
+    rewritten(path, change)
+    state = small()
+    with pytest.raises(ValueError, match=f"{path}.*{message}"):
+        state.load(load_checkpoint(path, needs=WHOLE), source=str(path))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("part", ["student", "teacher", "bank"])
+def test_what_is_not_finite_is_not_saved(tmp_path, part, value):
+    state = small()
+    state.step = 7
+    next(v for v in getattr(state, part).state_dict().values() if v.is_floating_point()).view(-1)[0] = value
+    with pytest.raises(NonFinite, match=rf"^{part}\..* is not finite after step 7"):
+        state.save(tmp_path, {}, CLASSES)
+    assert checkpoints(tmp_path) == []
+
+
+def test_a_full_disk_says_how_much_a_checkpoint_needs(tmp_path):
+    state = small()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"1\.\d MB are needed, .* are free.*step_000000.pt"):
+            state.save(tmp_path, {}, CLASSES)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_a_write_that_fails_after_all_is_an_error_of_the_file_system(tmp_path, monkeypatch):
+    """PyTorch's own words for it would be `enforce fail at inline_container.cc`."""
+
+    class Failing(io.BytesIO):
+        def write(self, content) -> int:
+            raise OSError(errno.EIO, "Input/output error")
+
+    state = small()
+    save = torch.save
+    monkeypatch.setattr(torch, "save", lambda content, file: save(content, Failing()))
+    with pytest.raises(OSError, match=r"Input/output error.*step_000000.pt"):
+        state.save(tmp_path, {}, CLASSES)
+    assert list((tmp_path / "checkpoints").iterdir()) == []
