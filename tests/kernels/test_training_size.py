@@ -7,7 +7,10 @@ last rows, or on the last nodes and the pixels between them: offsets are largest
 An output of [N, K] takes as many slots as the card's memory allows. 24 GB are enough to count beyond 32 bits.
 """
 
-from collections.abc import Callable
+import fcntl
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -166,11 +169,19 @@ def test_a_smaller_card_takes_fewer_slots():
     assert slots_that_fit("instance_loss", 100_000, 8 * 2**30) == 100_000
 
 
+@pytest.fixture
+def card_to_itself() -> Iterator[None]:
+    """One of the largest tests at a time, whichever processes run them."""
+    with Path(tempfile.gettempdir(), "dida-largest-tests.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+        torch.cuda.empty_cache()
+
+
 @pytest.mark.gpu
-@pytest.mark.xdist_group("large")  # one process runs them all, so that two of them never share the memory
+@pytest.mark.usefixtures("card_to_itself")
 @pytest.mark.parametrize("op, slots, dtype", LARGE, ids=str)
 def test_the_corner_at_the_size_of_training(op, slots, dtype):
     name = "cuda" if op == "bank_update" else "triton"
     slots = slots_that_fit(op, slots, torch.cuda.get_device_properties(0).total_memory)
-    torch.cuda.empty_cache()  # of the test before
     agrees_in_the_corner(op, name, resized(MAIN, K=slots), dtype)
