@@ -39,14 +39,13 @@ bench: .venv/ready
 	$(BIN)/python bench/kernels.py
 	$(BIN)/python bench/bank_update.py
 
-## On a machine with a GPU, at most 10 minutes: build, agreement tests, compute-sanitizer, benches, and each number against
-## its target. It needs no .venv (PYTHON=python3), and where git does not travel DIDA_COMMIT=<hash>. After it, in turn:
-##     python bench/step.py                                           the whole training step by stage, 5 minutes
-##     python -m bench.tables --device cuda --jobs 8 --seeds 0-7 --split test --work runs/gpu --results bench/results/gpu
-##                                                                    this one needs the whole installation
-##     python -m bench.gpu_report bench/results/<gpu> --readme README.md
+## On a machine with a GPU, at most 10 minutes: everything that needs one, stage by stage (bench/gpu/stages.py). It needs no
+## .venv (PYTHON=python3), and where git does not travel DIDA_COMMIT=<hash>. Two files come back, in OUT. After a fix
+## STAGES="smoke agreement" runs those alone. Then, on any machine, tables, targets and the figure:
+##     python -m bench.gpu.report OUT/results.json --results bench/results --page docs/performance.md
+OUT ?= runs/gpu
 gpu-check:
-	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.gpu_check
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.gpu --out $(OUT) $(if $(STAGES),--stages $(STAGES))
 
 ## Compile the C++/CUDA extension again, in place.
 build: .venv/ready

@@ -2,11 +2,12 @@
 
     python bench/kernels.py [--op NAME] [--device cpu|cuda] [--dtype float32|bfloat16] [--slots K ...]
 
-Inputs are those of the tests at the size of training; on a CPU smaller ones where the equation would take minutes. A
-backend that does not agree with the equation is not timed: the run stops. On a GPU kernels are timed as launched from
-Python and as replayed from a CUDA graph, where calls follow each other and find in the cache what fits it, beside a
-calculated floor (bench/compiled/roofline.py). Memory is what the call needs on top of its inputs: the allocator's peak
-on a GPU, counted by bench/meter.py on a CPU. Where there is a gradient, a call is forward and backward.
+Inputs are those of the tests at the size of training; on a CPU smaller ones where the equation would take minutes. The
+numbers of a backend that does not agree with the equation are marked. On a GPU every way is timed as launched from
+Python and as replayed from a CUDA graph, where calls follow each other and find in the cache what fits it, and is held
+against the equation in the same dtype, timed in the same manner; beside them stands a calculated floor
+(bench/compiled/roofline.py). Memory is what the call needs on top of its inputs: the allocator's peak on a GPU, counted
+by bench/meter.py on a CPU. Where there is a gradient, a call is forward and backward.
 
 bench/bank_update.py holds the C++ `bank_update` against more than its equation.
 """
@@ -17,8 +18,7 @@ import math
 import subprocess
 import sys
 import time
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,9 +38,11 @@ from bench.compiled import launches, roofline
 from tests import cases
 from tests.cases import MAIN, Call, Scene, resized
 
-COMPILED_SLOTS = (300, 3000)  # K at which torch.compile is given its chance: it compiles for half a minute each
+COMPILED = "torch.compile"
+COMPILED_SLOTS = (300, 3000)  # K at which it is given its chance: it compiles for half a minute each
 
 GPU_BACKENDS = ("cuda", "triton")  # the backends that are kernels of a GPU
+HOWS = ("launched", "replayed")  # from Python, and from a CUDA graph
 
 # The sizes on a CPU. bank_update: one row per pixel, so that the equation is one index_add of 131 072 x 256.
 CPU_SCENES = {
@@ -117,6 +119,8 @@ def backends(op: str, made: Call) -> list[str]:
 
 # ---- the gate ------------------------------------------------------------------------------------------------------
 
+Doubt = Callable[[str, str, torch.dtype], str | None]  # (op, backend, dtype) -> why its numbers are not to be trusted
+
 
 @cache
 def disagreement(op: str, backend: str, dtype: torch.dtype) -> str | None:
@@ -127,132 +131,133 @@ def disagreement(op: str, backend: str, dtype: torch.dtype) -> str | None:
     return None if done.returncode == 0 else done.stdout[-2000:]
 
 
-def disagreement_in(report: Path) -> Callable[[str, str, torch.dtype], str | None]:
-    """The same question, answered from a JUnit report of the agreement tests that ran before.
-
-    Any failure of a test that has the op in its name counts against it, whichever dtype it was in.
-    """
-    tests = {
-        f"{test.get('classname')}::{test.get('name')}": {child.tag for child in test}
-        for test in ElementTree.parse(report).iter("testcase")
-    }
-
-    def answer(op: str, backend: str, dtype: torch.dtype) -> str | None:
-        failed = [name for name, said in tests.items() if op in name and said & {"failure", "error"}]
-        if failed:
-            return f"{len(failed)} tests failed, such as {failed[0]}"
-        dtype = torch.float32 if op == "boundary_mask" else dtype  # it sees integers only
-        wanted = f"test_agrees_with_the_equation[{op}-{backend}-"
-        if not any(wanted in name and name.endswith(f"-{dtype}]") and not said for name, said in tests.items()):
-            return f"no agreement test of it passed in {dtype}"
-        return None
-
-    return answer
-
-
 # ---- one op --------------------------------------------------------------------------------------------------------
 
 
-def ways_of(op: str, dtype: torch.dtype, made: Call, wrong: Callable) -> dict[str, Callable[..., Tensor]]:
-    """Every way to run the op here. Raises RuntimeError where a backend is wrong."""
-    ways: dict[str, Callable[..., Tensor]] = {"equation": dida_kernels.OPS[op].reference}
-    for name in backends(op, made):
-        reason = wrong(op, name, dtype)
-        if reason is not None:
-            raise RuntimeError(f"{op} on {name} is not timed, because it is wrong:\n{reason}")
-        ways[name] = forced(op, name)
-    return ways
+def ways_of(op: str, made: Call) -> dict[str, Callable[..., Tensor]]:
+    """Every way to run the op here: ours first, then the equation."""
+    ways = {name: forced(op, name) for name in backends(op, made)}
+    return ways | {"equation": dida_kernels.OPS[op].reference}
 
 
-def empty_row(op: str, dtype: torch.dtype, scene: Scene, way: str, how: str, why: str | None = None) -> dict[str, Any]:
-    """A row without numbers; `why` there are none."""
+def empty_row(
+    op: str, dtype: torch.dtype, scene: Scene, way: str, how: str, *, why: str | None = None, doubt: str | None = None
+) -> dict[str, Any]:
+    """A row without numbers; `why` there are none, and what there is to `doubt` in those that there will be."""
     shape = {"op": op, "dtype": str(dtype).removeprefix("torch."), "K": scene.K, "scene": scene.name}
-    return shape | {"way": way, "how": how} | dict.fromkeys((*Timing._fields, "peak_bytes", "speedup")) | {"why": why}
+    numbers = dict.fromkeys((*Timing._fields, "peak_bytes", "speedup"))
+    return shape | {"way": way, "how": how} | numbers | {"why": why, "doubt": doubt}
 
 
-def bench_cpu(op: str, dtype: torch.dtype, slots: int, wrong: Callable = disagreement) -> list[dict[str, Any]]:
-    """A row per way to run the op. Raises RuntimeError where a backend is wrong."""
-    scene = scene_of(op, slots, "cpu")
+def bench_cpu(
+    op: str, dtype: torch.dtype, scene: Scene, doubt: Doubt = disagreement, compiled: bool = True
+) -> list[dict[str, Any]]:
+    """A row per way to run the op, torch.compile among them if `compiled`; the ways take turns."""
     x = prepared(op, scene, dtype, "cpu")
-    ways = ways_of(op, dtype, x.made, wrong)
-    ways["torch.compile"] = torch.compile(ways["equation"])
+    ways = ways_of(op, x.made)
+    doubted = {name: doubt(op, name, dtype) for name in ways if name != "equation"}
+    if compiled:
+        ways[COMPILED] = torch.compile(ways["equation"])
     calls = {name: partial(run, function, x) for name, function in ways.items()}
     rows = []
     for name, timing in time_cpu(calls).items():
         # Code that torch.compile made for a CPU allocates where no meter sees it.
-        peak = None if name == "torch.compile" else peak_of_call(calls[name], x.made.args, "cpu")
-        rows.append(empty_row(op, dtype, scene, name, "launched") | timing._asdict() | {"peak_bytes": peak})
+        peak = None if name == COMPILED else peak_of_call(calls[name], x.made.args, "cpu")
+        row = empty_row(op, dtype, scene, name, "launched", doubt=doubted.get(name))
+        rows.append(row | timing._asdict() | {"peak_bytes": peak})
     return rows
+
+
+Choose = Callable[[str, str], bool]  # (way, how)
 
 
 def bench_cuda(
-    op: str, dtype: torch.dtype, slots: int, wrong: Callable = disagreement, compiled: bool = False
-) -> list[dict[str, Any]]:
-    """The same on a GPU, where a way may not fit; `compiled`: of torch.compile alone."""
-    scene = scene_of(op, slots, "cuda")
+    op: str, dtype: torch.dtype, scene: Scene, doubt: Doubt, chosen: Choose, compiled: bool = False
+) -> Iterator[dict[str, Any]]:
+    """On a GPU a row per way and manner that is `chosen`, as they are measured. `compiled`: of torch.compile alone."""
     try:
         x = prepared(op, scene, dtype, "cuda")
     except torch.OutOfMemoryError:
-        return [empty_row(op, dtype, scene, "all", "launched", "inputs and gradient do not fit")]
-    ways = ways_of(op, dtype, x.made, wrong)
+        yield empty_row(op, dtype, scene, "all", "launched", why="inputs and gradient do not fit")
+        return
+    ways = ways_of(op, x.made)
     if compiled:
         torch.compiler.reset()  # every shape is compiled for itself, none for whatever shape comes
-        ways = {"torch.compile": torch.compile(ways["equation"], dynamic=False)}
-    return [
-        row for name, function in ways.items() for row in _rows_cuda(op, dtype, scene, name, partial(run, function, x))
-    ]
+        ways = {COMPILED: torch.compile(ways["equation"], dynamic=False)}
+    for way, function in ways.items():
+        doubted = doubt(op, way, dtype) if way in GPU_BACKENDS else None
+        for how in HOWS:
+            if chosen(way, how):
+                row = empty_row(op, dtype, scene, way, how, doubt=doubted)
+                yield measured(row, partial(run, function, x))
 
 
-def _rows_cuda(op: str, dtype: torch.dtype, scene: Scene, way: str, call: Callable[[], Any]) -> list[dict[str, Any]]:
-    rows = []
-    for how in ("launched", "replayed") if way in GPU_BACKENDS else ("launched",):
-        row = empty_row(op, dtype, scene, way, how)
-        try:
-            call()  # compiles, and lets cuBLAS take its workspace
-            row["peak_bytes"] = peak_of_call(call, None, "cuda")
-            row |= time_cuda(call, replayed=how == "replayed")._asdict()
-        except torch.OutOfMemoryError:
-            row |= {"peak_bytes": None, "why": "does not fit"}
-        rows.append(row)
+def measured(row: dict[str, Any], call: Callable[[], Any]) -> dict[str, Any]:
+    """The row with its numbers, or with the reason why it has none: what fails costs no other row."""
+    try:
+        call()  # compiles, and lets cuBLAS take its workspace
+        peak = peak_of_call(call, None, "cuda")
+        return row | {"peak_bytes": peak} | time_cuda(call, replayed=row["how"] == "replayed")._asdict()
+    except torch.OutOfMemoryError:
+        return row | {"why": "does not fit"}
+    except Exception as error:  # also of a compiler that is not ours, or of a call that no graph can hold
+        return row | {"why": f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"}
+    finally:
         gc.collect()
         torch.cuda.empty_cache()
-    return rows
 
 
 def add_speedups(rows: list[dict[str, Any]]) -> None:
-    """Fill in how many times as fast as the equation each row is, in the same dtype at the same K."""
-    equation = {(r["op"], r["dtype"], r["scene"]): r["median"] for r in rows if r["way"] == "equation"}
+    """How many times as fast as the equation each row is: of the same dtype and K, timed in the same manner."""
+
+    def key(row: dict[str, Any]) -> tuple:
+        return row["op"], row["dtype"], row["scene"], row["how"]
+
+    equation = {key(row): row["median"] for row in rows if row["way"] == "equation"}
     for row in rows:
-        base = equation.get((row["op"], row["dtype"], row["scene"]))
+        base = equation.get(key(row))
         row["speedup"] = round(base / row["median"], 2) if base and row["median"] else None
 
 
+def rows_on_gpu(
+    op: str, scenes: Sequence[Scene], dtypes: Sequence[torch.dtype], doubt: Doubt, compile_seconds: float
+) -> Iterator[dict[str, Any]]:
+    """All rows of an op, as they are measured.
+
+    What is not ours and may fail comes last, for it can leave a process in which nothing more is captured: eager code
+    in a graph, then torch.compile, which starts nothing after `compile_seconds`.
+    """
+    plan = [(dtype, scene) for scene in scenes for dtype in dtypes]
+    for dtype, scene in plan:
+        yield from bench_cuda(op, dtype, scene, doubt, lambda way, how: not _eager_in_a_graph(way, how))
+    for dtype, scene in plan:
+        yield from bench_cuda(op, dtype, scene, doubt, _eager_in_a_graph)
+    until = time.monotonic() + compile_seconds
+    for dtype, scene in plan:
+        if scene.K not in COMPILED_SLOTS:
+            continue
+        if time.monotonic() < until:
+            yield from bench_cuda(op, dtype, scene, doubt, lambda way, how: True, compiled=True)
+        else:
+            for how in HOWS:
+                yield empty_row(op, dtype, scene, COMPILED, how, why="not tried, the time was up")
+
+
+def _eager_in_a_graph(way: str, how: str) -> bool:
+    return (way, how) == ("equation", "replayed")
+
+
 def survey_ops(
-    ops: Sequence[str],
-    dtypes: Sequence[torch.dtype],
-    slots: Sequence[int],
-    device: str,
-    wrong: Callable,
-    compile_seconds: float,
+    ops: Sequence[str], dtypes: Sequence[torch.dtype], slots: Sequence[int], device: str, doubt: Doubt = disagreement
 ) -> list[dict[str, Any]]:
-    """All rows. On a GPU torch.compile comes last, and starts nothing after `compile_seconds`."""
-    plan = [(op, dtype, k) for op in ops for k in (slots[:1] if op == "boundary_mask" else slots) for dtype in dtypes]
-    if device == "cpu":
-        rows = [row for op, dtype, k in plan for row in bench_cpu(op, dtype, k, wrong)]
-    else:
-        rows = [row for op, dtype, k in plan for row in bench_cuda(op, dtype, k, wrong)]
-        until = time.monotonic() + compile_seconds
-        for op, dtype, k in sorted(plan, key=lambda x: (x[2], x[1] == torch.float32)):
-            if k not in COMPILED_SLOTS:
-                continue
-            why = "not tried, the time was up"
-            if time.monotonic() < until:
-                try:
-                    rows += bench_cuda(op, dtype, k, wrong, compiled=True)
-                    continue
-                except Exception as error:  # of a compiler that is not ours: it must not cost what was measured of ours
-                    why = f"torch.compile failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            rows.append(empty_row(op, dtype, scene_of(op, k, device), "torch.compile", "launched", why))
+    """All rows of all ops."""
+    rows: list[dict[str, Any]] = []
+    for op in ops:
+        scenes = [scene_of(op, k, device) for k in (slots[:1] if op == "boundary_mask" else slots)]
+        if device == "cpu":
+            rows += [row for scene in scenes for dtype in dtypes for row in bench_cpu(op, dtype, scene, doubt)]
+        else:
+            rows += rows_on_gpu(op, scenes, dtypes, doubt, math.inf)
     add_speedups(rows)
     return rows
 
@@ -294,6 +299,8 @@ def kernel_report(result: dict[str, Any]) -> str:
     for row in result["rows"]:
         peak = "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:.1f}"
         cells = [row[name] for name in ("op", "dtype", "scene", "way", "how")]
+        if row["doubt"]:
+            cells[3] = f"{row['way']}, DOUBTFUL: {row['doubt'].splitlines()[-1]}"
         if row["why"]:
             cells += [row["why"], "-", "-", peak]
         else:
@@ -339,22 +346,17 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), action="append", help="(default: float32)")
     parser.add_argument("--slots", type=int, nargs="+", default=[MAIN.K], help="sizes K of the bank")
-    parser.add_argument("--agreed", type=Path, help="JUnit report of agreement tests that ran; default: run them now")
-    parser.add_argument("--compile-seconds", type=float, default=math.inf, help="for torch.compile, on a GPU")
-    parser.add_argument("--json", type=Path, help="write the numbers here, and no table")
     options = parser.parse_args()
     ops, on_gpu = options.op or sorted(dida_kernels.OPS), options.device == "cuda"
     dtypes = [getattr(torch, name) for name in options.dtype or ["float32"]]
-    wrong = disagreement_in(options.agreed) if options.agreed else disagreement
     # Without a GPU the floors are those of an RTX 3090; of a GPU that is not known there are none.
     rates = roofline.rates_of(torch.cuda.get_device_name()) if on_gpu else roofline.DEVICES[86]
     major, minor = torch.cuda.get_device_capability() if on_gpu else (8, 6)
-    measured = {
+    rows = survey_ops(ops, dtypes, options.slots, options.device)
+    result = {
+        "header": record.header(options.device),  # now: the clocks are those that were run at
         "ceilings": ceilings() if on_gpu else {},
-        "rows": survey_ops(ops, dtypes, options.slots, options.device, wrong, options.compile_seconds),
-    }
-    result = {"header": record.header(options.device)} | measured  # the clocks are those that were run at
-    result |= {
+        "rows": rows,
         "counted": [
             counted
             for op in ops
@@ -363,9 +365,6 @@ def main() -> None:
             if rates and (counted := count_op(op, dtype, k, 10 * major + minor, rates))
         ],
     }
-    if options.json:
-        record.write(options.json, result)
-        return
     name = "kernels" if options.op is None else "kernels-" + "-".join(ops)
     folder = record.RESULTS_FOLDER / record.machine_name(options.device)
     record.write(folder / f"{name}.json", result)

@@ -1,4 +1,4 @@
-"""The kernel bench on tiny inputs: every row has its numbers or says why not, and what is wrong is not timed."""
+"""The kernel bench on tiny inputs: every row has its numbers or says why not, and what is wrong is marked."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def tiny(monkeypatch):
 
 def test_a_row_for_every_way_size_and_dtype(tiny):
     dtypes = [torch.float32, torch.bfloat16]
-    rows = kernels.survey_ops(["instance_loss", "boundary_mask"], dtypes, [12, 20], "cpu", agrees, 0)
+    rows = kernels.survey_ops(["instance_loss", "boundary_mask"], dtypes, [12, 20], "cpu", agrees)
     keys = {(row["op"], row["dtype"], row["K"], row["way"]) for row in rows}
     assert len(keys) == len(rows)
     for dtype in ("float32", "bfloat16"):
@@ -39,9 +39,12 @@ def test_a_row_for_every_way_size_and_dtype(tiny):
         assert (row["peak_bytes"] is None) == (row["way"] == "torch.compile")
 
 
-def test_a_backend_that_is_wrong_is_not_timed(tiny):
-    with pytest.raises(RuntimeError, match=r"(?s)instance_loss on chunked is not timed.*it is red"):
-        kernels.survey_ops(["instance_loss"], [torch.float32], [12], "cpu", lambda *_: "it is red", 0)
+def test_a_backend_that_is_wrong_is_marked(tiny):
+    rows = kernels.survey_ops(["instance_loss"], [torch.float32], [12], "cpu", lambda *_: "it is red")
+    doubted = {row["way"]: row["doubt"] for row in rows}
+    assert doubted == {"chunked": "it is red", "equation": None, "torch.compile": None}
+    lines = kernels.kernel_report({"header": {"device": "cpu"}, "rows": rows, "counted": []}).splitlines()
+    assert [("chunked" in line) for line in lines if "DOUBTFUL: it is red" in line] == [True]
 
 
 @pytest.mark.parametrize("op", dida_kernels.OPS)
@@ -57,38 +60,82 @@ def test_a_call_is_forward_and_backward(op):
         torch.testing.assert_close(found[1], leaf.grad)
 
 
-def test_what_does_not_fit_is_a_row_without_numbers(monkeypatch):
-    def full(*args, **options):
-        raise torch.OutOfMemoryError
+GATHER = kernels.empty_row("gather", torch.float32, SCENES["ordinary"], "triton", "launched")
 
-    monkeypatch.setattr(kernels, "peak_of_call", full)
-    rows = kernels._rows_cuda("gather", torch.float32, SCENES["ordinary"], "triton", lambda: None)
-    assert [(row["how"], row["why"], row["median"]) for row in rows] == [
-        ("launched", "does not fit", None),
-        ("replayed", "does not fit", None),
+
+def fails(error):
+    def call():
+        raise error
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "error, why",
+    [
+        (torch.OutOfMemoryError("tried to allocate"), "does not fit"),
+        (SyntaxError("generated code\nline 3"), "SyntaxError: generated code"),
+        (RuntimeError("operation not permitted when stream is capturing"), "RuntimeError: operation not permitted"),
+    ],
+)
+def test_what_fails_is_a_row_without_numbers(error, why):
+    row = kernels.measured(GATHER, fails(error))
+    assert row["why"].startswith(why)
+    assert (row["median"], row["peak_bytes"]) == (None, None)
+    kernels.add_speedups([row])
+    assert why in kernels.kernel_report({"header": {"device": "cuda"}, "rows": [row], "counted": []})
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch):
+    """bench_cuda without a GPU: kernels are the chunked code under another name; the manner of every timing is kept."""
+    prepare, replays = kernels.prepared, []
+    monkeypatch.setattr(kernels, "prepared", lambda op, scene, dtype, device: prepare(op, TINY, dtype, "cpu"))
+    monkeypatch.setattr(kernels, "backends", lambda op, made: ["triton"])
+    monkeypatch.setattr(kernels, "forced", lambda op, name: dida_kernels.OPS[op].backends["chunked"].run)
+    monkeypatch.setattr(kernels, "peak_of_call", lambda call, inputs, device: 7)
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+
+    def time_cuda(call, *, replayed):
+        replays.append(replayed)
+        return clocks.Timing(1.0, 1.0, 1.0)
+
+    monkeypatch.setattr(kernels, "time_cuda", time_cuda)
+    return replays
+
+
+def test_on_a_gpu_every_way_is_launched_and_replayed(on_a_gpu):
+    """Ours, eager and compiled alike; what may fail comes last, torch.compile only while there is time for it."""
+    scenes = [kernels.scene_of("instance_loss", k, "cuda") for k in (300, 100_000)]
+    rows = list(kernels.rows_on_gpu("instance_loss", scenes, [torch.bfloat16], lambda *_: "it is red", 60))
+    sure = [("triton", "launched"), ("triton", "replayed"), ("equation", "launched")]
+    assert [(row["K"], row["way"], row["how"]) for row in rows] == [
+        *((k, *one) for k in (300, 100_000) for one in sure),
+        *((k, "equation", "replayed") for k in (300, 100_000)),
+        *((300, "torch.compile", how) for how in kernels.HOWS),
+    ]
+    assert on_a_gpu == [row["how"] == "replayed" for row in rows]
+    assert {row["way"] for row in rows if row["doubt"]} == {"triton"}
+    assert all(row["median"] == 1.0 and row["why"] is None for row in rows)
+    late = list(kernels.rows_on_gpu("instance_loss", scenes[:1], [torch.bfloat16], agrees, 0))[-2:]
+    assert [(row["way"], row["why"]) for row in late] == [("torch.compile", "not tried, the time was up")] * 2
+
+
+def test_equal_is_compared_with_equal():
+    """A replayed row with the replayed equation, a launched one with the launched one, each in its dtype."""
+    rows = [
+        kernels.empty_row("gather", dtype, SCENES["ordinary"], way, how) | {"median": median}
+        for dtype, way, how, median in (
+            (torch.bfloat16, "equation", "launched", 8.0),
+            (torch.bfloat16, "equation", "replayed", 6.0),
+            (torch.float32, "equation", "launched", 100.0),
+            (torch.bfloat16, "triton", "launched", 4.0),
+            (torch.bfloat16, "triton", "replayed", 2.0),
+            (torch.float32, "triton", "replayed", 2.0),
+        )
     ]
     kernels.add_speedups(rows)
-    result = {"header": {"device": "cuda"}, "rows": rows, "counted": []}
-    assert "does not fit" in kernels.kernel_report(result)
-
-
-def test_torch_compile_comes_last_and_may_fail_or_come_too_late(monkeypatch):
-    calls = []
-
-    def bench_cuda(op, dtype, slots, wrong, compiled=False):
-        calls.append((slots, compiled))
-        if compiled and slots == 300:
-            raise SyntaxError("generated code")
-        way = "torch.compile" if compiled else "triton"
-        return [kernels.empty_row(op, dtype, kernels.scene_of(op, slots, "cuda"), way, "launched")]
-
-    monkeypatch.setattr(kernels, "bench_cuda", bench_cuda)
-    rows = kernels.survey_ops(["gather"], [torch.float32], [300, 3000, 30_000], "cuda", agrees, 60)
-    assert calls == [(300, False), (3000, False), (30_000, False), (300, True), (3000, True)]
-    whys = {row["K"]: row["why"] for row in rows if row["way"] == "torch.compile"}
-    assert whys == {300: "torch.compile failed: SyntaxError: generated code", 3000: None}
-    rows = kernels.survey_ops(["gather"], [torch.float32], [300], "cuda", agrees, 0)
-    assert rows[-1]["why"] == "not tried, the time was up"
+    assert [row["speedup"] for row in rows] == [1, 1, 1, 2, 3, None]
 
 
 def test_the_report_takes_its_numbers_from_the_result():

@@ -3,9 +3,14 @@
 Two crops of 512 x 512 are thousands of programs, and with 100 000 slots more elements than 32 bits count; the small
 scenes of test_agreement.py have neither. The op runs on all of the input. The truth is the equation in float64 on the
 last rows, or on the last nodes and the pixels between them: offsets are largest there, and the image ends.
+
+An output of [N, K] takes as many slots as the card's memory allows. 24 GB are enough to count beyond 32 bits.
 """
 
-from collections.abc import Callable
+import fcntl
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -27,7 +32,8 @@ LARGE = [
     for dtype in (torch.float32, torch.bfloat16)
     if (slots == 300 or op in ("instance_loss", "class_similarity", "bank_update"))
     and (op != "boundary_mask" or dtype == torch.float32)  # it sees integers only
-] + [("bank_similarity", 100_000, torch.float32)]  # 13 GB of output
+] + [("bank_similarity", 100_000, torch.float32)]  # 13 GB of output, and as many of gradient
+SHARE = 0.75  # of a card's memory, for outputs and their gradients; what is left is for everything else
 
 
 class Corner(NamedTuple):
@@ -130,8 +136,36 @@ def test_a_wrong_corner_is_seen(op, monkeypatch):
         agrees_in_the_corner(op, "cpp", SMALL, torch.float32)
 
 
+def slots_that_fit(op: str, slots: int, memory: int) -> int:
+    """At most `slots`, so many that [N, K] float32 and its gradient fit into SHARE of `memory` bytes."""
+    if op != "bank_similarity":
+        return slots  # of the others none makes anything that grows with N and K, or only for few slots
+    N = MAIN.B * MAIN.hw[0] * MAIN.hw[1]
+    return min(slots, int(SHARE * memory / (2 * 4 * N)))
+
+
+def test_a_smaller_card_takes_fewer_slots():
+    N = MAIN.B * MAIN.hw[0] * MAIN.hw[1]
+    small = slots_that_fit("bank_similarity", 100_000, 24 * 2**30)
+    assert 2 * 4 * N * small < 24e9
+    assert N * small > 2**31  # it still counts beyond 32 bits
+    assert slots_that_fit("bank_similarity", 100_000, 79 * 2**30) == 100_000
+    assert slots_that_fit("instance_loss", 100_000, 8 * 2**30) == 100_000
+
+
+@pytest.fixture
+def card_to_itself() -> Iterator[None]:
+    """One of the largest tests at a time, whichever processes run them."""
+    with Path(tempfile.gettempdir(), "dida-largest-tests.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+        torch.cuda.empty_cache()
+
+
 @pytest.mark.gpu
+@pytest.mark.usefixtures("card_to_itself")
 @pytest.mark.parametrize("op, slots, dtype", LARGE, ids=str)
 def test_the_corner_at_the_size_of_training(op, slots, dtype):
     name = "cuda" if op == "bank_update" else "triton"
+    slots = slots_that_fit(op, slots, torch.cuda.get_device_properties(0).total_memory)
     agrees_in_the_corner(op, name, resized(MAIN, K=slots), dtype)

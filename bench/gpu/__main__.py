@@ -1,0 +1,43 @@
+"""What a GPU says of this tree, in one command of at most ten minutes.
+
+    python -m bench.gpu --out OUT [--seconds 545] [--stages NAME ...]     all of it, or after a fix what is named
+    python -m bench.gpu.report OUT/results.json                           tables, targets and the figure
+
+Stage by stage (bench/gpu/stages.py), each in a process group of its own with its own time and log. OUT gets two files
+whatever happens: results.json, everything that was measured and what became of every stage, and logs.tar.gz. Nothing is
+written into the checkout but the compiled extension.
+
+It needs no installation of ours: a Python with torch, triton, numpy, timm, opencv and pytest. Packages that are missing
+travel as wheels (--wheels). Where git does not travel, DIDA_COMMIT says which commit this is.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from bench.gpu.runner import Request, run_stages
+from bench.gpu.stages import STAGES, chosen_stages
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        "python -m bench.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the two files")
+    parser.add_argument("--seconds", type=float, default=545, help="for all stages (default: 545)")
+    parser.add_argument("--stages", nargs="+", default=[], choices=[stage.name for stage in STAGES], metavar="NAME",
+                        help=f"only these: {', '.join(stage.name for stage in STAGES)}")  # fmt: skip
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: tiny sizes, to try the command")
+    parser.add_argument("--wheels", type=Path, help="folder of wheels of packages that are missing here")
+    parser.add_argument("--banks", type=Path, help="folder of banks of real runs (*.npz), for their test")
+    options = parser.parse_args()
+    for name in ("wheels", "banks"):
+        folder = getattr(options, name)
+        if folder is not None and not folder.is_dir():
+            parser.error(f"--{name} {folder}: no such folder")
+    request = Request(options.out, options.seconds, options.device, options.banks, options.wheels)
+    return run_stages(chosen_stages(options.stages), request)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""The tests that run on a GPU, each outcome written down as it comes.
+
+Kernels against their equations on fresh numbers, outputs filled with NaN before, two runs equal in every bit, no host
+synchronisation. A red test marks the numbers of its op (`doubts`) and hides no other.
+"""
+
+import os
+import re
+import secrets
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from bench.gpu.program import Program, begin, stage_parser
+
+# Tests, and the modules without which they cannot be imported.
+ON_GPU: dict[str, tuple[str, ...]] = {
+    "tests/kernels/test_agreement.py": (),
+    "tests/kernels/test_training_size.py": (),
+    "tests/kernels/test_triton_bank_similarity.py": (),
+    "tests/kernels/test_triton_boundary_mask.py": (),
+    "tests/kernels/test_triton_class_similarity.py": (),
+    "tests/kernels/test_triton_rows_instance_loss.py": (),
+    "tests/kernels/test_triton_instance_loss.py": (),
+    "tests/kernels/test_triton_scatter_gather.py": (),
+    "tests/kernels/test_bank_update.py": (),
+    "tests/kernels/test_real_banks.py": (),
+    "tests/kernels/test_fuzz.py": ("hypothesis",),
+    "tests/engine/test_step_on_gpu.py": (),
+    "tests/data/test_loader.py::test_batches_arrive_on_the_device": (),
+}
+
+
+class Selection(NamedTuple):
+    """Tests, and which of them."""
+
+    tests: tuple[str, ...]
+    keyword: str = ""  # as pytest's -k
+
+
+SELECTIONS = {
+    # Of every kernel family the smallest scene: what fails here fails everywhere.
+    "smoke": Selection(
+        ("tests/kernels/test_agreement.py",),
+        "test_agrees_with_the_equation and triton and (ordinary or stride_4 or same_grid) and not float16",
+    ),
+    "step": Selection(("tests/engine/test_step_on_gpu.py",)),
+    "all": Selection(tuple(ON_GPU)),
+}
+WORKERS = 12  # test processes at most; each has a context of some 500 MB on the GPU,
+MEMORY_OF_A_WORKER = 6e9  # and beside the largest test there must be room for the contexts of the others
+NEEDS_A_GPU = re.compile("CUDA|GPU|extension")  # in the reason of a skipped test: a GPU would have run it
+SAVE_EVERY = 1.0  # seconds
+SHOWN = 20  # red tests that the log names
+
+
+class Outcomes:
+    """A pytest plugin: what became of every test so far."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.tests: dict[str, str] = {}  # id -> passed, failed or skipped
+        self.why: dict[str, str] = {}  # of those that did not pass
+        self._saved = 0.0
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or report.outcome != "passed":
+            self._note(report.nodeid, report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self._note(report.nodeid, report)
+
+    def _note(self, name: str, report: Any) -> None:
+        if self.tests.get(name) != "failed":  # a test that failed and whose teardown is well has failed
+            self.tests[name] = report.outcome
+        if report.skipped and isinstance(report.longrepr, tuple):
+            self.why[name] = report.longrepr[2].removeprefix("Skipped: ")
+        elif report.failed:
+            self.why[name] = report.longreprtext[-1500:]
+        if time.monotonic() - self._saved > SAVE_EVERY:
+            self.save()
+
+    def save(self) -> None:
+        self._saved = time.monotonic()
+        self.program.keep(tests=self.tests, why=self.why)
+
+
+def workers(memory_bytes: float | None) -> int:
+    """How many test processes this machine and its card carry."""
+    by_memory = WORKERS if memory_bytes is None else int(memory_bytes / MEMORY_OF_A_WORKER)
+    return max(1, min(WORKERS, os.cpu_count() or 1, by_memory))
+
+
+def runnable(selection: Selection, present: Callable[[str], Any] = find_spec) -> tuple[list[str], list[str]]:
+    """The tests that can be imported here, and a line for each that cannot, naming what is missing."""
+    missing = {test: [x for x in ON_GPU.get(test, ()) if not present(x)] for test in selection.tests}
+    left_out = [f"{test}: left out, {', '.join(x)} is not installed" for test, x in missing.items() if x]
+    return [test for test, modules in missing.items() if not modules], left_out
+
+
+def pytest_arguments(
+    selection: Selection, processes: int, present: Callable[[str], Any] = find_spec
+) -> tuple[list[str], list[str]]:
+    """What pytest is given, and what is left out or done otherwise because a package is missing."""
+    tests, left_out = runnable(selection, present)
+    arguments = [*tests, "-p", "no:cacheprovider", "-p", "bench.gpu.fresh_worker"]
+    arguments += ["-k", selection.keyword] if selection.keyword else []
+    if present("xdist"):
+        # A worker whose context is lost is replaced, however often. (By group, xdist 3.8 hangs when a worker is gone.)
+        arguments += ["--numprocesses", str(processes), "--dist", "load", "--max-worker-restart", "1000"]
+    else:
+        left_out.append("pytest-xdist is not installed: tests run one by one, and a lost context reddens what follows")
+    return arguments, left_out
+
+
+def memory_of_card(device: str) -> float | None:
+    """Bytes; None where there is no card."""
+    if device == "cpu":
+        return None
+    import torch  # only here: test processes import it themselves
+
+    return torch.cuda.get_device_properties(0).total_memory
+
+
+def needing_a_gpu(why: Mapping[str, str], tests: Mapping[str, str]) -> list[str]:
+    """Of the tests that were skipped, those that a machine with a GPU must not skip."""
+    skipped = (name for name, outcome in tests.items() if outcome == "skipped")
+    return [name for name in skipped if NEEDS_A_GPU.search(why.get(name, ""))]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = stage_parser(__doc__)
+    parser.add_argument("--tests", choices=tuple(SELECTIONS), default="all")
+    program, options = begin(parser, arguments)
+    return run_tests(program, SELECTIONS[options.tests])
+
+
+def run_tests(program: Program, selection: Selection) -> int:
+    """Run them on fresh numbers; 0 if some passed, none failed and none was skipped that a GPU would have run."""
+    os.environ["DIDA_SEED"] = secrets.token_hex(4)  # inherited by the test processes; tests/cases.py reads it
+    chosen, left_out = pytest_arguments(selection, workers(memory_of_card(program.device)))
+    outcomes = Outcomes(program)
+    program.keep(seed=os.environ["DIDA_SEED"], left_out=left_out, status=None)
+    status = int(pytest.main(chosen, plugins=[outcomes]))
+    outcomes.save()
+    failed = [name for name, outcome in outcomes.tests.items() if outcome == "failed"]
+    skipped = needing_a_gpu(outcomes.why, outcomes.tests) if program.device == "cuda" else []
+    program.keep(status=status, skipped_for_want_of_a_gpu=skipped)
+    passed = sum(outcome == "passed" for outcome in outcomes.tests.values())
+    print("\n".join([*left_out, *(f"RED {name}" for name in failed[:SHOWN])]))
+    print(f"{passed} of {len(outcomes.tests)} passed, {len(failed)} failed, {len(skipped)} skipped for want of a GPU")
+    return 0 if status == 0 and passed and not skipped else 1
+
+
+# ---- what a red test says of a number ------------------------------------------------------------------------------
+
+
+def doubts(found: Mapping[str, Any], ops: Sequence[str]) -> Callable[[str, str, Any], str | None]:
+    """What the tests of a stage say against an op on a backend in a dtype, None if they agree.
+
+    A dtype is one of torch's. A red test counts against the ops in its name; one of the kernels' that names none,
+    against all.
+    """
+    tests: dict[str, str] = dict(found.get("tests", {}))
+    red: dict[str, list[str]] = {op: [] for op in ops}
+    for name in (name for name, outcome in tests.items() if outcome == "failed"):
+        named = [op for op in ops if op in name]
+        for op in named or (ops if name.startswith("tests/kernels/") else ()):
+            red[op].append(Path(name).name)
+
+    def doubt(op: str, backend: str, dtype: Any) -> str | None:
+        if red[op]:
+            return f"{len(red[op])} red tests, such as {red[op][0]}"
+        shown = "torch.float32" if op == "boundary_mask" else str(dtype)  # it sees integers only
+        wanted, ending = f"test_agrees_with_the_equation[{op}-{backend}-", f"-{shown}]"
+        if not any(wanted in name and name.endswith(ending) and tests[name] == "passed" for name in tests):
+            return f"no agreement test of it passed in {shown}"
+        return None
+
+    return doubt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

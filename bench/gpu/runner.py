@@ -1,0 +1,169 @@
+"""Stages one after another, each with its time and its log; whatever becomes of one, the next one runs."""
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.gpu.command import Running, last_lines_of
+from bench.gpu.ledger import DONE, FAILED, LOGS, RESULTS, RUNNING, TIMED_OUT, Ledger
+from bench.gpu.stages import GATE, Stage
+from dida.signals import Signals
+
+CHECKOUT = Path(__file__).parents[2]
+POLL = 0.1  # seconds
+NEWS = 5.0  # seconds between two looks at what a stage has written
+RESERVE = 5.0  # seconds kept for the end: killing, packing
+TO_SAY_SO = 3.0  # seconds that a stage is told to end before it is ended
+PATIENCE = {"cuda": 1, "cpu": 10}  # times a stage's seconds: they are a GPU's, and a CPU only tries the command
+SHOWN_LINES = 12  # of the log of a stage, on the terminal
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command was asked for."""
+
+    out: Path
+    seconds: float
+    device: str = "cuda"
+    banks: Path | None = None  # of real runs, for their test
+    wheels: Path | None = None  # of packages that this machine lacks
+
+
+class Runner:
+    """Runs a plan. Its exit status: 0 all done, 1 something was not, 2 nothing can be measured here, 143 told to stop.
+
+    A stage that hangs is ended with everything it started; one that crashes has its end in `why`. A signal ends the
+    running stage, and what was found until then comes back like anything else.
+    """
+
+    def __init__(self, plan: Sequence[Stage], request: Request, work: Path) -> None:
+        asked = {"seconds": request.seconds, "device": request.device, "stages": [stage.name for stage in plan]}
+        self.plan, self.request, self.work = plan, request, work
+        self.ledger = Ledger(request.out, work, plan, asked)
+        self.signals = Signals()
+        self._until = time.monotonic() + request.seconds - RESERVE
+        self._background: dict[str, Running] = {}
+
+    def left(self) -> float:
+        return self._until - time.monotonic()
+
+    def run(self) -> int:
+        try:
+            self.ledger.save()
+            self._unpack_wheels()
+            for stage in self.plan:
+                if stage.background:
+                    self._background[stage.name] = self._start(stage, self.left())
+            for stage in self.plan:
+                self._one(stage)
+                if self.signals.caught or (stage.name == GATE and self.obstacles()):
+                    break
+        finally:
+            for name, command in self._background.items():  # nobody waited for these
+                command.end()
+                self.ledger.note(name, FAILED, command.seconds(), "ended: the command was over before its turn")
+            self.ledger.save()
+            self.signals.restore()
+        return self._status()
+
+    def obstacles(self) -> list[str]:
+        """Why nothing can be measured here; a stage of facts that did not end well is one."""
+        if GATE not in self.ledger.stages or self.ledger.stages[GATE]["outcome"] == DONE:
+            return []
+        return self.ledger.found(GATE).get("obstacles") or [f"the stage {GATE} did not end well"]
+
+    def _one(self, stage: Stage) -> None:
+        if self.left() < stage.needs and stage.name not in self._background:
+            self.ledger.stages[stage.name]["why"] = f"{self.left():.0f} s were left, and it needs {stage.needs:.0f}"
+            return
+        limit = min(PATIENCE[self.request.device] * stage.seconds, max(self.left(), 0.0))
+        said = f"== {stage.name}, {self.request.seconds - RESERVE - self.left():.0f} s gone, at most {limit:.0f} s"
+        print(said, flush=True)
+        command = self._background.pop(stage.name, None) or self._start(stage, limit)
+        self.ledger.note(stage.name, RUNNING)
+        self.ledger.save()
+        self._watch(stage, command, limit)
+        end = last_lines_of(command.log, SHOWN_LINES)
+        print("\n".join(f"   {line}" for line in end.splitlines()))
+        outcome = self.ledger.stages[stage.name]
+        print(f"-> {stage.name}: {outcome['outcome']} in {outcome['seconds']} s", flush=True)
+        self.ledger.save()
+
+    def _start(self, stage: Stage, limit: float) -> Running:
+        command = [
+            sys.executable, *stage.command,
+            "--device", self.request.device,
+            "--seconds", f"{max(limit - TO_SAY_SO, limit / 2):.1f}",
+            "--to", str(self.ledger.found_path(stage.name)),
+        ]  # fmt: skip
+        return Running(command, folder=CHECKOUT, log=self.ledger.log_path(stage.name), environment=self._environment())
+
+    def _watch(self, stage: Stage, command: Running, limit: float) -> None:
+        """Until it ends, its time is up or a signal comes; then nothing of it is left."""
+        until, news = time.monotonic() + limit, time.monotonic() + NEWS
+        while command.status() is None and time.monotonic() < until and not self.signals.caught:
+            time.sleep(POLL)
+            command.shorten_log()
+            if time.monotonic() > news:
+                self.ledger.save_what_is_new()
+                news = time.monotonic() + NEWS
+        seconds = command.seconds()
+        status, survivors = command.end()
+        left = f"these processes could not be ended: {survivors}" if survivors else None
+        if status == 0:
+            self.ledger.note(stage.name, DONE, seconds, left)
+        elif status is None and not self.signals.caught:
+            self.ledger.note(stage.name, TIMED_OUT, seconds, left)
+        else:
+            how = f"exit status {status}" if status is not None else f"ended by {self.signals.caught} to the command"
+            self.ledger.note(stage.name, FAILED, seconds, "; ".join(filter(None, [how, left])))
+
+    def _environment(self) -> dict[str, str]:
+        """Our packages and the wheels come first; compiled code is shared by the stages."""
+        paths = [str(CHECKOUT), str(self._site), os.environ.get("PYTHONPATH", "")]
+        found = {
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            "PYTHONUNBUFFERED": "1",
+            "TRITON_CACHE_DIR": str(self.work / "triton"),
+            "TORCHINDUCTOR_CACHE_DIR": str(self.work / "inductor"),
+        }
+        return found | ({"DIDA_BANKS": str(self.request.banks.resolve())} if self.request.banks else {})
+
+    @property
+    def _site(self) -> Path:
+        return self.work / "site"
+
+    def _unpack_wheels(self) -> None:
+        """Install what travelled with us; where that fails, stages that need it say so."""
+        if self.request.wheels is None:
+            return
+        wheels = sorted(map(str, self.request.wheels.resolve().glob("*.whl")))
+        options = ["--no-index", "--no-deps", "--no-compile", "--quiet", "--disable-pip-version-check"]
+        pip = [sys.executable, "-m", "pip", "install", *options, "--target", str(self._site), *wheels]
+        command = Running(pip, folder=CHECKOUT, log=self.work / "wheels.log", environment={})
+        while command.status() is None and self.left() > 0 and not self.signals.caught:
+            time.sleep(POLL)
+        status = command.end().status
+        print(f"wheels: {len(wheels)} installed" if status == 0 else last_lines_of(command.log, 3), flush=True)
+        self.ledger.asked["wheels"] = {"files": [Path(wheel).name for wheel in wheels], "installed": status == 0}
+
+    def _status(self) -> int:
+        print("\n".join(f"{name:32} {x['outcome']:12} {x['seconds']:6.1f} s" for name, x in self.ledger.stages.items()))
+        print(f"{self.request.out / RESULTS} and {self.request.out / LOGS}", flush=True)
+        if self.signals.caught:
+            print(f"stopped by {self.signals.caught}")
+            return 143
+        if obstacles := self.obstacles():
+            print("\n".join(obstacles))
+            return 2
+        return 0 if all(stage["outcome"] == DONE for stage in self.ledger.stages.values()) else 1
+
+
+def run_stages(plan: Sequence[Stage], request: Request) -> int:
+    """Run a plan in a temporary folder and leave two files in `request.out`. Returns the exit status."""
+    with tempfile.TemporaryDirectory(prefix="dida-gpu-", ignore_cleanup_errors=True) as work:
+        return Runner(plan, request, Path(work)).run()

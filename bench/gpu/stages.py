@@ -1,0 +1,63 @@
+"""What is run on a GPU, in this order: small things first, and what is written as it goes loses nothing to a time-out.
+
+Times are those of an H100, estimated until one has been asked.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+GATE = "facts"  # the stage that says whether anything can be measured here; without it nothing else is
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One program: `python COMMAND --device D --seconds S --to FILE`, in a process group of its own.
+
+    It writes what it finds to FILE as it goes, and its exit status is 0 if all it looked at is right.
+    """
+
+    name: str
+    command: tuple[str, ...]  # arguments of Python
+    seconds: float  # at most
+    needs: float = 8.0  # it is not begun with less than this left
+    background: bool = False  # begun at once, beside the others, and waited for at its place
+
+
+def _ours(module: str, *arguments: str) -> tuple[str, ...]:
+    return ("-m", f"bench.gpu.{module}", *arguments)
+
+
+def _bench(op: str, *slots: int, seconds: float, compiling: float = 0.0, needs: float = 15.0) -> Stage:
+    """An op and a range of K: a crash or a time-out in one takes no number of another."""
+    arguments = ("--op", op, "--slots", *map(str, slots), "--compile-seconds", str(compiling))
+    name = "-".join(["bench", op, *map(str, slots)])
+    return Stage(name, _ours("op_times", *arguments), seconds, needs)
+
+
+STAGES = (
+    Stage(GATE, _ours("facts"), 45),
+    Stage("build", _ours("build"), 60, background=True),
+    Stage("smoke", _ours("agreement", "--tests", "smoke"), 70, needs=20),
+    Stage("no-waiting", _ours("agreement", "--tests", "step"), 50, needs=15),
+    Stage("step-cost", _ours("step_cost"), 60, needs=25),
+    Stage("step-variants", _ours("step_variants"), 110, needs=25),
+    Stage("network-parts", _ours("network_parts"), 25),
+    Stage("agreement", _ours("agreement", "--tests", "all"), 155, needs=40),
+    _bench("instance_loss", 300, 3000, seconds=60, compiling=25),
+    _bench("class_similarity", 300, 3000, seconds=40, compiling=12),
+    _bench("boundary_mask", 300, seconds=20, compiling=5),
+    _bench("bank_update", 300, seconds=20, compiling=5),
+    _bench("instance_loss", 30_000, 100_000, seconds=40),
+    _bench("class_similarity", 30_000, 100_000, seconds=30),
+    Stage("whole-run", _ours("whole_run"), 75, needs=30),
+    Stage("throughput", _ours("throughput"), 45, needs=20),
+    _bench("bank_similarity", 300, seconds=20),
+    _bench("scatter", 300, seconds=20),
+    _bench("gather", 300, seconds=20),
+    Stage("sanitizer", _ours("sanitizer"), 600, needs=40),
+)
+
+
+def chosen_stages(names: Sequence[str]) -> list[Stage]:
+    """Those that are named, in their order, and the one that the others depend on; all where none is named."""
+    return [stage for stage in STAGES if not names or stage.name in names or stage.name == GATE]

@@ -1,0 +1,281 @@
+"""The same step in other precisions, optimizers, layouts, as graphs and compiled: what would make it shorter.
+
+Per variant: milliseconds of a step alone (wall), until the host has launched it (where that is as long, the host is the
+limit), of one in a row of steps (stream), of its kernels on the device (by the profiler), launches, and the peak of
+memory. bfloat16 is autocast around the engine's float32 step; convolutions of float32 may use TF32 throughout, as
+PyTorch has it by default.
+"""
+
+import copy
+import gc
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+from bench.gpu.program import Program, begin, stage_parser
+from bench.gpu.step_parts import WORKLOADS, batch_on, contenders_of, settings_of
+from bench.step import Contender
+from dida.batch import Batch
+from dida.models.mit import Block, MixFFN
+from dida.step import train_step
+
+LISTED = 40  # kernels that take longest
+COMPILER = "inductor"
+CONSTANT_DROP = 0.05  # of every block, where they are compiled: each block's own would compile each anew
+LEAST = 12.0  # seconds without which a variant is not begun
+TO_COMPILE = 45.0  # ... or compilation
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to run the step. Applied around it and taken back behind it."""
+
+    name: str
+    dtype: torch.dtype = torch.float32  # bfloat16: autocast
+    tf32: bool = False  # matrix products of float32
+    fused: bool = False  # AdamW in one kernel
+    contiguous: bool = False  # maps in front of the depthwise convolutions, which are channels-last views of tokens
+    benchmark: bool = False  # cuDNN tries all its algorithms
+
+    @contextmanager
+    def applied(self, contender: Contender, device: torch.device) -> Iterator[None]:
+        before = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
+        torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
+        torch.backends.cudnn.benchmark = self.benchmark
+        hooks = [ffn.dwconv.register_forward_pre_hook(_contiguous) for ffn in self._feed_forwards(contender)]
+        use_fused(contender.state.optimizer, device if self.fused else None)
+        autocast = torch.autocast(device.type, self.dtype) if self.dtype != torch.float32 else nullcontext()
+        try:
+            with autocast:
+                yield
+        finally:
+            torch.set_float32_matmul_precision(before[0])
+            torch.backends.cudnn.benchmark = before[1]
+            for hook in hooks:
+                hook.remove()
+            use_fused(contender.state.optimizer, None)
+
+    def _feed_forwards(self, contender: Contender) -> list[MixFFN]:
+        return [m for m in modules_of(contender) if isinstance(m, MixFFN)] if self.contiguous else []
+
+
+BF16 = torch.bfloat16
+VARIANTS = (
+    Variant("float32"),
+    Variant("TF32", tf32=True),
+    Variant("bfloat16", BF16, tf32=True),
+    Variant("TF32, fused AdamW", tf32=True, fused=True),
+    Variant("TF32, contiguous depthwise", tf32=True, contiguous=True),
+    Variant("bfloat16, contiguous depthwise", BF16, tf32=True, contiguous=True),
+    Variant("TF32, cuDNN benchmark", tf32=True, benchmark=True),
+    Variant("bfloat16, fused AdamW, contiguous depthwise", BF16, tf32=True, fused=True, contiguous=True),
+)
+COMPILED_VARIANTS = (
+    Variant("TF32, fused AdamW, compiled blocks", tf32=True, fused=True),
+    Variant("bfloat16, fused AdamW, compiled blocks", BF16, tf32=True, fused=True),
+)
+GRAPHS = {"encoder as a CUDA graph, TF32": torch.float32, "encoder as a CUDA graph, bfloat16": BF16}
+
+
+def _contiguous(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    return (inputs[0].contiguous(),)
+
+
+def modules_of(contender: Contender) -> Iterable[nn.Module]:
+    """Of the three networks of a step."""
+    networks = (contender.state.student, contender.state.teacher, contender.method.source_pass.feature_distance.encoder)
+    return chain.from_iterable(network.modules() for network in networks)
+
+
+def use_fused(optimizer: torch.optim.Optimizer, device: torch.device | None) -> None:
+    """AdamW fused, its count of steps on `device`; or, None, as PyTorch chooses it, the count on the host."""
+    for group in optimizer.param_groups:
+        group["fused"], group["foreach"] = (True, False) if device else (None, None)
+    for moments in optimizer.state.values():
+        moments["step"] = moments["step"].to(device or "cpu")
+
+
+# ---- one variant ---------------------------------------------------------------------------------------------------
+
+
+class Stopwatch:
+    """Waits for the device where there is one to wait for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+
+    def times(self, call: Callable[[], Any], count: int) -> dict[str, float]:
+        """Milliseconds of a call alone, until it has returned, and of one in a row of `count`."""
+        wall, host = [], []
+        for _ in range(count):
+            self.wait()
+            start = time.perf_counter()
+            call()
+            host.append(time.perf_counter() - start)
+            self.wait()
+            wall.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        for _ in range(count):
+            call()
+        self.wait()
+        in_a_row = (time.perf_counter() - start) / count
+        seconds = {"wall_ms": statistics.median(wall), "host_ms": statistics.median(host), "stream_ms": in_a_row}
+        return {name: round(1e3 * value, 3) for name, value in seconds.items()}
+
+
+def timed_variant(
+    variant: Variant, contender: Contender, batch: Batch, device: torch.device, *, steps: int, warm_up: int
+) -> dict[str, Any]:
+    """The row of a variant."""
+
+    def call() -> None:
+        train_step(contender.state, batch, contender.method)
+
+    with variant.applied(contender, device):
+        for _ in range(warm_up):
+            call()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        row: dict[str, Any] = Stopwatch(device).times(call, steps)
+        row["images_per_second"] = round(2e3 * len(batch.target) / row["stream_ms"], 2)
+        if device.type == "cuda":
+            row["peak_bytes"] = torch.cuda.max_memory_allocated()
+            row |= profiled(call, DeviceType.CUDA)
+    return row
+
+
+def profiled(call: Callable[[], None], on: DeviceType) -> dict[str, Any]:
+    """Milliseconds on the device, launches, and the kernels that take longest, of one call.
+
+    What the profiler cannot do is said in `profile`; the times stand without it.
+    """
+    # Of the device alone: the thousands of host operations would take seconds to sort, and slow the launches down.
+    activities = [ProfilerActivity.CUDA if on == DeviceType.CUDA else ProfilerActivity.CPU]
+    try:
+        with profile(activities=activities) as watched:
+            call()
+            if on == DeviceType.CUDA:
+                torch.cuda.synchronize()
+        events = [event for event in watched.events() if event.device_type == on]
+    except Exception as error:
+        return {"profile": _reason(error)}
+    milliseconds: Counter[str] = Counter()
+    for event in events:
+        milliseconds[event.name] += event.time_range.elapsed_us() / 1e3
+    launches = Counter(event.name for event in events)
+    kernels = [[name[:110], round(ms, 3), launches[name]] for name, ms in milliseconds.most_common(LISTED)]
+    return {"device_ms": round(sum(milliseconds.values()), 3), "launches": len(events), "kernels": kernels}
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:300]}"
+
+
+# ---- graphs and the compiler ---------------------------------------------------------------------------------------
+
+
+class Maps(nn.Module):
+    """An encoder whose maps are float32, in autocast or not: what a graph can be made of."""
+
+    def __init__(self, encoder: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.encoder, self.dtype = encoder, dtype
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        # without its cache: weights cast outside of the graph would be freed under it
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=self.dtype == BF16, cache_enabled=False):
+            return tuple(map_.float() for map_ in self.encoder(image))
+
+
+def graphed(contender: Contender, image: Tensor, dtype: torch.dtype, steps: int, as_graph: Callable) -> dict[str, Any]:
+    """The encoder forward and backward, eager and as a CUDA graph: what is left when the host does not count."""
+    stopwatch = Stopwatch(image.device)
+    with Variant("", tf32=True).applied(contender, image.device):
+        encoder = Maps(copy.deepcopy(contender.state.student.backbone).train(), dtype)
+
+        def call() -> None:
+            sum(map_.mean() for map_ in encoder(image)).backward()
+
+        for _ in range(2):
+            call()
+        eager = stopwatch.times(call, steps)
+        encoder = as_graph(encoder, (image,))  # which replaces the module's own forward: eager had to come first
+        for _ in range(2):
+            call()
+        graph = stopwatch.times(call, steps)
+    return {f"{name}_{what}": ms for name, times in (("eager", eager), ("graph", graph)) for what, ms in times.items()}
+
+
+def compile_blocks(contender: Contender) -> None:
+    """Every block of the three encoders is compiled when it is next called."""
+    torch._dynamo.config.recompile_limit = 64
+    for module in modules_of(contender):
+        if type(module).__name__ == "DropPath":
+            module.drop_prob = CONSTANT_DROP
+        elif isinstance(module, Block):
+            module.compile(dynamic=False, backend=COMPILER)
+
+
+# ---- all of them ---------------------------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    program, _ = begin(stage_parser(__doc__), arguments)
+    workload, device = WORKLOADS[program.device], torch.device(program.device)
+    contender = contenders_of(workload._replace(slots=workload.slots[:1]), device)[1]
+    batch = batch_on(device, workload.crop)
+    rows = Rows(program, settings_of(workload))
+    times = {"steps": workload.steps, "warm_up": workload.warm_up}
+    for variant in VARIANTS:
+        rows.add(variant.name, lambda v=variant: timed_variant(v, contender, batch, device, **times))
+    if program.device == "cpu":
+        return rows.status()
+    image, as_graph = batch.source.image, torch.cuda.make_graphed_callables
+    for name, dtype in GRAPHS.items():
+        rows.add(name, lambda dtype=dtype: graphed(contender, image, dtype, workload.steps, as_graph))
+    compile_blocks(contender)
+    for variant in COMPILED_VARIANTS:
+        rows.add(variant.name, lambda v=variant: timed_variant(v, contender, batch, device, **times), least=TO_COMPILE)
+    return rows.status()
+
+
+class Rows:
+    """The rows so far, each with its numbers or with why it has none; one that fails costs no other."""
+
+    def __init__(self, program: Program, setting: dict[str, Any]) -> None:
+        self.program, self.rows = program, []
+        program.keep(setting=setting, rows=self.rows)
+
+    def add(self, name: str, measure: Callable[[], dict[str, Any]], least: float = LEAST) -> None:
+        row: dict[str, Any] = {"name": name, "why": None}
+        if self.program.left() < least:
+            row["why"] = "not tried, the time was up"
+        else:
+            start = time.monotonic()
+            try:
+                row |= measure()
+            except Exception as error:
+                row["why"] = _reason(error)
+            row["seconds"] = round(time.monotonic() - start, 1)  # with all that had to be compiled
+        self.rows.append(row)
+        self.program.keep(rows=self.rows)
+        print({key: value for key, value in row.items() if key != "kernels"}, flush=True)
+        gc.collect()
+
+    def status(self) -> int:
+        return 1 if any(row["why"] for row in self.rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""Tests as a stage: outcomes are kept as they come, a red one marks its op and hides no other."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import dida_kernels
+from bench.gpu import agreement
+from bench.gpu.agreement import (
+    ON_GPU,
+    SELECTIONS,
+    doubts,
+    needing_a_gpu,
+    pytest_arguments,
+    workers,
+)
+from bench.gpu.runner import CHECKOUT
+
+OPS = tuple(dida_kernels.OPS)
+GATHER = "tests/kernels/test_agreement.py::test_agrees_with_the_equation[gather-triton-ordinary-torch.float32]"
+
+
+def without(*modules: str):
+    return lambda name: None if name in modules else True
+
+
+def test_only_green_ops_are_trusted():
+    doubt = doubts({"tests": {GATHER: "passed"}}, OPS)
+    assert doubt("gather", "triton", torch.float32) is None
+    assert "no agreement test" in doubt("gather", "triton", torch.bfloat16)
+    assert "no agreement test" in doubt("scatter", "triton", torch.float32)
+    assert "no agreement test" in doubts({}, OPS)("gather", "triton", torch.float32)
+    assert "no agreement test" in doubts({"tests": {GATHER: "skipped"}}, OPS)("gather", "triton", torch.float32)
+
+
+def test_a_red_test_counts_against_the_ops_in_its_name():
+    red = "tests/kernels/test_training_size.py::test_the_corner_at_the_size_of_training[scatter-300-torch.bfloat16]"
+    scatter = GATHER.replace("gather", "scatter")
+    doubt = doubts({"tests": {GATHER: "passed", scatter: "passed", red: "failed"}}, OPS)
+    assert doubt("gather", "triton", torch.float32) is None
+    assert "1 red tests" in doubt("scatter", "triton", torch.float32)
+
+
+def test_a_red_test_of_the_kernels_that_names_no_op_counts_against_all():
+    bank = "tests/kernels/test_real_banks.py::test_triton_agrees_on_slots_of_a_real_bank[balanced]"
+    assert "1 red tests" in doubts({"tests": {GATHER: "passed", bank: "failed"}}, OPS)(
+        "gather", "triton", torch.float32
+    )
+    loader = "tests/data/test_loader.py::test_batches_arrive_on_the_device"
+    assert doubts({"tests": {GATHER: "passed", loader: "failed"}}, OPS)("gather", "triton", torch.float32) is None
+
+
+def test_labels_have_no_dtype_but_their_own():
+    name = GATHER.replace("gather", "boundary_mask")
+    assert doubts({"tests": {name: "passed"}}, OPS)("boundary_mask", "triton", torch.bfloat16) is None
+
+
+def test_every_file_with_a_test_for_a_gpu_is_run():
+    words = ("mark.gpu", "device_of(", '"cuda" if torch.cuda.is_available()')
+    found = {
+        path.relative_to(CHECKOUT).as_posix()
+        for folder in ("kernels", "engine", "data", "method", "models")
+        for path in (CHECKOUT / "tests" / folder).glob("test_*.py")
+        if any(word in path.read_text() for word in words)
+    }
+    assert found == {test.partition("::")[0] for test in ON_GPU}
+
+
+def test_the_smoke_has_a_scene_of_every_kernel():
+    """By the names that the tests have: a keyword that matches nothing would be green."""
+    ids = []
+
+    class Collected:
+        def pytest_collection_finish(self, session: pytest.Session) -> None:
+            ids.extend(item.name for item in session.items)
+
+    smoke = SELECTIONS["smoke"]
+    tests = [str(CHECKOUT / test) for test in smoke.tests]
+    pytest.main([*tests, "-k", smoke.keyword, "--collect-only", "-p", "no:cacheprovider"], plugins=[Collected()])
+    with_triton = {op for op, x in dida_kernels.report().items() if x["triton"] == "yes"}
+    assert {op for op in OPS for name in ids if f"[{op}-triton-" in name} == with_triton
+    assert len(ids) <= 5 * len(OPS)
+
+
+def test_what_is_not_installed_is_named():
+    arguments, left_out = pytest_arguments(SELECTIONS["all"], 4, present=without("hypothesis"))
+    assert "tests/kernels/test_fuzz.py" not in arguments
+    assert left_out == ["tests/kernels/test_fuzz.py: left out, hypothesis is not installed"]
+    assert arguments[arguments.index("--numprocesses") + 1] == "4"
+    arguments, left_out = pytest_arguments(SELECTIONS["all"], 4, present=without("xdist"))
+    assert "--numprocesses" not in arguments
+    assert "one by one" in left_out[0]
+
+
+def test_workers_leave_a_small_card_room_for_the_largest_test(monkeypatch):
+    monkeypatch.setattr(agreement.os, "cpu_count", lambda: 16)
+    assert workers(80e9) == agreement.WORKERS
+    assert workers(24 * 2**30) == 4
+    assert workers(4e9) == 1
+    assert workers(None) == agreement.WORKERS
+
+
+def test_tests_that_a_gpu_would_have_run():
+    tests = {"a": "skipped", "b": "skipped", "c": "passed"}
+    assert needing_a_gpu({"a": "needs a CUDA device", "b": "gather: triton refuses: odd"}, tests) == ["a"]
+
+
+def outcomes_of(tmp_path, content: str, *, xdist: bool) -> tuple[int, dict]:
+    """What the stage finds of a file of tests: its status, and outcomes by the names of the tests."""
+    (tmp_path / "test_it.py").write_text(content)
+    command = f"""
+import sys
+from bench.gpu.agreement import Selection, run_tests, pytest_arguments
+from bench.gpu import agreement
+from tests.bench.gpu.stage_files import program
+from pathlib import Path
+agreement.workers, agreement.SAVE_EVERY = lambda memory: 1, 0
+if not {xdist}:
+    agreement.pytest_arguments = lambda s, n: pytest_arguments(s, n, present=lambda name: name != "xdist")
+sys.exit(run_tests(program(Path({str(tmp_path)!r})), Selection(({str(tmp_path / "test_it.py")!r},))))
+"""
+    done = subprocess.run([sys.executable, "-c", command], cwd=CHECKOUT, capture_output=True, text=True, timeout=300)
+    found = json.loads((tmp_path / "stage.json").read_text())
+    return done.returncode, found | {"short": {name.partition("::")[2]: x for name, x in found["tests"].items()}}
+
+
+def test_outcomes_are_kept_as_they_come(tmp_path):
+    """A red test hides no other, and a crash takes nothing that came before it."""
+    status, found = outcomes_of(
+        tmp_path,
+        "import os, pytest\n"
+        "def test_seed(): assert len(os.environ['DIDA_SEED']) == 8\n"
+        "def test_red(): assert 1 == 2, 'off by 1'\n"
+        "def test_skipped(): pytest.skip('it refuses')\n"
+        "@pytest.fixture\n"
+        "def broken():\n    yield\n    raise RuntimeError('behind it')\n"
+        "def test_teardown(broken): pass\n"
+        "def test_last(): pass\n"
+        "def test_crash(): os.abort()\n",
+        xdist=False,
+    )
+    assert status == -6
+    assert found["short"] == {
+        "test_seed": "passed", "test_red": "failed", "test_skipped": "skipped", "test_teardown": "failed",
+        "test_last": "passed",
+    }  # fmt: skip
+    why = {name.partition("::")[2]: said for name, said in found["why"].items()}
+    assert "off by 1" in why["test_red"]
+    assert why["test_skipped"] == "it refuses"
+    assert len(found["seed"]) == 8
+    assert found["status"] is None  # it did not come to its end
+
+
+def test_a_lost_context_ends_its_process_and_reddens_one_test(tmp_path):
+    """As CUDA has it: after an illegal access every later call of the process fails. Another process is well."""
+    pytest.importorskip("xdist")
+    status, found = outcomes_of(
+        tmp_path,
+        "import pytest\n"
+        "from bench.gpu import fresh_worker\n"
+        "lost = []\n"
+        "fresh_worker.context_is_lost = lambda: bool(lost)\n"
+        "def call():\n    assert not lost, 'CUDA error: an illegal memory access was encountered'\n"
+        "def test_before(): call()\n"
+        "def test_red(): assert False, 'wrong, and the context is well'\n"
+        "def test_loses():\n    lost.append(1)\n    call()\n"
+        "def test_after(): call()\n"
+        "def test_last(): call()\n",
+        xdist=True,
+    )
+    assert status == found["status"] == 1
+    assert {name: outcome for name, outcome in found["short"].items() if outcome != "passed"} == {
+        "test_red": "failed", "test_loses": "failed",
+    }  # fmt: skip
+    assert len(found["short"]) == 5

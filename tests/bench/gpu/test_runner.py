@@ -1,0 +1,210 @@
+"""Stages that hang, crash, leave children or fill their log, a command told to stop: two files, and they are true."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.gpu import command, runner
+from bench.gpu.ledger import DONE, FAILED, LOGS, NOT_REACHED, RESULTS, RUNNING, TIMED_OUT
+from bench.gpu.runner import CHECKOUT, Request, run_stages
+from bench.gpu.stages import GATE, Stage
+
+# What a stage is called with comes behind its code: --device D --seconds S --to FILE.
+KEEP = "import json, sys; to = sys.argv[sys.argv.index('--to') + 1]; open(to, 'w').write(json.dumps({'rows': [1]})); "
+SLEEP = "import time; time.sleep(600)"
+SOON = 0.1  # seconds of a stage, which are ten times as long where there is no GPU
+
+
+def stage(name: str, code: str, seconds: float = 6, **options) -> Stage:
+    return Stage(name, ("-c", code), seconds, **options)
+
+
+def outcomes(out: Path) -> dict[str, str]:
+    return {name: found["outcome"] for name, found in results(out)["stages"].items()}
+
+
+def results(out: Path) -> dict:
+    """What came back, which is exactly two files."""
+    assert {path.name for path in out.iterdir()} == {RESULTS, LOGS}
+    return json.loads((out / RESULTS).read_text())
+
+
+def log_of(out: Path, name: str) -> str:
+    with tarfile.open(out / LOGS) as archive:
+        return archive.extractfile(f"logs/{name}.log").read().decode()
+
+
+def run(out: Path, *plan: Stage, seconds: float = 300, **options) -> int:
+    return run_stages(plan, Request(out, seconds, "cpu", **options))
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_stage_that_hangs_or_crashes_takes_no_other_with_it(tmp_path):
+    out = tmp_path / "out"
+    status = run(
+        out,
+        stage("well", KEEP + "print('all is well')"),
+        stage("hangs", KEEP + SLEEP, SOON),
+        stage("crashes", KEEP + "import os, signal; print('before'); os.kill(os.getpid(), signal.SIGSEGV)"),
+        stage("raises", "raise ValueError('that is why')"),
+        stage("last", KEEP),
+    )
+    assert status == 1
+    assert outcomes(out) == {"well": DONE, "hangs": TIMED_OUT, "crashes": FAILED, "raises": FAILED, "last": DONE}
+    found = results(out)
+    assert found["stages"]["crashes"]["why"] == "exit status -11\nbefore"
+    assert "ValueError: that is why" in found["stages"]["raises"]["why"]
+    assert found["stages"]["hangs"]["seconds"] >= 1
+    assert set(found["found"]) == {"well", "hangs", "crashes", "last"}  # what was found before the end counts
+    assert log_of(out, "well") == "all is well\n"
+
+
+def test_all_well(tmp_path):
+    assert run(tmp_path / "out", stage("one", KEEP)) == 0
+
+
+@pytest.mark.parametrize("leaves", ["", "start_new_session=True"], ids=["in its group", "in a session of its own"])
+@pytest.mark.parametrize("end, outcome", [("", DONE), (SLEEP, TIMED_OUT)], ids=["done", "hangs"])
+def test_nothing_of_a_stage_is_left(tmp_path, leaves, end, outcome):
+    """Not even what left its process group, and what would be timed beside is no longer there."""
+    child = f"import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', '{SLEEP}'], {leaves}); "
+    pid = tmp_path / "pid"
+    out = tmp_path / "out"
+    run(out, stage("parent", child + f"open('{pid}', 'w').write(str(child.pid)); " + end, SOON * (3 if end else 60)))
+    assert outcomes(out) == {"parent": outcome}
+    assert not alive(int(pid.read_text()))
+
+
+def test_a_stage_that_fills_its_log(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "LOG_BYTES", 100_000)
+    monkeypatch.setattr(command, "KEPT_BYTES", 1000)
+    out = tmp_path / "out"
+    assert (
+        run(out, stage("talks", "print('first')\nfor i in range(200_000): print('again and again', i)\nprint('last')"))
+        == 0
+    )
+    log = log_of(out, "talks")
+    assert len(log) <= 100_000
+    assert log.startswith("first\n")
+    assert log.endswith("last\n")
+    assert command.CUT.decode() in log
+
+
+def test_what_finds_no_time_is_not_begun(tmp_path):
+    out = tmp_path / "out"
+    status = run(out, stage("one", KEEP), stage("long", KEEP, needs=1000), stage("short", KEEP), seconds=60)
+    assert status == 1
+    assert outcomes(out) == {"one": DONE, "long": NOT_REACHED, "short": DONE}
+    assert "it needs 1000" in results(out)["stages"]["long"]["why"]
+
+
+def test_a_stage_in_the_background_runs_beside_the_others(tmp_path):
+    seen = tmp_path / "seen"
+    wait = f"import pathlib, time\nwhile not pathlib.Path('{seen}').exists(): time.sleep(0.05)"
+    out = tmp_path / "out"
+    touch = f"import pathlib; pathlib.Path('{seen}').touch()"
+    assert run(out, stage("asks", wait), stage("build", touch, background=True)) == 0
+    assert outcomes(out) == {"asks": DONE, "build": DONE}
+
+
+def test_without_the_gate_nothing_is_measured(tmp_path, capsys):
+    out = tmp_path / "out"
+    gate = "import json, sys; to = sys.argv[sys.argv.index('--to') + 1]; "
+    gate += "open(to, 'w').write(json.dumps({'obstacles': ['there is no CUDA device']})); sys.exit(1)"
+    assert run(out, stage(GATE, gate), stage("build", SLEEP, background=True), stage("next", KEEP)) == 2
+    assert outcomes(out) == {GATE: FAILED, "build": FAILED, "next": NOT_REACHED}
+    assert "there is no CUDA device" in capsys.readouterr().out
+    assert run(out, stage(GATE, "import os; os.abort()"), stage("next", KEEP)) == 2
+    assert outcomes(out) == {GATE: FAILED, "next": NOT_REACHED}
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from bench.gpu.runner import Request, run_stages
+from bench.gpu.stages import Stage
+plan = [Stage(name, ("-c", code), 50) for name, code in zip(sys.argv[2::2], sys.argv[3::2])]
+sys.exit(run_stages(plan, Request(Path(sys.argv[1]), 300, "cpu")))
+"""
+
+
+def told(tmp_path: Path, what: signal.Signals) -> tuple[int, Path, Path]:
+    """A command that got this signal when it was in its second stage: its status, its files, and that stage's pid."""
+    out, pid = tmp_path / "out", tmp_path / "pid"
+    second = KEEP + f"import os; open('{pid}.new', 'w').write(str(os.getpid())); os.rename('{pid}.new', '{pid}'); "
+    plan = ["one", KEEP, "two", second + SLEEP, "three", KEEP]
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(out), *plan], cwd=CHECKOUT, stdout=subprocess.PIPE)
+    until = time.monotonic() + 60
+    while not pid.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    process.send_signal(what)
+    process.communicate(timeout=60)
+    return process.returncode, out, pid
+
+
+def test_told_to_stop_it_brings_back_what_there_is(tmp_path):
+    status, out, pid = told(tmp_path, signal.SIGTERM)
+    assert status == 143
+    assert outcomes(out) == {"one": DONE, "two": FAILED, "three": NOT_REACHED}
+    found = results(out)
+    assert "SIGTERM" in found["stages"]["two"]["why"]
+    assert set(found["found"]) == {"one", "two"}
+    assert not alive(int(pid.read_text()))
+
+
+def test_killed_it_leaves_what_it_had_written(tmp_path):
+    status, out, pid = told(tmp_path, signal.SIGKILL)
+    os.kill(int(pid.read_text()), signal.SIGKILL)  # nobody else can
+    assert status == -9
+    assert outcomes(out) == {"one": DONE, "two": RUNNING, "three": NOT_REACHED}
+
+
+def test_what_a_stage_writes_is_kept_while_it_runs(tmp_path, monkeypatch):
+    """A machine that is taken away in the middle of a stage has given what that stage had found."""
+    monkeypatch.setattr(runner, "NEWS", 0.1)
+    out = tmp_path / "out"
+    wait = f"""
+import time
+until = time.monotonic() + 20
+while '"rows"' not in open('{out / RESULTS}').read() and time.monotonic() < until: time.sleep(0.05)
+print('rows' if '"rows"' in open('{out / RESULTS}').read() else 'nothing')
+"""
+    run(out, stage("writes", KEEP + f"exec({wait!r})"))
+    assert log_of(out, "writes") == "rows\n"
+
+
+def test_wheels_travel(tmp_path):
+    import zipfile
+
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    with zipfile.ZipFile(wheels / "travelled-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("travelled.py", "WORD = 'here'")
+        wheel.writestr("travelled-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: travelled\nVersion: 1.0\n")
+        wheel.writestr(
+            "travelled-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr("travelled-1.0.dist-info/RECORD", "")
+    out = tmp_path / "out"
+    assert run(out, stage("uses", "import travelled, bench.gpu; print(travelled.WORD)"), wheels=wheels) == 0
+    assert log_of(out, "uses") == "here\n"
+    assert results(out)["asked"]["wheels"] == {"files": ["travelled-1.0-py3-none-any.whl"], "installed": True}
+
+
+def test_banks_are_where_their_test_looks(tmp_path):
+    out = tmp_path / "out"
+    run(out, stage("says", "import os; print(os.environ['DIDA_BANKS'])"), banks=tmp_path)
+    assert log_of(out, "says") == f"{tmp_path}\n"
