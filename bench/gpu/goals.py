@@ -94,7 +94,7 @@ def times_as_long(way: str, how: str) -> Find:
     return find
 
 
-def megabytes(slots: int) -> Find:
+def call_megabytes(slots: int) -> Find:
     """On top of the inputs: of the larger of the branch's calls, in either dtype."""
 
     def find(measured: Measurements) -> float | None:
@@ -186,7 +186,7 @@ GOALS = (
     Goal("... torch.compile takes, both replayed", "x", times_as_long(COMPILED, "replayed"), _BRANCH, low=7),
     Goal("... torch.compile takes, both launched", "x", times_as_long(COMPILED, "launched"), _BRANCH, low=7),
     Goal("... K = 3 000", "ms", ours_ms(BRANCH, 3000), _BRANCH, high=3.8),
-    Goal("... memory of a call, K = 100 000", "MB", megabytes(100_000), _LARGE, high=400),
+    Goal("... memory of a call, K = 100 000", "MB", call_megabytes(100_000), _LARGE, high=400),
     Goal("boundary_mask", "us", ours_ms(("boundary_mask",), 300, "float32", 1e3), ("bench-boundary_mask-300",), high=6),
     Goal("bank_update, K = 300", "us", ours_ms(("bank_update",), 300, unit=1e3), ("bench-bank_update-300",), high=25),
     # 3. What DIDA costs.
