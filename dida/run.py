@@ -22,7 +22,7 @@ from dida.claim import LOCK, Claim, require_unclaimed
 from dida.config import Config, of_run, to_dict
 from dida.data.classes import ClassSet
 from dida.errors import UserError
-from dida.events import Events
+from dida.events import open_events
 from dida.files import PARTIAL, Appended, require_writable, write_bytes, write_json
 from dida.meter import LOSS
 from dida.provenance import environment
@@ -44,7 +44,7 @@ class Run:
         self.config = config  # as `dida.config.to_dict` gives it
         self._claim = claim
         self._metrics = Appended(folder / "metrics.jsonl")
-        self._events = Events(folder, purge_step)
+        self._events = open_events(folder, purge_step)
 
     @classmethod
     def start(cls, config: Config, class_set: ClassSet, runs: Path = RUNS) -> "Run":

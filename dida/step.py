@@ -34,4 +34,5 @@ def train_step(state: TrainState, batch: Batch, method: Method) -> Trace:
     method.update_bank(state.bank, source.embed, batch.source.label, state.step, rng)
     state.step += 1
     losses = source.losses | {name: loss for answer in answers for name, loss in answer.losses.items()}
+    assert len(losses) == len(source.losses) + sum(len(answer.losses) for answer in answers)  # names differ
     return Trace(losses, target, tuple(answer.view for answer in answers), gradient, weight_norm(state.student))

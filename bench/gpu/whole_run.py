@@ -123,7 +123,7 @@ def stop_half_way(program: Program, config: Config) -> int:
             time.sleep(0.02)
         process.kill()
     step = load_checkpoint(latest(config.run.out))["step"]
-    if process.returncode != 0 or not half <= step < config.optim.steps:
+    if process.returncode != 128 + signal.SIGTERM or not half <= step < config.optim.steps:
         raise RuntimeError(f"told to stop after step {half}, it ended with status {process.returncode} at step {step}")
     return step
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from dida import events
 from dida.config import Config, changed, from_dict, to_dict
 from dida.data.classes import CITYSCAPES_CLASSES, ClassSet
 from dida.run import Run, run_name
@@ -102,3 +103,13 @@ def test_progress_is_one_readable_line(tmp_path):
     )
     del scalars["pseudo_coverage"]
     assert "confident" not in run.line(50, 40000, scalars)
+
+
+def test_without_tensorboard_the_log_is_metrics_alone_and_it_is_said(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(events, "MISSING", "no curves for TensorBoard: No module named 'tensorboard'")
+    run = start(changed(Config(), out=tmp_path / "run"))
+    run.log(1, {"loss/source": 0.5})
+    run.close()
+    assert "no curves for TensorBoard" in caplog.text
+    assert metrics(run) == [{"step": 1, "loss/source": 0.5}]
+    assert not list(run.folder.glob("events.out.tfevents.*"))

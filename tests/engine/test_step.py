@@ -103,6 +103,22 @@ def test_a_pass_at_a_time_gives_the_gradient_of_the_sum(monkeypatch):
         assert torch.allclose(separate, joint, atol=1e-6, rtol=1e-4)
 
 
+def called(answer, number: int):
+    """The same pass, whose losses have names of their own."""
+
+    def renamed(*args):
+        found = answer(*args)
+        return found._replace(losses={f"{name} {number}": loss for name, loss in found.losses.items()})
+
+    return renamed
+
+
+def test_losses_of_two_passes_have_different_names():
+    state, method = second_step(lambda m: dataclasses.replace(m, target_passes=m.target_passes * 2))
+    with pytest.raises(AssertionError):
+        train_step(state, batch(1), method)
+
+
 def test_a_second_pass_over_the_target_is_one_more_entry():
     """With the same draws twice, what one pass adds to the source's gradient is added twice."""
 
@@ -120,7 +136,7 @@ def test_a_second_pass_over_the_target_is_one_more_entry():
     for count in range(3):
         state, method = second_step(
             lambda method, n=count: dataclasses.replace(
-                method, target_passes=tuple(map(repeatable, method.target_passes)) * n
+                method, target_passes=tuple(called(repeatable(method.target_passes[0]), i) for i in range(n))
             )
         )
         trace = train_step(state, batch(1), method)
@@ -132,7 +148,9 @@ def test_a_second_pass_over_the_target_is_one_more_entry():
 
 
 def test_a_second_pass_sees_another_view_of_the_same_belief():
-    state, method = second_step(lambda m: dataclasses.replace(m, target_passes=m.target_passes * 2))
+    state, method = second_step(
+        lambda m: dataclasses.replace(m, target_passes=tuple(called(m.target_passes[0], i) for i in range(2)))
+    )
     first, second = train_step(state, batch(1), method).mixed
     assert not torch.equal(first.image, second.image)  # its draws come after those of the first
     assert torch.equal(first.label[~first.pasted & ~second.pasted], second.label[~first.pasted & ~second.pasted])
@@ -158,7 +176,8 @@ def test_what_a_pass_saw_is_gone_before_the_next_one():
         asked.append(alive())
         return method.believe(*arguments)
 
-    doubled = dataclasses.replace(method, believe=believe, target_passes=method.target_passes * 2)
+    two = tuple(called(method.target_passes[0], i) for i in range(2))
+    doubled = dataclasses.replace(method, believe=believe, target_passes=two)
     for i in range(2):
         train_step(state, batch(i), doubled)
     assert len(seen) == 6
