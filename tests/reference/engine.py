@@ -5,11 +5,11 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from dida import recipes
-from dida.batch import Labeled, Prediction
-from dida.config import Config
-from dida.data.classes import CLASSES, THINGS
-from dida.method.feature_distance import FeatureDistance
-from dida.models.segmentor import Segmentor
+from dida.assemble import build_student
+from dida.batch import LabelledCrops, Prediction
+from dida.config import Config, changed
+from dida.data.classes import CITYSCAPES_CLASSES
+from dida.method import feature_distance as fd
 from dida.optim import build_optimizer, build_schedule
 
 CONFIG = recipes.daformer(Config())  # the paper's options: no number of DAFormer's recipe is repeated in the tests
@@ -17,7 +17,7 @@ CONFIG = recipes.daformer(Config())  # the paper's options: no number of DAForme
 
 def segmentor(backbone: str) -> nn.Module:
     """The student, whose state dict has DAFormer's keys without their leading `model.`."""
-    return Segmentor(backbone, CLASSES, CONFIG.model.embed_dim, CONFIG.model.drop_path)
+    return build_student(changed(CONFIG, backbone=backbone), CITYSCAPES_CLASSES)
 
 
 def optimizer(model: nn.Module) -> AdamW:
@@ -46,9 +46,9 @@ class _Features(nn.Module):
 
 def feature_distance(student_BChw: Tensor, imagenet_BChw: Tensor, label_BHW: Tensor) -> tuple[Tensor, Tensor]:
     """The weighted feature distance of two deepest maps, a scalar, and the cells it is a mean over, [B, h, w]."""
-    distance = FeatureDistance(
-        _Features(imagenet_BChw), weight=CONFIG.teach.feature_weight, things=THINGS, classes=CLASSES
-    )
+    things, C = CITYSCAPES_CLASSES.things, len(CITYSCAPES_CLASSES)
+    encoder = _Features(imagenet_BChw)
+    distance = fd.feature_distance(encoder, weight=CONFIG.teach.feature_weight, things=things, classes=C)
     nothing = torch.empty(0)
     seen = Prediction(logits=nothing, embed=nothing, deepest=student_BChw)
-    return distance(seen, Labeled(nothing, label_BHW)), distance.thing_cells(label_BHW, student_BChw.shape[-2:])
+    return distance(seen, LabelledCrops(nothing, label_BHW)), distance.thing_cells(label_BHW, student_BChw.shape[-2:])
