@@ -24,7 +24,8 @@ END = "<!-- /results -->"  # of a block in a page
 def header(device: str) -> dict[str, Any]:
     """Where, when and from what a result was made. `device`: cpu, cuda, or counted (nothing ran)."""
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return {"commit": commit(), "digest": source_digest(ROOT), "date": date, "device": device, **machine()}
+    known = {name: value for name, value in machine().items() if value is not None}
+    return {"commit": commit(), "digest": source_digest(ROOT), "date": date, "device": device, **known}
 
 
 def commit() -> str:

@@ -15,17 +15,21 @@ import tyro
 
 from bench.figures import distribution, similarity, strips
 
-Options = (
-    Annotated[strips.Options, tyro.conf.subcommand("strips")]
-    | Annotated[similarity.Options, tyro.conf.subcommand("similarity")]
-    | Annotated[distribution.Options, tyro.conf.subcommand("distribution")]
+Figure = (
+    Annotated[strips.StripsOptions, tyro.conf.subcommand("strips")]
+    | Annotated[similarity.SimilarityOptions, tyro.conf.subcommand("similarity")]
+    | Annotated[distribution.DistributionOptions, tyro.conf.subcommand("distribution")]
 )
-DRAW = {strips.Options: strips.main, similarity.Options: similarity.main, distribution.Options: distribution.main}
+DRAW = {
+    strips.StripsOptions: strips.main,
+    similarity.SimilarityOptions: similarity.main,
+    distribution.DistributionOptions: distribution.main,
+}
 
 
-def cli(args: list[str]) -> None:
+def figures_command(args: list[str]) -> None:
     """Draw what a command line asks for. What a user can put right ends in one message and exit code 1."""
-    options = tyro.cli(Options, prog="bench.figures", description=__doc__.splitlines()[0], args=args)
+    options = tyro.cli(Figure, prog="bench.figures", description=__doc__.splitlines()[0], args=args)
     try:
         DRAW[type(options)](options)
     except (FileNotFoundError, ValueError) as error:
@@ -34,4 +38,4 @@ def cli(args: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli(sys.argv[1:])
+    figures_command(sys.argv[1:])

@@ -4,7 +4,7 @@ Classes are sorted by their share of the source's pixels, so the long tail is to
 """
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,17 +15,18 @@ import tyro
 from tqdm import tqdm
 
 from bench.figures.runs import domain_of, images_of, load_runs, names_of, predictions, save_facts
+from dida.batch import IGNORE
 from dida.data import domains
-from dida.data.classes import CLASSES, NAMES
+from dida.data.classes import ClassSet
 from dida.data.statistics import class_statistics
-from dida.method.sampling import slot_labels
+from dida.method.sampling import balanced_slots, slot_labels, slots_by_frequency, slots_by_inverse_frequency
 
-# Options of --sampling, by what they are called; NU has the slots of RS and differs in never being updated.
-SAMPLING = {"CBS": "cbs", "RS, NU": "rs", "ILS": "ils"}
+# By what they are called in the paper; NU has the slots of RS and differs in never being updated.
+SAMPLINGS = {"CBS": balanced_slots, "RS, NU": slots_by_frequency, "ILS": slots_by_inverse_frequency}
 
 
 @dataclass(frozen=True)
-class Options:
+class DistributionOptions:
     """Share of every class in source, target, predictions and bank, sorted by the source (Fig. 9)."""
 
     out: Annotated[Path, tyro.conf.Positional]
@@ -46,7 +47,7 @@ class Options:
     """auto, cpu, cuda or cuda:N."""
 
 
-def main(options: Options) -> None:
+def main(options: DistributionOptions) -> None:
     """Draw it. Raises FileNotFoundError or ValueError for runs, data or options that do not fit."""
     runs = load_runs(options.runs, options.device)
     names = names_of(runs, options.names)
@@ -55,51 +56,58 @@ def main(options: Options) -> None:
     config = runs[0].config
     source = domains.labelled(config.data.src, options.data_root or config.data.data_root, "train")
     target = domain_of(runs[0], options.tgt, options.data_root, options.split)
+    class_set = runs[0].class_set
     source_C = class_statistics(source).pixels.sum(0)
     labels = [image.label.numpy() for image in images_of(runs[0], target)]
-    found = {f"source: {source.name}": source_C, f"target, truth: {target.name} {options.split}": _count(labels)}
+    truth_C = _count(labels, len(class_set))
+    found = {f"source: {source.name}": source_C, f"target, truth: {target.name} {options.split}": truth_C}
     for name, trained in zip(names, runs, strict=True):
         seen = predictions(trained, options.network, tqdm(images_of(trained, target), desc=name, disable=None))
         pairs = zip(seen, labels, strict=True)
         # Where the truth has no class nothing is counted, or its share could not be compared.
-        found[f"target, {options.network} of {name}"] = _count(ids[label < CLASSES] for ids, label in pairs)
+        counted = (train_ids[label != IGNORE] for train_ids, label in pairs)
+        found[f"target, {options.network} of {name}"] = _count(counted, len(class_set))
     shares = {name: pixels_C / pixels_C.sum() for name, pixels_C in found.items()}
-    slots = slots_of(config.bank.bank_size, source_C)
+    slots = slots_of(config.instance.bank_size, source_C)
     order = np.argsort(-source_C, kind="stable")
     facts = {
         "unit": "percent of pixels",
-        "pixels": {name: _by_class((100 * share_C).round(4), order) for name, share_C in shares.items()},
-        "bank_size": config.bank.bank_size,
-        "slots": {name: _by_class(slots_C, order) for name, slots_C in slots.items()},
+        "pixels": {name: _by_class((100 * share_C).round(4), order, class_set) for name, share_C in shares.items()},
+        "bank_size": config.instance.bank_size,
+        "slots": {name: _by_class(slots_C, order, class_set) for name, slots_C in slots.items()},
     }
     save_facts(options.out, runs, facts)  # before the picture, which a commit may hold: it would count as a change
-    draw_distribution(options.out, shares, slots, order)
+    draw_distribution(options.out, shares, slots, class_set.names, order)
 
 
 def slots_of(size: int, pixels_C: np.ndarray) -> dict[str, np.ndarray]:
     """Slots per class [C] of a bank of `size` slots, by sampling. Raises ValueError if a class would get none."""
     return {
-        name: np.bincount(slot_labels(sampling, size, torch.from_numpy(pixels_C)).numpy(), minlength=CLASSES)
-        for name, sampling in SAMPLING.items()
+        name: np.bincount(slot_labels(rule, size, torch.from_numpy(pixels_C)).numpy(), minlength=len(pixels_C))
+        for name, rule in SAMPLINGS.items()
     }
 
 
-def _count(train_ids: Iterable[np.ndarray]) -> np.ndarray:
+def _count(train_ids: Iterable[np.ndarray], classes: int) -> np.ndarray:
     """Pixels per class [C] of some arrays of train ids, 255 left out."""
-    return sum(np.bincount(ids.ravel(), minlength=256)[:CLASSES] for ids in train_ids)
+    return sum(np.bincount(ids.ravel(), minlength=256)[:classes] for ids in train_ids)
 
 
-def _by_class(values_C: np.ndarray, order: np.ndarray) -> dict[str, float]:
-    return {NAMES[c]: values_C[c].item() for c in order}
+def _by_class(values_C: np.ndarray, order: np.ndarray, class_set: ClassSet) -> dict[str, float]:
+    return {class_set.names[c]: values_C[c].item() for c in order}
 
 
 def draw_distribution(
-    path: Path, shares: Mapping[str, np.ndarray], slots: Mapping[str, np.ndarray], order: np.ndarray
+    path: Path,
+    shares: Mapping[str, np.ndarray],
+    slots: Mapping[str, np.ndarray],
+    names: Sequence[str],
+    order: np.ndarray,
 ) -> None:
     """Pixels above, slots below, classes from the most to the least frequent, as a PNG. Needs matplotlib.
 
     shares: by name, of all pixels of a class [C]; the first two are drawn as bars, the others as marks. slots: by
-    sampling, [C].
+    sampling, [C]. names: of all classes. order: their train ids, as they are drawn.
     """
     from matplotlib.figure import Figure  # here, so that the other figures need no dev packages
 
@@ -127,7 +135,7 @@ def draw_distribution(
         below.bar(place - 0.4 + i * width, slots_C[order], width=width, align="edge", label=name)
     below.set_ylabel(f"slots of {sum(next(iter(slots.values())))}")
     below.legend(fontsize=8, title="--sampling", title_fontsize=8, loc="upper center", ncols=len(slots))
-    below.set_xticks(place, [NAMES[c] for c in order], rotation=45, ha="right", fontsize=8)
+    below.set_xticks(place, [names[c] for c in order], rotation=45, ha="right", fontsize=8)
     below.set_xlim(-0.6, len(order) - 0.4)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, metadata={"Software": None})

@@ -9,22 +9,23 @@ import numpy as np
 import torch
 
 from bench import record
-from dida.config import parse_size
 from dida.data import domains
-from dida.data.domains import Labelled
+from dida.data.domains import LabelledDomain
 from dida.data.labelled_images import LabelledImage, LabelledImages
 from dida.data.transforms import Normalise
-from dida.evaluate import Look, evaluating, predict
+from dida.device import find_device
+from dida.evaluate import WHOLE_IMAGE, evaluating, predict
 from dida.method.bank import InstanceBank
+from dida.options import parse_size
 from dida.state import load_checkpoint
-from eval import Trained, load
+from dida.trained import Trained, load_trained
 
 
 def load_runs(paths: Sequence[Path], device: str) -> list[Trained]:
     """Networks of the newest checkpoint of every run. Raises FileNotFoundError, or ValueError if there is no run."""
     if not paths:
         raise ValueError("no run was named: give one or more run folders")
-    return [load(path, device) for path in paths]
+    return [load_trained(path, find_device(device)) for path in paths]
 
 
 def names_of(runs: Sequence[Trained], given: Sequence[str]) -> Sequence[str]:
@@ -43,11 +44,11 @@ def load_bank(trained: Trained) -> InstanceBank:
     Raises ValueError if the run has none: its method keeps none, or the checkpoint is older than the bank.
     """
     config = trained.config
-    if config.bank.selecting == "off":
+    if config.instance.selecting == "off":
         raise ValueError(f"{trained.path}: --method {config.method} keeps no bank; take a run of --method dida")
     state = load_checkpoint(trained.path)["bank"]
     if not state["written"].any():
-        first = config.bank.bank_start - config.bank.bank_fill
+        first = config.instance.bank_start - config.instance.bank_fill
         raise ValueError(
             f"{trained.path}: the bank is still empty; it is filled from step {first} on, this is step {trained.step}"
         )
@@ -60,20 +61,20 @@ def device_of(trained: Trained) -> torch.device:
     return next(trained.networks["student"].parameters()).device
 
 
-def domain_of(trained: Trained, name: str | None, root: Path | None, split: str) -> Labelled:
+def domain_of(trained: Trained, name: str | None, root: Path | None, split: str) -> LabelledDomain:
     """The images of a domain with their labels, by default of the run's target. Raises as `domains.labelled`."""
     data = trained.config.data
     return domains.labelled(name or data.tgt, root or data.data_root, split)
 
 
-def evenly_spaced(domain: Labelled, count: int) -> list[int]:
+def evenly_spaced(domain: LabelledDomain, count: int) -> list[int]:
     """Indices of `count` images, evenly spaced, so that none is chosen by eye. Raises ValueError for a wrong count."""
     if not 1 <= count <= len(domain.images):
         raise ValueError(f"--images {count}: {domain.name} {domain.split} has 1 to {len(domain.images)}")
     return [round(i) for i in np.linspace(0, len(domain.images) - 1, count)]
 
 
-def images_of(trained: Trained, domain: Labelled) -> LabelledImages:
+def images_of(trained: Trained, domain: LabelledDomain) -> LabelledImages:
     """The domain as the run's networks see it."""
     return LabelledImages(domain, parse_size(trained.config.data.tgt_size, option="--tgt-size"))
 
@@ -85,7 +86,7 @@ def predictions(trained: Trained, network: str, images: Iterable[LabelledImage])
     for image in images:
         with evaluating(trained.networks[network]):
             seen = normalise(image.image.to(device))[None]
-            train_ids = predict(trained.networks[network], seen, tuple(image.label.shape), Look())
+            train_ids = predict(trained.networks[network], seen, tuple(image.label.shape), WHOLE_IMAGE)
         yield train_ids[0].cpu().numpy()
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from bench.figures.runs import domain_of, images_of, load_bank, load_runs, save_facts
 from dida.batch import IGNORE
-from dida.data.classes import CLASSES, NAMES, PALETTE
+from dida.data.classes import ClassSet
 from dida.data.labelled_images import LabelledImage
 from dida.data.transforms import Normalise
 from dida.evaluate import evaluating
@@ -31,7 +31,7 @@ _NAMED = 3  # classes whose mass is written above the slots
 
 
 @dataclass(frozen=True)
-class Options:
+class SimilarityOptions:
     """What the bank says of some pixels of an image (Fig. 5)."""
 
     out: Annotated[Path, tyro.conf.Positional]
@@ -72,10 +72,10 @@ class Similarity(NamedTuple):
     predicted_P: Tensor  # class that the network itself gives
 
 
-def main(options: Options) -> None:
+def main(options: SimilarityOptions) -> None:
     """Draw it. Raises FileNotFoundError or ValueError for a run, image or pixel that cannot be used."""
     (trained,) = load_runs([options.run], options.device)
-    bank = load_bank(trained)
+    bank, class_set = load_bank(trained), trained.class_set
     domain = domain_of(trained, options.tgt, options.data_root, options.split)
     if not 0 <= options.image < len(domain.images):
         last = len(domain.images) - 1
@@ -83,7 +83,7 @@ def main(options: Options) -> None:
     image = images_of(trained, domain)[options.image]
     label = image.label.numpy()
     pixels = [parse_pixel(text, label.shape) for text in options.pixels] or innermost_pixels(label, PIXELS)
-    temperature = trained.config.bank.temperature
+    temperature = trained.config.instance.temperature
     found = look(trained.networks[options.network], bank, image, pixels, temperature)
     title = (
         f"{domain.name} {options.split}, {domain.images[options.image].name}; {options.network} of "
@@ -100,9 +100,9 @@ def main(options: Options) -> None:
             {
                 "x": pixel.x,
                 "y": pixel.y,
-                "truth": name_of(label[pixel.y, pixel.x]),
-                "predicted": name_of(predicted),
-                "q_ga": {name: round(mass, 4) for name, mass in zip(NAMES, masses, strict=True)},
+                "truth": name_of(label[pixel.y, pixel.x], class_set),
+                "predicted": name_of(predicted, class_set),
+                "q_ga": {name: round(mass, 4) for name, mass in zip(class_set.names, masses, strict=True)},
             }
             for pixel, predicted, masses in zip(
                 pixels, found.predicted_P.tolist(), found.classes_PC.tolist(), strict=True
@@ -110,7 +110,7 @@ def main(options: Options) -> None:
         ],
     }
     save_facts(options.out, [trained], facts)  # before the picture, which a commit may hold: it would count as a change
-    draw_similarity(options.out, title, image, pixels, bank.labels.cpu().numpy(), found)
+    draw_similarity(options.out, title, image, pixels, bank.labels.cpu().numpy(), found, class_set)
 
 
 def parse_pixel(text: str, shape: Sequence[int]) -> Pixel:
@@ -129,7 +129,7 @@ def innermost_pixels(label: np.ndarray, count: int) -> list[Pixel]:
 
     They are evenly spaced over the classes sorted by area. Raises ValueError if no pixel belongs to a class.
     """
-    area = np.bincount(label.ravel(), minlength=IGNORE)[:CLASSES]
+    area = np.bincount(label.ravel(), minlength=IGNORE + 1)[:IGNORE]
     present = np.argsort(-area, kind="stable")[: np.count_nonzero(area)]
     if not len(present):
         raise ValueError("no pixel of the image belongs to a class; choose another --image or name --pixels")
@@ -160,14 +160,14 @@ def look(
             seen.embed,
             bank.features,
             bank.labels,
-            classes=CLASSES,
+            classes=len(bank.held),
             temperature=temperature,
             size=tuple(image.image.shape[1:]),
         )
         cosine_Phw = torch.einsum("pd,dhw->phw", F.normalize(embed_PD, dim=1), F.normalize(seen.embed[0], dim=0))
         found = Similarity(
             slots_PK,
-            gather(slots_PK, bank.labels, classes=CLASSES),
+            gather(slots_PK, bank.labels, classes=len(bank.held)),
             mass_1CHW[0],
             cosine_Phw,
             _sampled(seen.logits, at_P2).argmax(1),
@@ -181,8 +181,8 @@ def _sampled(map_1Xhw: Tensor, at_P2: Tensor) -> Tensor:
     return values[0, :, 0].T
 
 
-def name_of(train_id: int) -> str:
-    return "no class" if train_id == IGNORE else NAMES[train_id]
+def name_of(train_id: int, class_set: ClassSet) -> str:
+    return "no class" if train_id == IGNORE else class_set.names[train_id]
 
 
 def draw_similarity(
@@ -192,11 +192,13 @@ def draw_similarity(
     pixels: Sequence[Pixel],
     label_K: np.ndarray,
     found: Similarity,
+    class_set: ClassSet,
 ) -> None:
     """One row per pixel, as a PNG. Needs matplotlib."""
     from matplotlib.figure import Figure  # here, so that the other figures need no dev packages
 
     height, width = image.label.shape
+    names = class_set.names
     figure = Figure(figsize=(14, 0.8 + len(pixels) * (0.4 + 3.2 * height / width)), layout="constrained")
     *rows, below = figure.subplots(
         len(pixels) + 1, 4, width_ratios=(1, 1, 1, 1.25), height_ratios=[1] * len(pixels) + [0.05]
@@ -209,17 +211,18 @@ def draw_similarity(
     low = float(found.cosine_Phw.min())
     for i, ((x, y), axes) in enumerate(zip(pixels, rows, strict=True)):
         axes[0].imshow(image.image.permute(1, 2, 0).numpy(), extent=whole)
-        axes[0].set_title(f"{x},{y}: {name_of(truth[i])}; network: {NAMES[found.predicted_P[i]]}", fontsize=9)
+        said = names[found.predicted_P[i]]
+        axes[0].set_title(f"{x},{y}: {name_of(truth[i], class_set)}; network: {said}", fontsize=9)
         cosine = axes[1].imshow(found.cosine_Phw[i].numpy(), extent=whole, vmin=low, vmax=1, interpolation="bilinear")
         axes[1].set_title("cosine similarity to the pixel", fontsize=9)
         mass = axes[2].imshow(found.mass_CHW[shown[i]].numpy(), extent=whole, vmin=0, vmax=most)
-        axes[2].set_title(f"bank's mass on {NAMES[shown[i]]} (q$^{{ga}}$)", fontsize=9)
+        axes[2].set_title(f"bank's mass on {names[shown[i]]} (q$^{{ga}}$)", fontsize=9)
         for axis in axes[:3]:
             axis.plot(x, y, "o", markersize=9, markerfacecolor="none", markeredgecolor="white", markeredgewidth=3)
             axis.plot(x, y, "o", markersize=9, markerfacecolor="none", markeredgecolor="black", markeredgewidth=1.2)
             axis.set_xticks([])
             axis.set_yticks([])
-        _slots(axes[3], label_K, found.slots_PK[i].numpy(), found.classes_PC[i], shown[i])
+        _slots(axes[3], label_K, found.slots_PK[i].numpy(), found.classes_PC[i], shown[i], class_set)
     for scale, axis in ((cosine, below[1]), (mass, below[2])):
         figure.colorbar(scale, cax=axis, orientation="horizontal").ax.tick_params(labelsize=7)
     for axis in (below[0], below[3]):
@@ -229,17 +232,18 @@ def draw_similarity(
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
-def _slots(axes, label_K: np.ndarray, q_K: np.ndarray, q_ga_C: Tensor, marked: int) -> None:
+def _slots(axes, label_K: np.ndarray, q_K: np.ndarray, q_ga_C: Tensor, marked: int, class_set: ClassSet) -> None:
     """The similarity to every slot, a bar each in the colour of its class; the marked class stands on grey."""
-    axes.bar(np.arange(len(label_K)), q_K, width=1.0, color=PALETTE[label_K] / 255)
+    axes.bar(np.arange(len(label_K)), q_K, width=1.0, color=class_set.palette[label_K] / 255)
     top = 1.6 * float(q_K.max())  # leaves room for names above the bars
     for c in np.unique(label_K):
         slots = np.flatnonzero(label_K == c)  # side by side
         if c == marked:
             axes.axvspan(slots[0] - 0.5, slots[-1] + 0.5, color="0.88", zorder=0)
-        axes.text(slots.mean(), 0.98 * top, NAMES[c], rotation=90, ha="center", va="top", fontsize=6.5)
+        axes.text(slots.mean(), 0.98 * top, class_set.names[c], rotation=90, ha="center", va="top", fontsize=6.5)
     best = q_ga_C.topk(_NAMED)
-    named = (f"{NAMES[c]} {mass:.2f}" for mass, c in zip(best.values.tolist(), best.indices.tolist(), strict=True))
+    most = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    named = (f"{class_set.names[c]} {mass:.2f}" for mass, c in most)
     axes.set_title(f"q by slot: {', '.join(named)}", fontsize=9)
     axes.set_xlim(-0.5, len(label_K) - 0.5)
     axes.set_ylim(0, top)

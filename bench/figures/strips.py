@@ -9,7 +9,7 @@ import numpy as np
 import tyro
 
 from bench.figures.runs import domain_of, evenly_spaced, images_of, load_runs, names_of, predictions, save_facts
-from dida.data.classes import colourise
+from dida.data.classes import ClassSet
 from dida.panel import legend
 from dida.predictions import save_png
 
@@ -19,7 +19,7 @@ _HEAD, _GAP = 22, 4  # pixels: height of the captions, and between two pictures
 
 
 @dataclass(frozen=True)
-class Options:
+class StripsOptions:
     """Image, truth and the predictions of several runs side by side (Fig. 6, 7, 10)."""
 
     out: Annotated[Path, tyro.conf.Positional]
@@ -42,20 +42,21 @@ class Options:
     """auto, cpu, cuda or cuda:N."""
 
 
-def main(options: Options) -> None:
+def main(options: StripsOptions) -> None:
     """Draw them. Raises FileNotFoundError or ValueError for runs, data or options that do not fit."""
     runs = load_runs(options.runs, options.device)
-    names = names_of(runs, options.names)
+    names, class_set = names_of(runs, options.names), runs[0].class_set
     domain = domain_of(runs[0], options.tgt, options.data_root, options.split)
     chosen = evenly_spaced(domain, options.images)
     first = [images_of(runs[0], domain)[i] for i in chosen]
     columns = [
         ("image", [image.image.permute(1, 2, 0).numpy() for image in first]),
-        ("truth", [colourise(image.label.numpy()) for image in first]),
+        ("truth", [class_set.colourise(image.label.numpy()) for image in first]),
     ]
     for name, trained in zip(names, runs, strict=True):
         seen = (images_of(trained, domain)[i] for i in chosen)  # runs may differ in the size they look at
-        columns.append((name, [colourise(train_ids) for train_ids in predictions(trained, options.network, seen)]))
+        said = predictions(trained, options.network, seen)
+        columns.append((name, [trained.class_set.colourise(train_ids) for train_ids in said]))
     facts = {
         "domain": domain.name,
         "split": options.split,
@@ -64,15 +65,15 @@ def main(options: Options) -> None:
         "rows": [domain.images[i].name for i in chosen],
     }
     save_facts(options.out, runs, facts)  # before the picture, which a commit may hold: it would count as a change
-    save_png(options.out, draw_strips(columns))
+    save_png(options.out, draw_strips(columns, class_set))
 
 
-def draw_strips(columns: list[tuple[str, list[np.ndarray]]]) -> np.ndarray:
+def draw_strips(columns: list[tuple[str, list[np.ndarray]]], class_set: ClassSet) -> np.ndarray:
     """Columns of (caption, pictures [H, W, 3] RGB) -> one RGB picture with the legend of classes below."""
     truth = columns[1][1]
     heights = [round(PICTURE_WIDTH * picture.shape[0] / picture.shape[1]) for picture in truth]
     strip = np.concatenate([_column(caption, pictures, heights) for caption, pictures in columns], axis=1)
-    key = legend()
+    key = legend(class_set)
     width = max(strip.shape[1], key.shape[1])
     return np.concatenate([_padded(part, right=width - part.shape[1]) for part in (strip, key)])
 

@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
 from bench import record
 from bench.tables.comparison import Comparison, collect, rows_of
 from bench.tables.curve import draw_curve
@@ -27,13 +25,14 @@ from bench.tables.jobs import Jobs
 from bench.tables.render import as_csv, filled, page
 from bench.tables.rows import BENCHMARKS, Row
 from bench.tables.trainings import Setting, plan, this_source
+from dida.options import read_command_line
 from dida.signals import Signals
 
 NUMBERS = {"1": "methods", "2": "methods"}  # Tables I and II have the same rows
 
 
 @dataclass(frozen=True)
-class Options:
+class TablesOptions:
     """Run the rows of the paper's tables over several seeds, and render what came out (--render)."""
 
     table: tuple[Literal["methods", "1", "2", "3", "4", "5", "regeneration", "6", "7", "8a", "8b"], ...] = ("methods",)
@@ -75,7 +74,7 @@ class Options:
     split of the toy, val on real data. What all tables share goes into each, or once into a block toy-caption."""
 
 
-def main(options: Options) -> int:
+def main(options: TablesOptions) -> int:
     """The exit status: 0, 1 if something failed, 130 if it was asked to stop.
 
     Raises ValueError for options that mean nothing, for a tree that no record may be made in, and if no page has the
@@ -106,7 +105,7 @@ def main(options: Options) -> int:
     return 1 if failed else 0
 
 
-def setting(options: Options, table: str) -> Setting:
+def setting(options: TablesOptions, table: str) -> Setting:
     """What the runs of one table share."""
     name = "toy" if options.data == "toy" else "synthia" if table == "2" else "gta5"
     benchmark = BENCHMARKS[name]
@@ -182,9 +181,9 @@ def write_table(found: Comparison, pages: Sequence[Path]) -> None:
         print(f"{path}: block {found.setting.name}-{found.name}")
 
 
-def cli(args: list[str]) -> None:
+def tables_command(args: list[str]) -> None:
     """`main` of a command line. What a user can put right ends in one message."""
-    options = tyro.cli(Options, prog="bench.tables", args=args)
+    options = read_command_line(TablesOptions, args, "bench.tables")
     try:
         status = main(options)
     except ValueError as error:
@@ -193,4 +192,4 @@ def cli(args: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli(sys.argv[1:])
+    tables_command(sys.argv[1:])

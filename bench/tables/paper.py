@@ -1,10 +1,11 @@
 """IoU by class as the paper prints it (Tables I and II, real data); means and ablations stand with their rows."""
 
-from dida.data.classes import NAMES, SUBSETS
+from dida.data.classes import CITYSCAPES_CLASSES
 
 
 def _by_class(classes: int, *iou: float) -> dict[str, float]:
-    return dict(zip((NAMES[i] for i in SUBSETS[classes]), iou, strict=True))
+    names = (CITYSCAPES_CLASSES.names[i] for i in CITYSCAPES_CLASSES.subsets[classes])
+    return dict(zip(names, iou, strict=True))
 
 
 CLASS_IOU = {  # by benchmark and row

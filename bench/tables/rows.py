@@ -83,7 +83,7 @@ def _dida(name: str, label: str, gta5: float | None = None, **options: Any) -> R
 # The methods that branch off it see the source's own colours, so the shared start does as well.
 WARM = Row("warm", "warm start", {"method": "source", "source_colour": "plain"}, warm=False, paired=False)
 SOURCE_PLAIN = Row("source-plain", "source only, colours as they are", {"method": "source", "source_colour": "plain"})
-SOURCE = Row("source", "source only, colours distorted", {"method": "source"})
+SOURCE_ONLY = Row("source", "source only, colours distorted", {"method": "source"})
 DACS = Row("dacs", "DACS", {"method": "dacs"}, {"gta5": 52.1, "synthia": 48.3})
 DAFORMER = Row("daformer", "DAFormer", {"method": "daformer"}, {"gta5": 68.3, "synthia": 60.9})
 DIDA = Row("dida", "DIDA", {"method": "dida"}, {"gta5": 71.0, "synthia": 63.3})
@@ -101,7 +101,7 @@ _REGENERATIONS = tuple(
 TABLES = {
     "methods": Table(
         "Methods (Tables I and II)",
-        (SOURCE_PLAIN, SOURCE, DACS, DAFORMER, DIDA, ORACLE),
+        (SOURCE_PLAIN, SOURCE_ONLY, DACS, DAFORMER, DIDA, ORACLE),
         note="DAFormer is the same trainer with bank, L_ins and regeneration off. Source only and the oracle "
         "distort colours as the paper's family does, the shared start does not. All rows here have one network; the "
         "paper's number for DACS belongs to another (DeepLab-v2 with ResNet-101).",

@@ -34,7 +34,8 @@ NOT_OPTIONS = MAY_CHANGE | {"resume", "check_data", "out", "init", "seed"}
 NO_BANK = {"selecting": "off", "instance_loss": "off", "regenerate_semantic": "none"}
 OF_THE_BANK = {f.name for f in fields(InstanceConfig)} - NO_BANK.keys()
 
-TRAINED_WITH = ("python", "torch", "triton", "cuda", "gpu", "platform", "threads")  # what a record keeps of a training
+# What a record keeps of a training's environment.json.
+TRAINED_WITH = ("python", "torch", "triton", "cuda", "gpu", "cpu", "platform", "threads")
 
 
 @dataclass(frozen=True)

@@ -10,21 +10,30 @@ import torch.nn.functional as F
 from PIL import Image
 
 from bench.figures import distribution
-from bench.figures.__main__ import cli
+from bench.figures.__main__ import figures_command as cli
 from bench.figures.runs import domain_of, images_of, load_bank, load_runs, predictions
 from bench.figures.similarity import Pixel, innermost_pixels, look, parse_pixel
+from dida import recipes
+from dida.assemble import build_state, build_student
 from dida.batch import IGNORE
-from dida.config import Config, changed
-from dida.data.classes import CLASSES, NAMES, PALETTE
+from dida.config import Config, changed, to_dict
+from dida.data.classes import CITYSCAPES_CLASSES
 from dida.data.transforms import Normalise
 from dida.evaluate import evaluating
-from dida.method.bank import InstanceBank
-from dida.method.sampling import slot_labels
 from dida_kernels import class_similarity
 from tests.data.factories import make_cityscapes, make_gta
-from tests.engine.test_eval_command import write_checkpoint
 
 SIZE = (64, 32)
+C = len(CITYSCAPES_CLASSES)
+
+
+def saved(folder: Path, config: Config, step: int = 400) -> Path:
+    """The checkpoint of a run whose networks nobody trained; student and teacher differ all the same."""
+    torch.manual_seed(0)
+    state = build_state(config, CITYSCAPES_CLASSES, torch.ones(C), torch.device("cpu"))
+    state.teacher.load_state_dict(build_student(config, CITYSCAPES_CLASSES).state_dict())
+    state.step = step
+    return state.save(folder, to_dict(config), CITYSCAPES_CLASSES.to_dict())
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +53,7 @@ def config(data) -> Config:
 def run(tmp_path_factory, config) -> Path:
     """Of DIDA, with a bank of random vectors."""
     folder = tmp_path_factory.mktemp("runs") / "dida"
-    bank = InstanceBank(slot_labels("cbs", 40, torch.ones(CLASSES)), 16, CLASSES)
-    bank.fill_random(torch.Generator().manual_seed(0))
-    write_checkpoint(folder / "checkpoints" / "step_002000.pt", config, step=2000, bank=bank.state_dict())
+    saved(folder, changed(config, bank_init="random"), step=2000)
     (folder / "environment.json").write_text(json.dumps({"git": {"commit": "abc123" * 4, "dirty": False}}))
     return folder
 
@@ -54,8 +61,7 @@ def run(tmp_path_factory, config) -> Path:
 @pytest.fixture(scope="module")
 def other(tmp_path_factory, config) -> Path:
     """Of a method without a bank."""
-    path = tmp_path_factory.mktemp("runs") / "daformer.pt"
-    return write_checkpoint(path, changed(config, method="daformer", selecting="off"))
+    return saved(tmp_path_factory.mktemp("runs"), recipes.daformer(config))
 
 
 def refusal(*args: object) -> str:
@@ -85,13 +91,13 @@ def test_a_strip_has_a_column_per_run_and_says_where_it_comes_from(run, other, c
     image = images_of(trained, domain_of(trained, None, None, "val"))[0]
     (train_ids,) = predictions(trained, "student", [image])
     third = drawn[26 : 26 + 128, 2 * 260 : 2 * 260 + 256]  # below the captions, of pictures twice their own size
-    np.testing.assert_array_equal(third[::2, ::2], PALETTE[train_ids])
+    np.testing.assert_array_equal(third[::2, ::2], CITYSCAPES_CLASSES.palette[train_ids])
 
 
 def test_a_narrow_strip_still_has_the_whole_legend(run, tmp_path):
     cli(["strips", str(tmp_path / "strip.png"), str(run), "--images", "1"])
     last = np.asarray(Image.open(tmp_path / "strip.png"))[-60:]
-    for colour in PALETTE:
+    for colour in CITYSCAPES_CLASSES.palette:
         assert (last == colour).all(2).any()
 
 
@@ -108,7 +114,7 @@ def test_what_a_pixel_is_similar_to_is_what_the_bank_says_at_that_place(run):
         torch.testing.assert_close(found.classes_PC[i], found.mass_CHW[:, y, x])
     with evaluating(network):
         seen = network(Normalise()(image.image)[None])
-        mass = class_similarity(seen.embed, bank.features, bank.labels, classes=CLASSES, temperature=0.1, size=(32, 64))
+        mass = class_similarity(seen.embed, bank.features, bank.labels, classes=C, temperature=0.1, size=(32, 64))
         assert found.predicted_P.tolist() == [int(seen.logits[0, :, y, x].argmax()) for x, y in pixels]
         whole = F.normalize(F.interpolate(seen.embed, (32, 64), mode="bilinear")[0], dim=0)
     torch.testing.assert_close(found.mass_CHW, mass[0])
@@ -137,7 +143,7 @@ def test_similarity_is_drawn_with_its_numbers(run, tmp_path):
     assert [(x["x"], x["y"]) for x in found["pixels"]] == [(5, 60), (127, 0)]
     assert (found["slots"], found["image"]) == (40, "aachen_000002_000019_leftImg8bit.png")
     for pixel in found["pixels"]:
-        assert list(pixel["q_ga"]) == list(NAMES)
+        assert list(pixel["q_ga"]) == list(CITYSCAPES_CLASSES.names)
         assert sum(pixel["q_ga"].values()) == pytest.approx(1, abs=1e-3)
     assert found["pixels"][0]["truth"] == "no class"  # the hood
 
@@ -166,7 +172,7 @@ def test_the_distribution_counts_where_the_truth_has_a_class(run, other, data, t
     guess = np.stack(list(predictions(trained, "student", images)))
     valid = label != IGNORE
     assert not valid.all()
-    for c, name in enumerate(NAMES):
+    for c, name in enumerate(CITYSCAPES_CLASSES.names):
         assert truth[name] == pytest.approx(100 * (label == c).sum() / valid.sum(), abs=1e-3)
         assert first[name] == pytest.approx(100 * (guess[valid] == c).sum() / valid.sum(), abs=1e-3)
     assert sum(second.values()) == pytest.approx(100, abs=0.01)
@@ -176,7 +182,7 @@ def test_the_distribution_counts_where_the_truth_has_a_class(run, other, data, t
 
 
 def test_slots_follow_the_source_against_it_or_not_at_all():
-    pixels_C = np.array([900, 90, 10] + [0] * (CLASSES - 3))
+    pixels_C = np.array([900, 90, 10] + [0] * (C - 3))
     found = {name: slots_C[:3].tolist() for name, slots_C in distribution.slots_of(30, pixels_C).items()}
     assert found["CBS"] == [10, 10, 10]
     assert found["RS, NU"][0] > found["RS, NU"][1] > found["RS, NU"][2]
@@ -193,12 +199,11 @@ def test_what_a_user_can_put_right_is_one_message(run, other, config, data, tmp_
     assert "is not there" in refusal("strips", out, run, "--split", "train")  # it has no labels
     for images in (0, 4):
         assert f"--images {images}: cityscapes val has 1 to 3" in refusal("strips", out, run, "--images", images)
-    from_synthia = write_checkpoint(tmp_path / "s.pt", changed(config, src="synthia", method="source"))
+    from_synthia = saved(tmp_path / "s", changed(config, src="synthia", method="source"))
     assert "different sources: gta5, synthia" in refusal("distribution", out, run, from_synthia)
     assert "no such run" in refusal("similarity", out, tmp_path / "nowhere")
     assert "--method daformer keeps no bank" in refusal("similarity", out, other)
-    empty = InstanceBank(slot_labels("cbs", 40, torch.ones(CLASSES)), 16, CLASSES)
-    early = write_checkpoint(tmp_path / "early.pt", config, bank=empty.state_dict())
+    early = saved(tmp_path / "early", config)
     assert "the bank is still empty; it is filled from step 1000 on, this is step 400" in refusal(
         "similarity", out, early
     )

@@ -29,17 +29,14 @@ GIT = ["git", "-c", "user.name=Somebody", "-c", "user.email=somebody@example.org
 TRAIN = """
 import json, sys, time
 from pathlib import Path
-from dida.provenance import source_commit, source_digest
+from dida.provenance import environment
 
 given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-root = Path(__file__).parent
 run = Path(given.get("--resume") or given["--out"])
 if "--out" in given:
     run.mkdir(parents=True)
     (run / "config.json").write_text(json.dumps(given))
-    (run / "environment.json").write_text(json.dumps({
-        "git": source_commit(root), "digest": source_digest(root), "threads": 1, "gpu": None, "python": "", "torch": "",
-        "triton": "", "cuda": None, "platform": ""}))
+    (run / "environment.json").write_text(json.dumps(environment()))
 given = json.loads((run / "config.json").read_text())
 assert "--init" not in given or list(Path(given["--init"]).glob("checkpoints/*"))
 (run / "checkpoints").mkdir(exist_ok=True)

@@ -8,27 +8,27 @@ import pytest
 
 from bench.record import UNKNOWN, replaced
 from bench.tables import __main__ as tables
-from bench.tables.__main__ import Options
+from bench.tables.__main__ import TablesOptions
 from bench.tables.comparison import collect, rows_of
 from bench.tables.render import as_csv, page, section, summary
-from bench.tables.rows import BENCHMARKS, DACS, DAFORMER, DIDA, ORACLE, SOURCE, TABLES, WARM
+from bench.tables.rows import BENCHMARKS, DACS, DAFORMER, DIDA, ORACLE, SOURCE_ONLY, TABLES, WARM
 from bench.tables.trainings import Scoring, Setting, Training, minutes, plan
-from dida.data.classes import NAMES
+from dida.data.classes import CITYSCAPES_CLASSES
 
 
 @pytest.fixture
 def setting(tmp_path) -> Setting:
-    return tables.setting(Options(split="test", work=tmp_path / "runs", results=tmp_path / "results"), "methods")
+    return tables.setting(TablesOptions(split="test", work=tmp_path / "runs", results=tmp_path / "results"), "methods")
 
 
 def real(name: str, tmp_path) -> Setting:
-    return tables.setting(Options(data="real", work=tmp_path / "runs", results=tmp_path / "results"), name)
+    return tables.setting(TablesOptions(data="real", work=tmp_path / "runs", results=tmp_path / "results"), name)
 
 
 def put(setting: Setting, row, seed: int, mean: float, **changes) -> Scoring:
     """A record as a finished run leaves it; every class has the same IoU, unless said otherwise."""
     scoring = Scoring(Training(setting, row, seed))
-    iou = dict.fromkeys(NAMES, mean) | changes.pop("iou", {})
+    iou = dict.fromkeys(CITYSCAPES_CLASSES.names, mean) | changes.pop("iou", {})
     scores = {"mIoU": {"19": mean, "16": mean, "13": mean}, "IoU": iou} | changes.pop("scores", {})
     scored = {"device": "cpu", "cpu": "Some CPU", "torch": "2.13", "date": changes.pop("date", "2026-01-01 00:00 UTC")}
     content = {
@@ -89,11 +89,11 @@ def test_real_data_has_the_papers_schedule_and_no_warm_start(tmp_path):
 
 
 def test_on_the_toy_rows_branch_off_one_start_and_the_oracle_takes_as_many_steps(setting):
-    warm = {Training(setting, row, 3).warm.folder for row in (SOURCE, DACS, DAFORMER, DIDA)}
+    warm = {Training(setting, row, 3).warm.folder for row in (SOURCE_ONLY, DACS, DAFORMER, DIDA)}
     assert len(warm) == 1
-    assert Training(setting, SOURCE, 4).warm.folder not in warm
+    assert Training(setting, SOURCE_ONLY, 4).warm.folder not in warm
     assert Training(setting, ORACLE, 3).warm is None
-    steps = {row.name: Training(setting, row, 3).options["steps"] for row in (WARM, SOURCE, DIDA, ORACLE)}
+    steps = {row.name: Training(setting, row, 3).options["steps"] for row in (WARM, SOURCE_ONLY, DIDA, ORACLE)}
     assert steps["source"] == steps["dida"]
     assert steps["oracle"] == steps["warm"] + steps["dida"]
 
@@ -181,7 +181,7 @@ def test_seeds():
 )
 def test_what_a_user_can_put_right_is_one_message(tmp_path, args, message):
     with pytest.raises(SystemExit, match=message):
-        tables.cli([*args, "--results", str(tmp_path), "--work", str(tmp_path)])
+        tables.tables_command([*args, "--results", str(tmp_path), "--work", str(tmp_path)])
 
 
 # ---- rendering -----------------------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ def test_what_a_user_can_put_right_is_one_message(tmp_path, args, message):
 def measured(setting) -> Setting:
     """Three seeds: DACS gains 1 to 1.2 on source-only, DAFormer 1, 2 and 3 on DACS; no DIDA yet."""
     for seed, base, gain, unsure in ((0, 30.0, 1.0, 1.0), (1, 50.0, 1.2, 2.0), (2, 70.0, 1.1, 3.0)):
-        put(setting, SOURCE, seed, base)
+        put(setting, SOURCE_ONLY, seed, base)
         put(setting, DACS, seed, base + gain)
         put(setting, DAFORMER, seed, base + gain + unsure, iou={"truck": 10.0, "bus": 30.0, "train": None})
         put(setting, WARM, seed, 80.0)
@@ -233,7 +233,7 @@ def test_classes_and_groups_are_paired_as_well(measured):
 
 
 def test_seeds_that_were_not_asked_for_do_not_count(measured):
-    put(measured, SOURCE, 100, 99.0)
+    put(measured, SOURCE_ONLY, 100, 99.0)
     assert cells(summary(collect("methods", measured, [0])), "DACS")[2:5] == ["+1.00", "1/1", "not resolved (one seed)"]
     assert "99" not in summary(collect("methods", measured, range(8)))
 
@@ -294,7 +294,8 @@ def test_the_csv_has_every_quantity_of_both_networks(measured):
     rows = list(csv.DictReader(as_csv(collect("methods", measured, range(8))).splitlines()))
     dacs = {(row["network"], row["quantity"]): row for row in rows if row["row"] == "dacs"}
     assert {network for network, _ in dacs} == {"student", "teacher"}
-    assert {quantity for _, quantity in dacs} >= {"mIoU 19", "mIoU 16", "mIoU 13", "rare", "truck/bus", *NAMES}
+    wanted = {"mIoU 19", "mIoU 16", "mIoU 13", "rare", "truck/bus", *CITYSCAPES_CLASSES.names}
+    assert {quantity for _, quantity in dacs} >= wanted
     line = dacs["student", "mIoU 19"]
     assert (line["mean"], line["against"], line["resolved"], line["seeds_above"]) == ("51.1", "source", "yes", "3")
     assert line["paper_real_data"] == "52.1"
@@ -311,7 +312,7 @@ def test_rendering_writes_files_and_the_blocks_of_pages_alone(measured, tmp_path
     args = ["--render", "--results", str(measured.results), "--pages", *pages]
     for _ in range(2):  # rendering again changes nothing
         with pytest.raises(SystemExit, match="0"):
-            tables.cli([*args, "--split", "test"])
+            tables.tables_command([*args, "--split", "test"])
         assert readme.read_text().startswith("before\n<!-- results:toy-methods -->\n### Methods")
         assert results.read_text().startswith("<!-- results:toy-caption -->\n**Toy numbers**")
         for text in (readme.read_text(), results.read_text()):
@@ -327,10 +328,10 @@ def test_a_page_without_a_place_for_the_table_is_named(measured, tmp_path):
     page_of_ours.write_text("nothing")
     args = ["--render", "--split", "test", "--results", str(measured.results), "--pages", str(page_of_ours)]
     with pytest.raises(SystemExit, match=r"page\.md: no line <!-- results:toy-methods -->"):
-        tables.cli(args)
+        tables.tables_command(args)
     page_of_ours.write_text("<!-- results:toy-methods -->\nno end")
     with pytest.raises(SystemExit, match=r"page\.md: expected a line <!-- /results -->"):
-        tables.cli(args)
+        tables.tables_command(args)
 
 
 def test_a_split_for_choices_stays_out_of_the_pages(measured, tmp_path):
@@ -338,7 +339,7 @@ def test_a_split_for_choices_stays_out_of_the_pages(measured, tmp_path):
     put(choosing, DIDA, 100, 40.0)
     args = ["--render", "--results", str(measured.results), "--pages", str(tmp_path / "none.md"), "--seeds", "100"]
     with pytest.raises(SystemExit, match="0"):
-        tables.cli(args)
+        tables.tables_command(args)
     assert (measured.results / "toy" / "methods_val.md").exists()
     assert not (measured.results / "toy" / "methods.md").exists()
 

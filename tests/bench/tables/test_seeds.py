@@ -5,7 +5,7 @@ import math
 import pytest
 
 from bench.tables.seeds import CLASS_GROUPS, paired, spread, t_coverage, t_quantile
-from dida.data.classes import NAMES
+from dida.data.classes import CITYSCAPES_CLASSES
 
 
 @pytest.mark.parametrize(
@@ -72,4 +72,4 @@ def test_one_seed_resolves_nothing():
 
 
 def test_groups_are_classes():
-    assert {name for group in CLASS_GROUPS.values() for name in group} <= set(NAMES)
+    assert {name for group in CLASS_GROUPS.values() for name in group} <= set(CITYSCAPES_CLASSES.names)
