@@ -18,22 +18,21 @@ import pytest
 
 from bench.gpu.program import Program, begin, stage_parser
 
-# Tests, and the modules without which they cannot be imported.
-ON_GPU: dict[str, tuple[str, ...]] = {
-    "tests/kernels/test_agreement.py": (),
-    "tests/kernels/test_training_size.py": (),
-    "tests/kernels/test_triton_bank_similarity.py": (),
-    "tests/kernels/test_triton_boundary_mask.py": (),
-    "tests/kernels/test_triton_class_similarity.py": (),
-    "tests/kernels/test_triton_rows_instance_loss.py": (),
-    "tests/kernels/test_triton_instance_loss.py": (),
-    "tests/kernels/test_triton_scatter_gather.py": (),
-    "tests/kernels/test_bank_update.py": (),
-    "tests/kernels/test_real_banks.py": (),
-    "tests/kernels/test_fuzz.py": ("hypothesis",),
-    "tests/engine/test_step_on_gpu.py": (),
-    "tests/data/test_loader.py::test_batches_arrive_on_the_device": (),
-}
+ON_GPU = (
+    "tests/kernels/test_agreement.py",
+    "tests/kernels/test_training_size.py",
+    "tests/kernels/test_triton_bank_similarity.py",
+    "tests/kernels/test_triton_boundary_mask.py",
+    "tests/kernels/test_triton_class_similarity.py",
+    "tests/kernels/test_triton_rows_instance_loss.py",
+    "tests/kernels/test_triton_instance_loss.py",
+    "tests/kernels/test_triton_scatter_gather.py",
+    "tests/kernels/test_bank_update.py",
+    "tests/kernels/test_real_banks.py",
+    "tests/kernels/test_fuzz.py",
+    "tests/engine/test_step_on_gpu.py",
+    "tests/data/test_loader.py::test_batches_arrive_on_the_device",
+)
 
 
 class Selection(NamedTuple):
@@ -50,7 +49,7 @@ SELECTIONS = {
         "test_agrees_with_the_equation and triton and (ordinary or stride_4 or same_grid) and not float16",
     ),
     "step": Selection(("tests/engine/test_step_on_gpu.py",)),
-    "all": Selection(tuple(ON_GPU)),
+    "all": Selection(ON_GPU),
 }
 WORKERS = 12  # test processes at most; each has a context of some 500 MB on the GPU,
 MEMORY_OF_A_WORKER = 6e9  # and beside the largest test there must be room for the contexts of the others
@@ -97,26 +96,16 @@ def workers(memory_bytes: float | None) -> int:
     return max(1, min(WORKERS, os.cpu_count() or 1, by_memory))
 
 
-def runnable(selection: Selection, present: Callable[[str], Any] = find_spec) -> tuple[list[str], list[str]]:
-    """The tests that can be imported here, and a line for each that cannot, naming what is missing."""
-    missing = {test: [x for x in ON_GPU.get(test, ()) if not present(x)] for test in selection.tests}
-    left_out = [f"{test}: left out, {', '.join(x)} is not installed" for test, x in missing.items() if x]
-    return [test for test, modules in missing.items() if not modules], left_out
-
-
 def pytest_arguments(
     selection: Selection, processes: int, present: Callable[[str], Any] = find_spec
-) -> tuple[list[str], list[str]]:
-    """What pytest is given, and what is left out or done otherwise because a package is missing."""
-    tests, left_out = runnable(selection, present)
-    arguments = [*tests, "-p", "no:cacheprovider", "-p", "bench.gpu.fresh_worker"]
+) -> tuple[list[str], str | None]:
+    """What pytest is given, and what is done otherwise because a package is missing."""
+    arguments = [*selection.tests, "-p", "no:cacheprovider", "-p", "bench.gpu.fresh_worker"]
     arguments += ["-k", selection.keyword] if selection.keyword else []
-    if present("xdist"):
-        # A worker whose context is lost is replaced, however often. (By group, xdist 3.8 hangs when a worker is gone.)
-        arguments += ["--numprocesses", str(processes), "--dist", "load", "--max-worker-restart", "1000"]
-    else:
-        left_out.append("pytest-xdist is not installed: tests run one by one, and a lost context reddens what follows")
-    return arguments, left_out
+    if not present("xdist"):
+        return arguments, "pytest-xdist is not installed: tests run one by one, and a lost context reddens what follows"
+    # A worker whose context is lost is replaced, however often. (By group, xdist 3.8 hangs when a worker is gone.)
+    return [*arguments, "--numprocesses", str(processes), "--dist", "load", "--max-worker-restart", "1000"], None
 
 
 def memory_of_card(device: str) -> float | None:
@@ -144,16 +133,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_tests(program: Program, selection: Selection) -> int:
     """Run them on fresh numbers; 0 if some passed, none failed and none was skipped that a GPU would have run."""
     os.environ["DIDA_SEED"] = secrets.token_hex(4)  # inherited by the test processes; tests/cases.py reads it
-    chosen, left_out = pytest_arguments(selection, workers(memory_of_card(program.device)))
+    chosen, otherwise = pytest_arguments(selection, workers(memory_of_card(program.device)))
     outcomes = Outcomes(program)
-    program.keep(seed=os.environ["DIDA_SEED"], left_out=left_out, status=None)
+    program.keep(seed=os.environ["DIDA_SEED"], otherwise=otherwise, status=None)
     status = int(pytest.main(chosen, plugins=[outcomes]))
     outcomes.save()
     failed = [name for name, outcome in outcomes.tests.items() if outcome == "failed"]
     skipped = needing_a_gpu(outcomes.why, outcomes.tests) if program.device == "cuda" else []
     program.keep(status=status, skipped_for_want_of_a_gpu=skipped)
     passed = sum(outcome == "passed" for outcome in outcomes.tests.values())
-    print("\n".join([*left_out, *(f"RED {name}" for name in failed[:SHOWN])]))
+    print("\n".join(filter(None, [otherwise, *(f"RED {name}" for name in failed[:SHOWN])])))
     print(f"{passed} of {len(outcomes.tests)} passed, {len(failed)} failed, {len(skipped)} skipped for want of a GPU")
     return 0 if status == 0 and passed and not skipped else 1
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
+from bench.gpu.products import products_in_tf32
 from bench.gpu.program import Program, begin, stage_parser
 from bench.gpu.step_parts import WORKLOADS, batch_on, contenders_of, settings_of
 from bench.step import Contender
@@ -50,18 +51,16 @@ class Variant:
 
     @contextmanager
     def applied(self, contender: Contender, device: torch.device) -> Iterator[None]:
-        before = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
-        torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
+        before = torch.backends.cudnn.benchmark
         torch.backends.cudnn.benchmark = self.benchmark
         hooks = [ffn.dwconv.register_forward_pre_hook(_contiguous) for ffn in self._feed_forwards(contender)]
         use_fused(contender.state.optimizer, device if self.fused else None)
         autocast = torch.autocast(device.type, self.dtype) if self.dtype != torch.float32 else nullcontext()
         try:
-            with autocast:
+            with products_in_tf32(self.tf32), autocast:
                 yield
         finally:
-            torch.set_float32_matmul_precision(before[0])
-            torch.backends.cudnn.benchmark = before[1]
+            torch.backends.cudnn.benchmark = before
             for hook in hooks:
                 hook.remove()
             use_fused(contender.state.optimizer, None)

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
 
+from bench.gpu.products import products_in_tf32
 from bench.gpu.program import Program, begin, stage_parser
 from dida.assemble import build_pairs, build_student
 from dida.config import Config, changed
@@ -158,8 +159,7 @@ def scoring(program: Program, config: Config, amount: Amount) -> Iterator[dict[s
         if program.left() < LEAST:
             return
         chosen = {name: networks[name] for name in way.networks}
-        torch.set_float32_matmul_precision("high" if way.tf32 else "highest")
-        with _autocast(way.dtype, program.device):
+        with products_in_tf32(way.tf32), _autocast(way.dtype, program.device):
             evaluate(chosen, Repeated(images, 1), domain.class_set)
             start = time.perf_counter()
             evaluate(chosen, Repeated(images, amount.scored), domain.class_set)

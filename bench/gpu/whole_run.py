@@ -31,6 +31,8 @@ from dida.scoring import score_domain
 from dida.state import latest, load_checkpoint
 from dida.trained import load_trained
 
+STOPPED = 128 + signal.SIGTERM  # exit status of a run that saved and ended because of it
+
 
 class Length(NamedTuple):
     """Steps, pictures, and what is left out where they are few."""
@@ -123,7 +125,7 @@ def stop_half_way(program: Program, config: Config) -> int:
             time.sleep(0.02)
         process.kill()
     step = load_checkpoint(latest(config.run.out))["step"]
-    if process.returncode != 128 + signal.SIGTERM or not half <= step < config.optim.steps:
+    if process.returncode != STOPPED or not half <= step < config.optim.steps:
         raise RuntimeError(f"told to stop after step {half}, it ended with status {process.returncode} at step {step}")
     return step
 

@@ -44,7 +44,7 @@ def test_a_run_that_does_not_stop_is_no_success(tmp_path, monkeypatch):
     class Deaf:
         """A run that trains to its end whatever it is told."""
 
-        returncode = 0
+        returncode = whole_run.STOPPED
 
         def __init__(self, *args, **options): ...
         def __enter__(self):
@@ -60,7 +60,7 @@ def test_a_run_that_does_not_stop_is_no_success(tmp_path, monkeypatch):
     monkeypatch.setattr(whole_run.subprocess, "Popen", Deaf)
     monkeypatch.setattr(whole_run, "latest", lambda run: run)
     monkeypatch.setattr(whole_run, "load_checkpoint", lambda path: {"step": config.optim.steps})
-    with pytest.raises(RuntimeError, match="told to stop after step 3, it ended with status 0 at step 6"):
+    with pytest.raises(RuntimeError, match="told to stop after step 3, it ended with status 143 at step 6"):
         whole_run.stop_half_way(program(tmp_path), config)
 
 

@@ -12,7 +12,9 @@ from bench.gpu.goals import BRANCH, GOALS, MET, MISSED, NOT_MEASURED, judged
 from bench.gpu.ledger import DONE, FORMAT, NOT_REACHED, TIMED_OUT
 from bench.gpu.measurements import Measurements
 from bench.gpu.report import tables, whole_report, why_no_record, with_floors
+from bench.gpu.runner import CHECKOUT
 from bench.gpu.stages import STAGES
+from bench.record import replaced
 from bench.step import STAGES as STEP_STAGES
 
 HEADER = {
@@ -313,6 +315,14 @@ def test_a_page_gets_its_block(told, tmp_path):
     with pytest.raises(SystemExit, match="expected one line"):
         told(full_results(), "--page", str(path))
     assert path.read_text() == "no block\n"
+
+
+def test_the_page_shows_what_is_kept():
+    """python -m bench.gpu.report [bench/results/<gpu>/results.json] --page docs/performance.md"""
+    page = (CHECKOUT / "docs" / "performance.md").read_text()
+    kept = [Measurements.read(path) for path in sorted((CHECKOUT / "bench" / "results").glob("*/results.json"))]
+    shown = [replaced(page, report.BLOCK, "\n\n".join(tables(one))) for one in kept or [Measurements({})]]
+    assert page in shown
 
 
 def test_stages_that_did_not_end_well_are_its_exit_status(told):
