@@ -33,6 +33,7 @@ SEED = os.environ.get("DIDA_SEED") or secrets.token_hex(4)
 ROUNDING = 1e-11  # float64: what two orders of summation may differ by
 COUNTS = {"instance_loss": 24, "class_similarity": 16}  # scenes of the ops that interpolate; the others have SCENES
 SCENES = 8
+SLACK = 4  # on the limits of chosen scenes: a few of a thousand come out at 1 to 2.2 times them, mistakes far above
 SCALES = (2, 2, 2, 4, 4, 8)  # of the interpolating kernels; in the interpreter 8 costs 16 times as much as 2
 CHUNKS = ("dida_kernels.fused.cells.node_logits.LOGIT_SLOTS", "dida_kernels.fused.cells.instance_gradient.SEAM_SLOTS")
 
@@ -101,7 +102,7 @@ def test_agrees_with_the_equation(op, name, i, monkeypatch):
     made = call(op, scene, dtype=dtype, device=device_of(name))
     with repeatable((scene, dtype)):
         assert refusal(op, name, made) is None
-        assert_agrees(op, name, made)
+        assert_agrees(op, name, made, slack=SLACK)
 
 
 @pytest.mark.parametrize("op, name, i", each(("chunked",)))

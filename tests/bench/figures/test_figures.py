@@ -196,7 +196,7 @@ def test_what_a_user_can_put_right_is_one_message(run, other, config, data, tmp_
         assert "no such run" in refusal(figure, out, tmp_path / "nowhere")
         assert "several runs would be called dida" in refusal(figure, out, run, run)
         assert "--names: 1 for 2 runs" in refusal(figure, out, run, other, "--names", "A")
-    assert "is not there" in refusal("strips", out, run, "--split", "train")  # it has no labels
+    assert "no labels found" in refusal("strips", out, run, "--split", "train")  # it has no labels
     for images in (0, 4):
         assert f"--images {images}: cityscapes val has 1 to 3" in refusal("strips", out, run, "--images", images)
     from_synthia = saved(tmp_path / "s", changed(config, src="synthia", method="source"))
