@@ -78,6 +78,17 @@ def ignore_signals() -> None:
     """For a process that works for another one, which is asked to stop at the same time and ends it in good order."""
     for kind in STOPPING:
         signal.signal(kind, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+
+
+@contextmanager
+def starting_workers() -> Iterator[None]:
+    """Signals wait while processes are forked here, and in those until they ignore them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _under_nohup(kind: signal.Signals) -> bool:

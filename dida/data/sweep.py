@@ -9,6 +9,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from dida.data.workers import WorkerDied, start_worker
+from dida.signals import starting_workers
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -33,7 +34,9 @@ def sweep(
         try:
             with ProcessPoolExecutor(workers, initializer=start_worker) as pool:
                 try:
-                    return [_counted(bar, result) for result in pool.map(function, items, chunksize=_CHUNK)]
+                    with starting_workers():
+                        results = pool.map(function, items, chunksize=_CHUNK)
+                    return [_counted(bar, result) for result in results]
                 except BaseException:
                     pool.shutdown(wait=False, cancel_futures=True)  # or the rest would be read before this is raised
                     raise

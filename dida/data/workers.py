@@ -10,19 +10,22 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 import cv2
+import numpy.random  # noqa: F401  PyTorch's workers would import it, which just after a fork can fail
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from dida.data.image_file import ImageFileError
 from dida.errors import UserError
 from dida.files import megabytes
-from dida.signals import ignore_signals
+from dida.signals import ignore_signals, starting_workers
 
 PATIENCE = 1.0  # seconds until a worker that does not end when it is asked to, stuck in a read perhaps, is killed
+_DYING = 5.0  # seconds that the system takes at most to bury a process, a dump of its memory included
 _END = signal.SIGUSR2
 _SHARED = "/dev/shm"
 
@@ -64,7 +67,8 @@ class ReadAhead(Iterator[Any]):
         self._on_child = signal.getsignal(signal.SIGCHLD)
         self._workers: set[BaseProcess] = set()
         try:
-            self._items = iter(loader)
+            with starting_workers():
+                self._items = iter(loader)
         except OSError as error:
             raise self._explained(error) from error
         if self._main_thread:  # PyTorch would raise where the death of a worker finds the program: within a step
@@ -95,11 +99,16 @@ class ReadAhead(Iterator[Any]):
 
     def _explained(self, error: Exception) -> Exception:
         """What became of the workers, if that is why PyTorch raised `error`."""
+        if isinstance(error, EOFError | ConnectionError):  # one that is about to be gone, in the middle of a sentence
+            gone = connection.wait([worker.sentinel for worker in self._workers], timeout=_DYING)
+            for worker in self._workers:
+                if worker.sentinel in gone:
+                    worker.join(_DYING)
         dead = [worker for worker in self._workers if not worker.is_alive()]
         if dead:
             return WorkerDied(_death(dead[0]))
         number = getattr(error, "errno", None)
-        if "Too many open files" in str(error) or number == errno.EMFILE:
+        if "Too many open files" in str(error) or "ancdata" in str(error) or number == errno.EMFILE:
             return WorkerDied("too many open files: use fewer --workers, or allow more with `ulimit -n`")
         if number in (errno.ENOSPC, errno.ENOMEM, errno.EAGAIN):  # of starting them
             return WorkerDied(_no_room() if number == errno.ENOSPC else f"{os.strerror(number)}: use fewer --workers")

@@ -1,13 +1,18 @@
 """A tiny network and random street-like batches, for tests of the step that need no files."""
 
+import copy
+
 import torch
+from torch import nn
 
 from dida import recipes
 from dida.assemble import build_method, build_state, build_student
 from dida.batch import IGNORE, Batch, LabelledCrops
 from dida.config import Config, changed
 from dida.data.classes import CITYSCAPES_CLASSES
+from dida.method.bank import InstanceBank
 from dida.method.passes import Method
+from dida.optim import build_optimizer, build_schedule
 from dida.state import TrainState
 
 CLASSES = len(CITYSCAPES_CLASSES)
@@ -39,3 +44,31 @@ def batch(step: int = 0, *, size: int = 64, images: int = 2) -> Batch:
     label[:, :, :3] = IGNORE
     noise = torch.randn(2, images, 3, size, size, generator=generator)
     return Batch(LabelledCrops(noise[0] + label[:, None] / 10, label), noise[1])
+
+
+class Small(nn.Module):
+    """A network with what an optimizer tells apart, whose checkpoints are small."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 64, 3), nn.LayerNorm(64))
+        self.decode_head = nn.Conv2d(64, 300, 1)
+
+
+def small_state(seed: int = 0) -> TrainState:
+    """A state whose network segments nothing, after a step of its optimizer, so that there are moments."""
+    torch.manual_seed(seed)
+    student = Small()
+    optimizer = build_optimizer(student, lr=0.1, head_lr_factor=10.0, weight_decay=0.1)
+    for weight in student.parameters():
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    slots = torch.arange(19).repeat_interleave(2)
+    return TrainState(
+        student=student,
+        teacher=copy.deepcopy(student),
+        bank=InstanceBank(slots, 16, 19),
+        optimizer=optimizer,
+        schedule=build_schedule(optimizer, steps=1000, warmup=10),
+        seed=seed,
+    )

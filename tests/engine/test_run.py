@@ -1,7 +1,9 @@
 """The run folder is never overwritten and goes on where the run does."""
 
 import json
+import os
 import re
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -12,7 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dida import events
 from dida.config import Config, changed, from_dict, to_dict
 from dida.data.classes import CITYSCAPES_CLASSES, ClassSet
-from dida.run import Run, run_name
+from dida.errors import UserError
+from dida.run import Run, require_place, run_name
 
 
 def start(config: Config, *runs: Path) -> Run:
@@ -113,3 +116,137 @@ def test_without_tensorboard_the_log_is_metrics_alone_and_it_is_said(tmp_path, m
     assert "no curves for TensorBoard" in caplog.text
     assert metrics(run) == [{"step": 1, "loss/source": 0.5}]
     assert not list(run.folder.glob("events.out.tfevents.*"))
+
+
+# ---- one writer, and what it may take over -------------------------------------------------------------------------
+
+LEFT = {  # by a start that came to no checkpoint
+    "nothing": [],
+    "its options": ["config.json", "classes.json"],
+    "a first log line": [
+        "config.json", "classes.json", "environment.json", "metrics.jsonl", "events.out.tfevents.1.a.2"
+    ],
+    "a panel": ["config.json", "panels/step_000100.png"],
+    "half a checkpoint": ["config.json", "checkpoints/.step_000100.pt.77.partial", ".config.json.77.partial"],
+    "the lock of a process that was killed": ["lock", "config.json"],
+}  # fmt: skip
+
+
+def fill(folder: Path, names: list[str]) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("left")
+
+
+@pytest.mark.parametrize("left", LEFT)
+def test_a_start_that_came_to_no_checkpoint_is_taken_over(tmp_path, left):
+    config = changed(Config(), out=tmp_path / "run")
+    fill(tmp_path / "run", LEFT[left])
+    require_place(config)
+    with start(config) as run:
+        assert from_dict(json.loads((run.folder / "config.json").read_text())) == config
+    for name in LEFT[left]:
+        path = tmp_path / "run" / name
+        assert not path.exists() or path.read_text() != "left"
+    assert not (tmp_path / "run" / "lock").exists()
+
+
+@pytest.mark.parametrize(
+    "names, instead",
+    [
+        (["notes.txt"], "or remove it"),
+        (["config.json", "holiday/a.jpg"], "or remove it"),
+        (["config.json", "nonfinite_step_7.json"], "or remove it"),
+        (["config.json", "panels/drawn.png"], "or remove it"),
+        (["config.json", "checkpoints/step_000100.pt"], "--resume"),
+        (["config.json", "checkpoints/step_000100.pt.aside"], "or remove it"),
+    ],
+)
+def test_anything_else_is_left_alone(tmp_path, names, instead):
+    config = changed(Config(), out=tmp_path)
+    fill(tmp_path, names)
+    for refuse in (start, require_place):
+        with pytest.raises(FileExistsError, match=f"a run is never overwritten.*{instead}"):
+            refuse(config)
+    assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()) == sorted(names)
+    assert {(tmp_path / name).read_text() for name in names} == {"left"}
+
+
+def refused_in_a_child(act: Callable[[], object]) -> str:
+    read, write = os.pipe()
+    if not os.fork():
+        said = b""
+        try:
+            act()
+        except BaseException as error:
+            said = f"{type(error).__name__}: {error}".encode()
+        os.write(write, said)
+        os._exit(0)
+    os.close(write)
+    os.wait()
+    with os.fdopen(read) as answer:
+        return answer.read()
+
+
+def test_a_second_process_is_told_who_trains_the_run(tmp_path):
+    config = changed(Config(), out=tmp_path / "run")
+    again = changed(config, resume=tmp_path / "run")
+    log = b""
+    with start(config) as run:
+        run.log(1, {"loss/source": 1.0})
+        log = (run.folder / "metrics.jsonl").read_bytes()
+        for act in (
+            lambda: start(config),
+            lambda: Run.resume(again, 0),
+            lambda: require_place(config),
+            lambda: require_place(again),
+        ):
+            assert f"Claimed: {run.folder}: process {os.getpid()} on " in refused_in_a_child(act)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == log
+    assert refused_in_a_child(lambda: require_place(again)) == ""
+
+
+def test_a_run_that_went_on_in_the_meantime_is_not_resumed(tmp_path):
+    """Its checkpoint of step 100 was read while another process went on to 200 and ended."""
+    fill(tmp_path, ["config.json", "checkpoints/step_000100.pt", "checkpoints/step_000200.pt"])
+    with pytest.raises(UserError, match="another process has advanced this run"):
+        Run.resume(changed(Config(), resume=tmp_path), 100)
+    assert not (tmp_path / "lock").exists()
+
+
+def test_from_an_older_checkpoint_the_newer_ones_are_set_aside(tmp_path, capsys):
+    fill(tmp_path, ["checkpoints/step_000100.pt", "checkpoints/step_000200.pt", "checkpoints/.a.pt.9.partial"])
+    Run.resume(changed(Config(), resume=tmp_path / "checkpoints" / "step_000100.pt"), 100).close()
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
+        "step_000100.pt", "step_000200.pt.aside"
+    ]  # fmt: skip
+    assert "set aside" in capsys.readouterr().out
+
+
+DAMAGED = [
+    b'{"step": 20, "lo',
+    b"\xff\xfe\x00 not text\n",
+    b'{"step": "20"}\n',
+    b"[1, 2]\n",
+    b"null\n",
+    b'{"loss": 1}\n',
+    b"\n",
+    b"[" * 100_000 + b"\n",
+]
+
+
+@pytest.mark.parametrize("line", DAMAGED)
+def test_a_damaged_line_of_the_log_does_not_stop_a_run(tmp_path, line, capsys):
+    whole = [b'{"step": 10, "loss/source": 1.0}\n', b'{"step": 30, "loss/source": 1.0}\n']
+    (tmp_path / "metrics.jsonl").write_bytes(whole[0] + (line if line.endswith(b"\n") else b"") + whole[1] + line)
+    Run.resume(changed(Config(), resume=tmp_path), 20).close()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == whole[0]
+    assert "damaged lines left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("out", ["file/x", "/proc/nope/x", "n" * 300, "file", "fifo"])
+def test_a_place_that_is_none_is_refused_before_the_work(tmp_path, out):
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(OSError, match=r"--out .*: cannot be written to"):
+        require_place(changed(Config(), out=tmp_path / out))

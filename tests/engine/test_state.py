@@ -1,6 +1,5 @@
 """Checkpoints: whole or not there, and refused where they are not ours."""
 
-import copy
 import errno
 import io
 import os
@@ -13,48 +12,18 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dida.data.classes import CITYSCAPES_CLASSES, ClassSet
 from dida.errors import NonFinite
-from dida.method.bank import InstanceBank
-from dida.optim import build_optimizer, build_schedule
-from dida.state import FORMAT, WHOLE, TrainState, checkpoints, latest, leaves, load_checkpoint, load_weights
-from tests.engine.scenes import build, tiny
+from dida.state import FORMAT, WHOLE, checkpoints, latest, leaves, load_checkpoint, load_weights
+from tests.engine.scenes import build, small_state, tiny
 
 CLASSES = CITYSCAPES_CLASSES.to_dict()
 
 
-class Small(nn.Module):
-    """A network with what an optimizer tells apart, whose checkpoints are small."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.backbone = nn.Sequential(nn.Conv2d(3, 64, 3), nn.LayerNorm(64))
-        self.decode_head = nn.Conv2d(64, 300, 1)
-
-
-def small(seed: int = 0) -> TrainState:
-    """After a step of its optimizer, so that there are moments."""
-    torch.manual_seed(seed)
-    student = Small()
-    optimizer = build_optimizer(student, lr=0.1, head_lr_factor=10.0, weight_decay=0.1)
-    for weight in student.parameters():
-        weight.grad = torch.ones_like(weight)
-    optimizer.step()
-    slots = torch.arange(19).repeat_interleave(2)
-    return TrainState(
-        student=student,
-        teacher=copy.deepcopy(student),
-        bank=InstanceBank(slots, 16, 19),
-        optimizer=optimizer,
-        schedule=build_schedule(optimizer, steps=1000, warmup=10),
-        seed=seed,
-    )
-
-
 def test_a_crash_while_writing_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
-    state = small()
+    state = small_state()
     state.step = 1
     state.save(tmp_path, {}, CLASSES)
 
@@ -71,11 +40,11 @@ def test_a_crash_while_writing_leaves_the_previous_checkpoint(tmp_path, monkeypa
 
 
 def test_everything_that_changes_is_restored(tmp_path):
-    state = small()
+    state = small_state()
     state.step = 7
     state.bank.features.fill_(3.0)
     path = state.save(tmp_path, {"method": "dida"}, CLASSES)
-    other = small(seed=5)
+    other = small_state(seed=5)
     checkpoint = load_checkpoint(path)
     assert checkpoint["config"] == {"method": "dida"}
     assert ClassSet.from_dict(checkpoint["classes"]) == CITYSCAPES_CLASSES
@@ -104,7 +73,7 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path):
 
 @pytest.mark.parametrize("found", [1, FORMAT + 1, str(FORMAT)])
 def test_checkpoints_of_another_format_are_refused(tmp_path, found):
-    state = small()
+    state = small_state()
     path = state.save(tmp_path, {}, CLASSES)
     torch.save(load_checkpoint(path) | {"format": found}, path)
     with pytest.raises(ValueError, match=f"expected a DIDA checkpoint of format {FORMAT}, found {found!r}"):
@@ -141,7 +110,7 @@ def test_the_step_number_orders_checkpoints_not_its_spelling(tmp_path):
 def saved(tmp_path_factory) -> Path:
     """A run of two checkpoints."""
     run = tmp_path_factory.mktemp("run")
-    state = small()
+    state = small_state()
     for step in (100, 200):
         state.step = step
         state.save(run, {}, CLASSES)
@@ -288,7 +257,7 @@ def test_a_foreign_checkpoint_is_refused_with_what_is_wrong(run, what):
     path = checkpoints(run)[-1]
     change, message = FOREIGN[what]
     rewritten(path, change)
-    state = small()
+    state = small_state()
     with pytest.raises(ValueError, match=f"{path}.*{message}"):
         state.load(load_checkpoint(path, needs=WHOLE), source=str(path))
 
@@ -296,7 +265,7 @@ def test_a_foreign_checkpoint_is_refused_with_what_is_wrong(run, what):
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("part", ["student", "teacher", "bank"])
 def test_what_is_not_finite_is_not_saved(tmp_path, part, value):
-    state = small()
+    state = small_state()
     state.step = 7
     next(v for v in getattr(state, part).state_dict().values() if v.is_floating_point()).view(-1)[0] = value
     with pytest.raises(NonFinite, match=rf"^{part}\..* is not finite after step 7"):
@@ -305,7 +274,7 @@ def test_what_is_not_finite_is_not_saved(tmp_path, part, value):
 
 
 def test_a_full_disk_says_how_much_a_checkpoint_needs(tmp_path):
-    state = small()
+    state = small_state()
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
@@ -323,7 +292,7 @@ def test_a_write_that_fails_after_all_is_an_error_of_the_file_system(tmp_path, m
         def write(self, content) -> int:
             raise OSError(errno.EIO, "Input/output error")
 
-    state = small()
+    state = small_state()
     save = torch.save
     monkeypatch.setattr(torch, "save", lambda content, file: save(content, Failing()))
     with pytest.raises(OSError, match=r"Input/output error.*step_000000.pt"):
