@@ -49,8 +49,8 @@ def drawn(rng: random.Random, op: str, name: str) -> Scene:
         HW = (hw[0] + rng.randint(0, 12), hw[1] + rng.randint(0, 12))
     temperature = rng.choice([1.0, 0.3, 0.1, 0.1, 0.05, 0.02, 0.01])
     prior = rng.choice(["soft", "soft", "hard", "ones", "slotless"])
-    if prior == "hard":  # slots of a class may hold e^(-2/t) of the mass: colder, that is less than float32 has
-        temperature = max(temperature, 0.03)
+    if op == "instance_loss":  # slots may hold e^(-2/t) of the mass: colder, a gradient leaves the range of float32
+        temperature = max(temperature, 0.05)
     return Scene(
         name=f"{op}-{name}-{rng.random()}",
         seed=SEED,
