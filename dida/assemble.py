@@ -62,14 +62,14 @@ def assemble(config: Config) -> Parts:
     if config.resume:
         path = latest(config.resume)
         checkpoint = load_checkpoint(path, needs=WHOLE)
-        _require_same_run(config, pairs, checkpoint, path)
+        require_same_run(config, pairs, checkpoint, path)
         state.load(checkpoint, source=str(path))
     method = build_method(config, class_set, imagenet=imagenet)
     panel = Panel(class_set, config.instance.boundary_classes, config.instance.temperature)
     return Parts(state, method, pairs, panel, device)
 
 
-def _require_same_run(config: Config, pairs: Pairs, checkpoint: dict[str, Any], path: Path) -> None:
+def require_same_run(config: Config, pairs: Pairs, checkpoint: dict[str, Any], path: Path) -> None:
     """Raise ValueError where options, classes or files are others than those that the checkpoint's steps were made of.
 
     A file that is gone, or one more, changes all samples, because they draw files by their number.

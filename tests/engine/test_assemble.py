@@ -3,15 +3,17 @@
 import dataclasses
 import itertools
 import json
+import shutil
 import typing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from dida import assemble as assembling
 from dida import recipes
-from dida.assemble import Parts, assemble, build_method, build_state, build_student
+from dida.assemble import Parts, assemble, build_method, build_pairs, build_state, build_student
 from dida.config import Config, InstanceConfig, SelfTrainingConfig, changed, to_dict
 from dida.data.classes import CITYSCAPES_CLASSES
 from dida.data.loader import batches
@@ -270,3 +272,97 @@ def test_a_random_bank_is_full_and_of_the_seed():
     assert torch.equal(random_bank(0), random_bank(0))
     assert not torch.equal(random_bank(0), random_bank(1))
     assert random_bank(0).norm(dim=1).allclose(torch.ones(40))
+
+
+# ---- a run goes on as what it was ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stopped(toy, tmp_path) -> tuple[Config, dict[str, Any], Path]:
+    """Options of a run with a copy of the toy, what its checkpoint says of it, and its data root."""
+    root = Path(shutil.copytree(toy, tmp_path / "data"))
+    config = options(root)
+    pairs, _ = build_pairs(config)
+    checkpoint = {
+        "config": to_dict(config),
+        "classes": pairs.source.class_set.to_dict(),
+        "files": pairs.listing(),
+    }
+    return config, checkpoint, root
+
+
+def go_on(config: Config, checkpoint: dict[str, Any]) -> None:
+    assembling.require_same_run(config, build_pairs(config)[0], checkpoint, Path("run/checkpoints/step_000005.pt"))
+
+
+@pytest.mark.parametrize(
+    "edit, said",
+    [
+        ({"seed": 7}, r"seed \(7 and 0\)"),
+        ({"method": "daformer"}, r"method \(daformer and dida\)"),
+        ({"steps": 4}, r"steps \(4 and 6\)"),
+        ({"phi": 0.5, "lr": 0.5}, r"lr \(0\.5 and 0\.003\), phi \(0\.5 and 0\.7\)"),
+        ({"tgt_size": "64x32"}, r"tgt_size \(64x32 and 256x128\)"),
+    ],
+)
+def test_a_config_that_was_edited_is_not_gone_on_with(stopped, edit, said):
+    config, checkpoint, _ = stopped
+    go_on(config, checkpoint)
+    with pytest.raises(
+        ValueError, match=rf"^config.json and step_000005.pt differ in {said}; .*--resume run/checkpoints"
+    ):
+        go_on(changed(config, **edit), checkpoint)
+
+
+def test_what_may_change_may_differ(stopped, tmp_path):
+    config, checkpoint, root = stopped
+    moved = root.rename(tmp_path / "elsewhere")
+    go_on(changed(config, data_root=moved, workers=3, log_every=7, save_every=8, debug=True), checkpoint)
+
+
+def target_pictures(root: Path) -> list[Path]:
+    return sorted((root / "toy" / "cityscapes" / "leftImg8bit" / "train").rglob("*.png"))
+
+
+def one_more(root: Path) -> None:
+    first = target_pictures(root)[0]
+    shutil.copy(first, first.with_name("aaa" + first.name))
+
+
+def one_less(root: Path) -> None:
+    target_pictures(root)[0].unlink()
+
+
+def renamed(root: Path) -> None:
+    first = target_pictures(root)[0]
+    first.rename(first.with_name("zzz_000000_000019_leftImg8bit.png"))
+
+
+def source_less(root: Path) -> None:
+    for folder in ("images", "labels"):
+        sorted((root / "toy" / "gta" / folder).iterdir())[0].unlink()
+
+
+@pytest.mark.parametrize(
+    "change, which", [(one_more, "target"), (one_less, "target"), (renamed, "target"), (source_less, "source")]
+)
+def test_data_that_changed_since_is_only_gone_on_with_when_that_is_said(stopped, change, which):
+    config, checkpoint, root = stopped
+    change(root)
+    with pytest.raises(ValueError, match=f"the files of the {which} are not those that step_000005.pt .*--new-data"):
+        go_on(config, checkpoint)
+    go_on(changed(config, new_data=True), checkpoint)
+
+
+def test_other_classes_are_another_run(stopped):
+    config, checkpoint, _ = stopped
+    names = list(checkpoint["classes"]["names"])
+    with pytest.raises(ValueError, match="its classes are not those of --src toy-gta5"):
+        go_on(config, checkpoint | {"classes": checkpoint["classes"] | {"names": names[::-1]}})
+
+
+def test_a_checkpoint_that_names_no_files_says_so(stopped, caplog):
+    config, checkpoint, _ = stopped
+    with caplog.at_level("INFO"):
+        go_on(config, checkpoint | {"files": None})
+    assert "does not say which files it was trained on" in caplog.text

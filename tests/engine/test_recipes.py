@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from dida import recipes
 from dida.config import Config, changed, flat, to_dict
+from dida.state import FORMAT
 
 
 def difference(a: Config, b: Config) -> set[str]:
@@ -103,7 +105,12 @@ def test_what_would_make_another_run_of_it_cannot_change(run, args):
     "content, message",
     [
         (None, "no run folder, there is no config.json in it"),
-        ("{", "--resume"),
+        ("{", r"config\.json: Expecting property name.*--resume .*/checkpoints/FILE takes it"),
+        ("", r"config\.json: Expecting value"),
+        ("null", r"config\.json: expected an object with the options of Config, got NoneType"),
+        ("[" * 100_000, r"config\.json: "),
+        ('{"data": null}', r"config\.json: expected an object with the options of DataConfig"),
+        ('{"data": {"crop": "64"}}', r"config\.json: --crop: expected a whole number, got '64'"),
         ("[]", "expected an object with the options of Config"),
         ('{"magic": 1}', r"unknown options \['magic'\]"),
         ('{"optim": {"steps": 0}}', "--steps: expected a number in"),
@@ -115,3 +122,15 @@ def test_what_cannot_be_resumed_is_said_in_one_message(tmp_path, content, messag
     with pytest.raises(SystemExit, match=message) as ended:
         recipes.from_command_line(["--resume", str(tmp_path)])
     assert len(str(ended.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("config_json", [None, "{", '{"instance": {"phi": 0.1}}'])
+def test_a_checkpoint_brings_its_own_options(tmp_path, config_json):
+    """Whatever became of config.json."""
+    path = tmp_path / "checkpoints" / "step_000005.pt"
+    path.parent.mkdir()
+    torch.save({"format": FORMAT, "config": to_dict(changed(Config(), phi=0.5))}, path)
+    if config_json is not None:
+        (tmp_path / "config.json").write_text(config_json)
+    config = recipes.from_command_line(["--resume", str(path), "--workers", "3"])
+    assert config == changed(Config(), phi=0.5, resume=path, workers=3)
