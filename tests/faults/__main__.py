@@ -31,7 +31,7 @@ from dida.signals import STOPPING
 from dida.state import PARTS, checkpoints, latest, leaves, load_checkpoint
 from tests.faults.forked import Forked, arguments, make_toy, wait_until
 
-STEPS, SAVE_EVERY = 6, 2
+SHORT = {"steps": 6, "save_every": 2, "warmup": 2}
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 BEGIN, END = "<!-- tried -->\n", "<!-- /tried -->"
 CHECKPOINT_MB = 54  # about: disks are between none and three of them
@@ -66,8 +66,7 @@ class Trials:
         return self.folder / f"run_{self.number}"
 
     def train(self, out: Path, **options: Any) -> Forked:
-        options = {"steps": STEPS, "save_every": SAVE_EVERY, "warmup": 2} | options
-        return Forked("train.py", arguments(self.data, out, **options), said(out))
+        return Forked("train.py", arguments(self.data, out, **SHORT, **options), said(out))
 
     def go_on(self, run: Path, row: Row) -> None:
         """Finish a run that something happened to, and hold it to the one that nothing happened to."""
@@ -200,7 +199,7 @@ def disks(trials: Trials, count: int) -> Iterable[tuple[str, Row]]:
         mount("-t", "tmpfs", "-o", f"size={size}k", "tmpfs", str(disk))
         try:
             run = disk / "run"
-            process = Forked("train.py", arguments(trials.data, run, **of(trials)), said(disk))
+            process = Forked("train.py", arguments(trials.data, run, **SHORT), said(disk))
             row.tried += 1
             trials.ends(process, {0, 1}, disk, row)
             row.finished += process.status == 0
@@ -213,10 +212,6 @@ def disks(trials: Trials, count: int) -> Iterable[tuple[str, Row]]:
         finally:
             subprocess.run(["umount", str(disk)], check=True)
     yield "a disk of random size", row
-
-
-def of(trials: Trials) -> dict[str, Any]:
-    return {"steps": STEPS, "save_every": SAVE_EVERY, "warmup": 2}
 
 
 def told(process: Forked) -> set[str]:
@@ -237,9 +232,10 @@ def page(rows: list[tuple[str, Row]], trials: Trials) -> str:
     ]
     skipped = "" if any(name.startswith("a disk") for name, _ in rows) else " Disks were left out: they take root."
     return "\n".join(lines) + (
-        f"\n\nRuns of {STEPS} steps with a checkpoint every {SAVE_EVERY}, 0 to 4 data processes; all others were equal in every "
-        f"bit to the run that was left alone, log included.{skipped} {about['cpu']}, {about['cores']} cores, "
-        f"torch {about['torch']}, source {source_digest()}.\n"
+        f"\n\nRuns of {SHORT['steps']} steps with a checkpoint every {SHORT['save_every']}, with 0 to 4 data processes. "
+        "Those that are not counted in the last column were equal to the run that was left alone in every bit of their "
+        f"last checkpoint, and in their log.{skipped} {about['cpu']}, {about['cores']} cores, torch {about['torch']}, "
+        f"source {source_digest()}.\n"
     )
 
 
