@@ -28,7 +28,8 @@ def source(config: Config) -> Config:
 
 def oracle(config: Config) -> Config:
     """Supervised on the target's own labels: the upper bound, for comparison only."""
-    labelled = "toy-cityscapes-oracle" if config.data.tgt == "toy-cityscapes" else config.data.tgt
+    target = config.data.tgt
+    labelled = f"{target}-oracle" if target.startswith("toy-") else target  # the toy's targets have no labels to learn
     return changed(source(config), method="oracle", src=labelled, src_size=config.data.tgt_size)
 
 

@@ -16,6 +16,8 @@
     toy-gta5-val            toy/gta-val                   as gta5; more source pictures, not trained on
     toy-cityscapes          toy/cityscapes                as cityscapes
     toy-cityscapes-oracle   toy/cityscapes-oracle         as cityscapes, with the training labels it must not have
+    toy-night, toy-fog      toy/night, toy/fog            as cityscapes: its streets again, in other weather
+    toy-night-oracle, toy-fog-oracle                      the same, with the training labels they must not have
     folder:PATH             (none: PATH is as given)      images/ANY.* / labels/ANY.png, PATH/classes.json
 
 A label may also lie beside (or instead of) these as NAME_labelTrainIds.png, in train ids of Cityscapes; if both exist,

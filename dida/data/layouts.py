@@ -166,6 +166,7 @@ _LOVEDA = Layout(
     class_set=_LOVEDA_CLASSES,
 )
 _TOY = "made by: python -m dida.data.toy --data-root {root}"
+_TOY_WEATHER = f"{_TOY} --weather night fog"
 
 LAYOUTS: dict[str, tuple[Layout, ...]] = {
     "gta5": (_GTA5,),
@@ -199,5 +200,9 @@ LAYOUTS: dict[str, tuple[Layout, ...]] = {
     ),
     "toy-cityscapes": (_CITYSCAPES._replace(folders=("toy/cityscapes",), origin=_TOY),),
     "toy-cityscapes-oracle": (_CITYSCAPES._replace(folders=("toy/cityscapes-oracle",), origin=_TOY),),
+    "toy-night": (_CITYSCAPES._replace(folders=("toy/night",), origin=_TOY_WEATHER),),
+    "toy-night-oracle": (_CITYSCAPES._replace(folders=("toy/night-oracle",), origin=_TOY_WEATHER),),
+    "toy-fog": (_CITYSCAPES._replace(folders=("toy/fog",), origin=_TOY_WEATHER),),
+    "toy-fog-oracle": (_CITYSCAPES._replace(folders=("toy/fog-oracle",), origin=_TOY_WEATHER),),
 }
 ALIASES = {"gta": "gta5", "toy-gta": "toy-gta5"}

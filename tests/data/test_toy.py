@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,9 +19,14 @@ from dida.data.toy.benchmark import BENCHMARK, SHIFT, digest, draw_picture, fing
 from dida.data.toy.canvas import Kind
 from dida.data.toy.dice import Dice
 from dida.data.toy.shapes import HEIGHT, WIDTH
+from dida.data.toy.weather import WEATHER
 
 MINI = Counts(source=3, source_val=1, target=3, val=2, test=2)
 MINI_DIGEST = "68e264b2143b3dc389998e25d46711b6a7ff31e184cc4ac6ab5e8c57f285cac2"
+MINI_WEATHER = {
+    "night": "35d90939d962908974b10360cf9043488f26389e9a961c145f9e873e683fd43e",
+    "fog": "8d0a4c5e3b929d6a156daffcea8be03a20f8c0fa6df0dca963ac43366320809a",
+}
 EGO = 255  # the hood, after mapping to train ids
 
 
@@ -53,9 +59,64 @@ def test_a_subset_has_the_frozen_pixels():
     assert fingerprint(digest(*draw_picture(picture)) for picture in planned_pictures(MINI)) == MINI_DIGEST
 
 
+@pytest.mark.parametrize("weather", WEATHER)
+def test_a_subset_in_other_weather_has_the_frozen_pixels(weather):
+    drawn = fingerprint(digest(*draw_picture(picture)) for picture in planned_pictures(MINI, weather))
+    assert drawn == MINI_WEATHER[weather]
+
+
 @pytest.mark.slow
 def test_the_whole_set_has_the_frozen_pixels():
-    assert fingerprint(digest(*draw_picture(picture)) for picture in planned_pictures(BENCHMARK)) == DIGEST
+    """By day; `generate` itself refuses other pixels of the other sets."""
+    assert fingerprint(digest(*draw_picture(picture)) for picture in planned_pictures(BENCHMARK)) == DIGEST["day"]
+
+
+def in_all_weather(count: int) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
+    """(image, label) of the first validation pictures, as float64 and label ids, by weather."""
+    counts = Counts(0, 0, 0, count, 0)
+    return {name: [draw_picture(picture) for picture in planned_pictures(counts, name)] for name in DIGEST}
+
+
+def test_weather_changes_the_light_and_not_the_street():
+    drawn = in_all_weather(8)
+    for name in WEATHER:
+        for (day, label), (other, same) in zip(drawn["day"], drawn[name], strict=True):
+            assert np.array_equal(label, same)
+            assert np.abs(day.astype(float) - other).mean() > 8
+
+
+def test_the_night_is_dark_and_noisy():
+    drawn = in_all_weather(8)
+    sky = {name: [image[label == Kind.SKY] for image, label in drawn[name]] for name in drawn}
+    darkness = [np.mean([np.median(one) for one in sky[name]]) for name in ("day", "night")]
+    assert darkness[1] < 0.75 * darkness[0]
+    for day, night in zip(sky["day"], sky["night"], strict=True):
+        assert np.diff(night.astype(float), axis=0).std() > np.diff(day.astype(float), axis=0).std()
+
+
+def test_fog_hides_what_is_far_and_leaves_what_is_near():
+    """The further down a row of road, the nearer it is, and the more of its colour is left."""
+    lost = []
+    for (day, label), (foggy, _) in zip(*(in_all_weather(12)[name] for name in ("day", "fog")), strict=True):
+        change = np.abs(day.astype(float) - foggy).mean(2)
+        road = [change[rows][(label == Kind.ROAD)[rows]] for rows in (slice(60, 75), slice(95, 110))]
+        lost += [[part.mean() for part in road]] if all(part.size for part in road) else []
+    far, near = np.mean(lost, 0)
+    assert far > 1.3 * near
+
+
+def test_weather_is_drawn_beside_the_benchmark(mini):
+    before = content(mini)
+    outcome = generate(mini, weather="night", counts=MINI)
+    assert (outcome.digest, outcome.pictures, outcome.written) == (MINI_WEATHER["night"], 7, 7)
+    assert generate(mini, counts=MINI).written == 0  # and is no stray to it
+    assert before.items() <= content(mini).items()
+    assert len(unlabelled("toy-night", mini, "train").images) == 3
+    assert len(labelled("toy-night", mini, "test").labels) == 2
+    with pytest.raises(FileNotFoundError):
+        labelled("toy-night", mini, "train")
+    for folder in ("night", "night-oracle"):
+        shutil.rmtree(mini / "toy" / folder)
 
 
 def test_a_smaller_set_is_the_beginning_of_a_larger_one():
@@ -210,7 +271,7 @@ def test_train_ids_beside_our_labels_are_left_alone(mini):
 
 def test_other_pixels_than_the_frozen_ones_are_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "BENCHMARK", MINI)
-    with pytest.raises(RuntimeError, match=DIGEST):
+    with pytest.raises(RuntimeError, match=DIGEST["day"]):
         generate(tmp_path, counts=MINI)
 
 

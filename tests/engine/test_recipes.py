@@ -66,8 +66,9 @@ def test_given_options_win_over_recipes():
 def test_the_oracle_learns_from_its_target():
     oracle = recipes.from_command_line(["--method", "oracle", "--tgt-size", "512x256"])
     assert (oracle.data.src, oracle.data.src_size) == ("cityscapes", "512x256")
-    toy = recipes.from_command_line(["--method", "oracle", "--tgt", "toy-cityscapes"])
-    assert toy.data.src == "toy-cityscapes-oracle"  # the toy's own target has no training labels
+    for target in ("toy-cityscapes", "toy-night"):
+        toy = recipes.from_command_line(["--method", "oracle", "--tgt", target])
+        assert toy.data.src == f"{target}-oracle"  # the toy's own target has no training labels
     own = recipes.from_command_line(["--method", "oracle", "--tgt", "folder:mine"])
     assert own.data.src == "folder:mine"
 

@@ -7,17 +7,26 @@ from pathlib import Path
 import tyro
 
 from .benchmark import generate
+from .weather import Weather
 
 
-def main(data_root: Path = Path("data"), jobs: int = os.cpu_count() or 1) -> None:
+def main(
+    data_root: Path = Path("data"), weather: tuple[Weather, ...] = ("day",), jobs: int = os.cpu_count() or 1
+) -> None:
     """Draw the toy benchmark, two domains of procedural streets, into DATA_ROOT/toy.
 
     Args:
         data_root: folder of all datasets
+        weather: day is the benchmark; night and fog draw the target's streets again, as toy-night and toy-fog
         jobs: processes that draw
     """
+    for part in weather:
+        draw(data_root, part, jobs)
+
+
+def draw(data_root: Path, weather: Weather, jobs: int) -> None:
     start = time.perf_counter()
-    outcome = generate(data_root, jobs=jobs, progress=show)
+    outcome = generate(data_root, weather=weather, jobs=jobs, progress=show)
     seconds = time.perf_counter() - start
     if outcome.written:
         print(f"wrote {outcome.written} of {outcome.pictures} pictures in {seconds:.0f} s: {outcome.folder}")

@@ -6,6 +6,7 @@
     <root>/toy/cityscapes/leftImg8bit/{train,val,test}/CITY/CITY_000000_000019_leftImg8bit.png
     <root>/toy/cityscapes/gtFine/{val,test}/CITY/CITY_000000_000019_gtFine_labelIds.png    8-bit grey
     <root>/toy/cityscapes-oracle/                   the same pictures again, and gtFine/train as well
+    <root>/toy/{night,fog}{,-oracle}/               the target's streets in other weather, likewise: drawn on request
 
 There is no cityscapes/gtFine/train: a run that ends has not read the target's training labels, for there are
 none to read. The oracle, the upper bound that trains on them, finds them under another name, so that nothing
@@ -33,6 +34,7 @@ from .camera import photograph
 from .canvas import Canvas, Look
 from .dice import Dice
 from .scene import hood, street
+from .weather import WEATHER, Weather
 
 # The dial, frozen. Source-only training (which has no colour augmentation) falls about 30 points of mIoU behind that on
 # the target's own labels here; where it is set higher the gap no longer tells methods apart.
@@ -40,7 +42,11 @@ SHIFT = 0.6
 SEED = 2023  # frozen too
 
 # Whoever changes one pixel makes another benchmark, and every toy number measured before is void.
-DIGEST = "4c89005a1faf6742d2174c8c506b2dba0b69fe20687bafda2a2892b9969796a5"
+DIGEST: dict[Weather, str] = {
+    "day": "4c89005a1faf6742d2174c8c506b2dba0b69fe20687bafda2a2892b9969796a5",
+    "night": "9b80f531851b0b6cd2fe88a7435dc75c958bc6dac350f6a8b5224a82ebaafa07",
+    "fog": "88f0af3f077f5b4760083fff92cd17eea6d19ead1edfb37f7cd7ce739ed6c940",
+}
 
 
 class Counts(NamedTuple):
@@ -74,13 +80,14 @@ class Picture:
     shift: float
     images: tuple[str, ...]  # relative to the toy folder; several are identical copies
     labels: tuple[str, ...]
+    weather: Weather = "day"
 
 
-def planned_pictures(counts: Counts) -> list[Picture]:
-    """All pictures in the order of the fingerprint."""
+def planned_pictures(counts: Counts, weather: Weather = "day") -> list[Picture]:
+    """All pictures in the order of the fingerprint: both domains by day, the target alone in other weather."""
     found = []
     for split, folder, count in ((0, "gta", counts.source), (1, "gta-val", counts.source_val)):
-        for i in range(count):
+        for i in range(count if weather == "day" else 0):
             name = f"{i + 1:05d}.png"
             found.append(Picture(split, i, 0.0, (f"{folder}/images/{name}",), (f"{folder}/labels/{name}",)))
     target = (
@@ -88,14 +95,16 @@ def planned_pictures(counts: Counts) -> list[Picture]:
         (3, "val", "toyhaven", counts.val),
         (4, "test", "toymouth", counts.test),
     )
+    # Scenes of a split are seeded alike in any weather: they are the same streets.
+    home = "cityscapes" if weather == "day" else weather
     for split, part, city, count in target:
         for i in range(count):
             name = f"{part}/{city}/{city}_{i:06d}_000019"
             images, labels = (
-                tuple(f"{home}/{kind}/{name}_{ending}.png" for home in ("cityscapes", "cityscapes-oracle"))
+                tuple(f"{folder}/{kind}/{name}_{ending}.png" for folder in (home, f"{home}-oracle"))
                 for kind, ending in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds"))
             )
-            found.append(Picture(split, i, SHIFT, images, labels[1:] if part == "train" else labels))
+            found.append(Picture(split, i, SHIFT, images, labels[1:] if part == "train" else labels, weather))
     return found
 
 
@@ -105,7 +114,10 @@ def draw_picture(picture: Picture) -> tuple[np.ndarray, np.ndarray]:
     street(canvas)
     if picture.shift > 0:
         hood(canvas)
-    return photograph(canvas), canvas.label
+    if picture.weather in WEATHER:
+        # Dice of its own, so that the camera's draws are those of the day.
+        WEATHER[picture.weather](canvas, Dice(SEED, picture.split, picture.index, *picture.weather.encode()))
+    return photograph(canvas, sun=picture.weather == "day"), canvas.label
 
 
 def digest(image: np.ndarray, label: np.ndarray) -> bytes:
@@ -121,31 +133,32 @@ def fingerprint(digests: Iterable[bytes]) -> str:
 def generate(
     root: Path,
     *,
+    weather: Weather = "day",
     jobs: int = 1,
     counts: Counts = BENCHMARK,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Outcome:
     """Make <root>/toy hold the benchmark: what is there and right stays, what is missing or wrong is written.
 
-    `jobs` processes draw; the pixels do not depend on it. `progress` is told (pictures done, of how many).
+    `weather` is the part that is drawn: both domains by day, or the target again at night or in fog. `jobs` processes draw; the pixels do not depend on it. `progress` is told (pictures done, of how many).
 
     Raises ValueError if the folder holds pictures of some other set: they would be trained on unnoticed.
     Raises RuntimeError if this machine draws other pixels than the frozen ones.
     """
-    toy, wanted = Path(root) / "toy", planned_pictures(counts)
-    _refuse_strays(toy, wanted)
+    toy, wanted = Path(root) / "toy", planned_pictures(counts, weather)
+    _refuse_strays(toy, [picture for name in DIGEST for picture in planned_pictures(counts, name)])
     frozen = counts == BENCHMARK
-    if frozen and fingerprint(_digest_on_disk(toy, picture) for picture in wanted) == DIGEST:
-        return Outcome(toy, DIGEST, len(wanted), written=0)
+    if frozen and fingerprint(_digest_on_disk(toy, picture) for picture in wanted) == DIGEST[weather]:
+        return Outcome(toy, DIGEST[weather], len(wanted), written=0)
     digests, written = [], 0
     for one, is_new in _each(partial(_settle, toy), wanted, jobs):
         digests.append(one)
         written += is_new
         progress(len(digests), len(wanted))
     found = fingerprint(digests)
-    if frozen and found != DIGEST:
+    if frozen and found != DIGEST[weather]:
         raise RuntimeError(
-            f"the pictures in {toy} have the hash {found}, the benchmark has {DIGEST}: toy numbers from them "
+            f"the pictures in {toy} have the hash {found}, the benchmark has {DIGEST[weather]}: toy numbers from them "
             "compare with nobody else's"
         )
     return Outcome(toy, found, len(wanted), written)
@@ -198,9 +211,9 @@ def _save(image: Image.Image, path: Path) -> None:
     part.replace(path)
 
 
-def _refuse_strays(toy: Path, wanted: list[Picture]) -> None:
+def _refuse_strays(toy: Path, known_pictures: list[Picture]) -> None:
     """Pictures that are not of this set, or target-train labels, would silently become part of a run."""
-    known = {name for picture in wanted for name in picture.images + picture.labels}
+    known = {name for picture in known_pictures for name in picture.images + picture.labels}
     for path in sorted(toy.rglob("*.png")):
         # A converter may have put a map of train ids beside a label of ours.
         name = path.relative_to(toy).as_posix()

@@ -9,14 +9,15 @@ from .canvas import Canvas
 from .shapes import HEIGHT, WIDTH, X, Y
 
 
-def photograph(canvas: Canvas) -> np.ndarray:
-    """The canvas as uint8 RGB [H, W, 3]. All effects but a little noise grow with the look's shift."""
+def photograph(canvas: Canvas, *, sun: bool = True) -> np.ndarray:
+    """The canvas as uint8 RGB [H, W, 3]. All effects but a little noise grow with the look's shift; the sun throws a
+    shadow across some pictures of the target."""
     dice, shift = canvas.dice, canvas.look.shift
     image = vignette(canvas.image, 0.22 * shift)
     if shift > 0 and dice.chance(0.6):
         middle, lean, half = dice.uniform(0, WIDTH), dice.uniform(-1, 1), dice.uniform(8, 40)
         shadow = (abs(X - middle - (Y - 0.45 * HEIGHT) * lean) < half) & (Y > 0.45 * HEIGHT)
-        image = np.where(shadow[..., None], image * (1 - 0.35 * shift), image)
+        image = np.where(shadow[..., None] & sun, image * (1 - 0.35 * shift), image)
     image = tone(image, 1 + shift * dice.uniform(-0.3, 0.5))
     image = image * (np.array([1 - 0.10 * shift, 1.0, 1 - 0.04 * shift]) + 0.05 * shift * dice.bell(3))
     image = (image - 128) * (1 - 0.25 * shift) + 128 - 8 * shift

@@ -130,12 +130,15 @@ class Canvas:
     label: np.ndarray  # [H, W] uint8, Cityscapes label ids
     grain: np.ndarray  # [H, W] fine texture, mean 0, deviation 0.7
     patch: np.ndarray  # [H, W] coarse texture, likewise
+    foot: np.ndarray  # [H, W] row where what is seen stands on the ground: how far away it is
+    horizon: int = 0  # row where the ground ends
+    standing: np.ndarray | float = 0.0  # the row on which what is painted next stands, a number or a map
 
     @classmethod
     def blank(cls, look: Look, dice: Dice) -> "Canvas":
         image, label = np.zeros((HEIGHT, WIDTH, 3)), np.zeros((HEIGHT, WIDTH), np.uint8)
         grain, patch = value_noise(dice, look.grain_cell), value_noise(dice, look.patch_cell)
-        return cls(look, dice, image, label, grain, patch)
+        return cls(look, dice, image, label, grain, patch, foot=np.zeros((HEIGHT, WIDTH)))
 
     def tint(self, kind: Kind, spread: HSV = PLAIN) -> RGB:
         """The colour of one object of this kind, drawn around the kind's own."""
@@ -147,10 +150,12 @@ class Canvas:
         at = np.nonzero(np.broadcast_to(where, self.label.shape))
         self.image[at] = np.array(colour) * np.broadcast_to(light, self.label.shape)[at][:, None]
         self.label[at] = kind
+        self.foot[at] = np.broadcast_to(self.standing, self.label.shape)[at]
 
     def claim(self, where: np.ndarray, kind: Kind) -> None:
         """Label pixels without colouring them: what is seen between the spokes counts as the bicycle."""
         self.label[where] = kind
+        self.foot[where] = self.standing
 
     def light(self, where: np.ndarray, factor: float) -> None:
         """Brighten or darken what is painted there, without changing what it is."""

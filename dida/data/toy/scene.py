@@ -93,6 +93,7 @@ def barrier(canvas: Canvas, view: Viewpoint, side: int) -> None:
         light = 1 - 0.22 * canvas.look.relief * stripes(Y, 5, 1) + 0.04 * canvas.grain
     else:
         light = 1 - 0.32 * canvas.look.relief * stripes(X, 5, 2)
+    canvas.standing = foot
     canvas.paint(where, kind, canvas.tint(kind, MIXED), light)
 
 
@@ -214,8 +215,11 @@ def street(canvas: Canvas) -> None:
     dice = canvas.dice
     across, up = (float(dice.bell(1)[0]) for _ in range(2))
     view = Viewpoint(WIDTH * (0.5 + 0.08 * across), int(HEIGHT * (0.42 + 0.05 * up)))
+    canvas.horizon = canvas.standing = view.horizon
     sky(canvas, view)
+    canvas.standing = view.horizon + 3
     skyline(canvas, view)
+    canvas.standing = Y
     ground(canvas, view)
     for side in (-1, 1):
         barrier(canvas, view, side)
@@ -223,10 +227,12 @@ def street(canvas: Canvas) -> None:
     for depth, item in sorted(((dice.uniform(*item.depth), item) for item in cast), key=lambda pair: pair[0]):
         reach = depth * (HEIGHT - view.horizon)
         x = view.x + dice.pick((-1, 1)) * dice.uniform(*item.aside) * reach
+        canvas.standing = view.horizon + reach
         item.draw(canvas, x, view.horizon + reach, (9 + 66 * depth) * item.size * canvas.look.size)
 
 
 def hood(canvas: Canvas) -> None:
     """The camera car's own hood at the lower edge: void, as in Cityscapes."""
     where = ellipse(WIDTH / 2, 1.06 * HEIGHT, 0.55 * WIDTH, 0.13 * HEIGHT)
+    canvas.standing = HEIGHT
     canvas.paint(where, Kind.EGO, canvas.tint(Kind.EGO))
