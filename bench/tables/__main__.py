@@ -38,8 +38,9 @@ class TablesOptions:
     table: tuple[Literal["methods", "1", "2", "3", "4", "5", "regeneration", "6", "7", "8a", "8b"], ...] = ("methods",)
     """Tables to run: methods is Tables I and II, regeneration the rows of Table V over DAFormer, 8a sweeps the size of
     the bank, 8b the steps between its updates."""
-    data: Literal["toy", "real"] = "toy"
-    """The toy benchmark, or GTA5 (SYNTHIA for Table 2) to Cityscapes."""
+    data: Literal["toy", "toy-night", "toy-fog", "toy-pretrained", "real"] = "toy"
+    """The toy benchmark, its other targets, the toy from ImageNet weights, or GTA5 (SYNTHIA for Table 2) to
+    Cityscapes."""
     seeds: str = "0-7"
     """Seeds, such as 0-7 or 100,102."""
     split: Literal["val", "test"] = "val"
@@ -107,11 +108,11 @@ def main(options: TablesOptions) -> int:
 
 def setting(options: TablesOptions, table: str) -> Setting:
     """What the runs of one table share."""
-    name = "toy" if options.data == "toy" else "synthia" if table == "2" else "gta5"
+    name = options.data if options.data != "real" else "synthia" if table == "2" else "gta5"
     benchmark = BENCHMARKS[name]
     given = {"warm_steps": options.warm_steps, "branch_steps": options.branch_steps}
     benchmark = benchmark._replace(**{name: steps for name, steps in given.items() if steps is not None})
-    if name != "toy" and options.split == "test":
+    if options.data == "real" and options.split == "test":
         raise ValueError("--split test: the labels of Cityscapes' test split are not public; its val split is reported")
     return Setting(
         name=name,

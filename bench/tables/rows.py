@@ -45,6 +45,7 @@ class Benchmark(NamedTuple):
     reported: str  # split; on another one choices are made
     note: str = ""  # on what all its tables say
     own_val: str = ""  # a domain like the source, to see whether the warm start learnt the source at all
+    warm_of: str = ""  # the benchmark whose warm starts are taken: those never see a target
     stages: Mapping[str, TrainOptions] = field(default_factory=dict)
 
 
@@ -52,20 +53,35 @@ class Benchmark(NamedTuple):
 # what follows it, scratch a run without warm start (the oracle's on the toy, all of them on real data).
 NO_STAGE_OPTIONS: Mapping[str, TrainOptions] = {"warm": {}, "branch": {}, "scratch": {}}
 
+# A branch starts from a trained student: a lower rate, and a bank that can be filled at once. Batches of two, as in the
+# paper, make it twice as fast, and there are hundreds of branches.
+_BRANCH: TrainOptions = {"batch_size": 2, "lr": 1e-3, "warmup": 20, "bank_start": 50, "bank_fill": 50}
+
+_TOY = Benchmark(
+    title="toy-streets (toy-gta5 → toy-cityscapes)",
+    src="toy-gta5",
+    tgt="toy-cityscapes",
+    classes=19,
+    warm_steps=600,
+    branch_steps=400,
+    reported="test",
+    note="No network here starts from ImageNet weights, so DAFormer has no feature distance to them.",
+    own_val="toy-gta5-val",
+    stages={"branch": _BRANCH},
+)
+
+# ImageNet weights from the package index (bench/lite0.py), and with them DAFormer's feature distance.
+_LITE0: TrainOptions = {"backbone": "tf_efficientnet_lite0", "weights": "data/lite0.safetensors"}
+_PRETRAINED = _LITE0 | {"feature_weight": 0.005}
+
 BENCHMARKS = {
-    "toy": Benchmark(
-        title="toy-streets (toy-gta5 → toy-cityscapes)",
-        src="toy-gta5",
-        tgt="toy-cityscapes",
-        classes=19,
-        warm_steps=600,
-        branch_steps=400,
-        reported="test",
-        note="No network here starts from ImageNet weights, so DAFormer has no feature distance to them.",
-        own_val="toy-gta5-val",
-        # A branch starts from a trained student: a lower rate, and a bank that can be filled at once. Batches of two,
-        # as in the paper, make it twice as fast, and there are hundreds of branches.
-        stages={"branch": {"batch_size": 2, "lr": 1e-3, "warmup": 20, "bank_start": 50, "bank_fill": 50}},
+    "toy": _TOY,
+    "toy-night": _TOY._replace(title="toy-streets by night (toy-gta5 → toy-night)", tgt="toy-night", warm_of="toy"),
+    "toy-fog": _TOY._replace(title="toy-streets in fog (toy-gta5 → toy-fog)", tgt="toy-fog", warm_of="toy"),
+    "toy-pretrained": _TOY._replace(
+        title="toy-streets from ImageNet weights (toy-gta5 → toy-cityscapes)",
+        note="EfficientNet-Lite0 with its ImageNet weights, and DAFormer's feature distance to them.",
+        stages={"warm": _LITE0, "branch": _BRANCH | _PRETRAINED, "scratch": _LITE0},
     ),
     "gta5": Benchmark("GTA5 → Cityscapes", "gta5", "cityscapes", 19, 0, 40_000, "val", stages=NO_STAGE_OPTIONS),
     "synthia": Benchmark(

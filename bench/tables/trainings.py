@@ -13,7 +13,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 
 from bench.record import ROOT, header, origin
 from bench.tables.jobs import Task
-from bench.tables.rows import WARM, Benchmark, Row
+from bench.tables.rows import BENCHMARKS, WARM, Benchmark, Row
 from dida import recipes
 from dida.config import MAY_CHANGE, Config, InstanceConfig, flat, from_dict, to_dict
 from dida.provenance import source_digest
@@ -58,6 +58,14 @@ class Setting:
         return self.results / self.name / "records"
 
     @property
+    def of_warm(self) -> "Setting":
+        """That of the warm starts."""
+        name = self.benchmark.warm_of
+        if not name:
+            return self
+        return replace(self, name=name, benchmark=BENCHMARKS[name]._replace(warm_steps=self.benchmark.warm_steps))
+
+    @property
     def of_this_tree(self) -> bool:
         return self.digest == this_source()
 
@@ -79,7 +87,7 @@ class Training:
     @property
     def warm(self) -> "Training | None":
         """The run whose student this one starts from."""
-        return Training(self.setting, WARM, self.seed) if self.branches else None
+        return Training(self.setting.of_warm, WARM, self.seed) if self.branches else None
 
     @property
     def branches(self) -> bool:

@@ -22,7 +22,11 @@ def setting(tmp_path) -> Setting:
 
 
 def real(name: str, tmp_path) -> Setting:
-    return tables.setting(TablesOptions(data="real", work=tmp_path / "runs", results=tmp_path / "results"), name)
+    return on("real", tmp_path, name)
+
+
+def on(data: str, tmp_path, table: str = "methods") -> Setting:
+    return tables.setting(TablesOptions(data=data, work=tmp_path / "runs", results=tmp_path / "results"), table)
 
 
 def put(setting: Setting, row, seed: int, mean: float, **changes) -> Scoring:
@@ -46,7 +50,8 @@ def put(setting: Setting, row, seed: int, mean: float, **changes) -> Scoring:
 
 @pytest.mark.parametrize("benchmark", list(BENCHMARKS))
 def test_every_row_of_every_table_is_a_command_line_that_train_takes(setting, tmp_path, benchmark):
-    where = setting if benchmark == "toy" else real("2" if benchmark == "synthia" else "1", tmp_path)
+    papers = {"gta5": "1", "synthia": "2"}
+    where = real(papers[benchmark], tmp_path) if benchmark in papers else on(benchmark, tmp_path)
     assert where.name == benchmark
     for row in (row for name in TABLES for row in rows_of(name, where)):
         options = Training(where, row, 0).options
@@ -98,6 +103,20 @@ def test_on_the_toy_rows_branch_off_one_start_and_the_oracle_takes_as_many_steps
     steps = {row.name: Training(setting, row, 3).options["steps"] for row in (WARM, SOURCE_ONLY, DIDA, ORACLE)}
     assert steps["source"] == steps["dida"]
     assert steps["oracle"] == steps["warm"] + steps["dida"]
+
+
+def test_other_targets_branch_off_the_toys_own_start(setting, tmp_path):
+    start = Training(setting, DIDA, 0).warm
+    for data, target in (("toy-night", "toy-night"), ("toy-fog", "toy-fog")):
+        training = Training(on(data, tmp_path), DIDA, 0)
+        assert training.options["tgt"] == target
+        assert Scoring(training).path.parts[-4] == data
+        assert training.warm.folder == start.folder
+        assert Scoring(training.warm).path == Scoring(start).path
+    pretrained = Training(on("toy-pretrained", tmp_path), DIDA, 0)
+    assert pretrained.warm.folder != start.folder
+    for stage in (pretrained, pretrained.warm, Training(on("toy-pretrained", tmp_path), ORACLE, 0)):
+        assert stage.options["backbone"] == "tf_efficientnet_lite0"
 
 
 def test_rows_of_equal_options_share_a_run(setting):
