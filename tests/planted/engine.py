@@ -2,7 +2,7 @@
 
 from tests.planted import Plant
 
-METHOD, ENGINE, DATA = "tests/method", "tests/engine", "tests/data"
+METHOD, ENGINE, DATA, REFERENCE = "tests/method", "tests/engine", "tests/data", "tests/reference"
 
 PLANTS = [
     # ---- the step ----
@@ -90,6 +90,28 @@ PLANTS = [
         "image_B3HW + factor(0, brightness - 1, 0.0)",
         "image_B3HW * factor(0, brightness, 1.0)",
         f"{METHOD}/test_views.py tests/golden/test_golden_curves.py -k 'jitter or (a_curve and dacs)'",
+    ),
+    # ---- what only DAFormer's own numbers tell ----
+    Plant(
+        "dida/method/views.py",
+        "hue and saturation are drawn in each other's place",
+        "brightness, contrast, hue, saturation = 1",
+        "brightness, contrast, saturation, hue = 1",
+        f"{REFERENCE}/test_self_training.py -k strong_view",
+    ),
+    Plant(
+        "dida/method/views.py",
+        "ClassMix counts each picture's own classes where it should count the batch's",
+        "if not per_image:",
+        "if per_image:",
+        f"{REFERENCE}/test_self_training.py -k strong_view",
+    ),
+    Plant(
+        "dida/method/teacher.py",
+        "the teacher normalises with averages where it should with its own crops",
+        'module.train(norm == "batch")',
+        'module.train(norm != "batch")',
+        f"{REFERENCE}/test_self_training.py -k 'pseudo_label or statistics'",
     ),
     # ---- two levels ----
     Plant(

@@ -14,7 +14,7 @@ RECORD = record("optim")
 @pytest.mark.parametrize("backbone", ["mit_b0", "mit_b5"])
 def test_groups_of_every_parameter(backbone):
     with torch.device("meta"):
-        model = engine.segmentor(backbone)
+        model = engine.segmentor(engine.of_backbone(backbone))
     group_of = {id(p): group for group in engine.optimizer(model).param_groups for p in group["params"]}
     ours = {name: (group_of[id(p)]["lr"], group_of[id(p)]["weight_decay"]) for name, p in model.named_parameters()}
     names = RECORD[f"{backbone}.names"].tolist()
