@@ -140,7 +140,8 @@ def generate(
 ) -> Outcome:
     """Make <root>/toy hold the benchmark: what is there and right stays, what is missing or wrong is written.
 
-    `weather` is the part that is drawn: both domains by day, or the target again at night or in fog. `jobs` processes draw; the pixels do not depend on it. `progress` is told (pictures done, of how many).
+    `weather` is the part that is drawn: both domains by day, or the target again at night or in fog. `jobs` processes
+    draw; the pixels do not depend on it. `progress` is told (pictures done, of how many).
 
     Raises ValueError if the folder holds pictures of some other set: they would be trained on unnoticed.
     Raises RuntimeError if this machine draws other pixels than the frozen ones.
