@@ -7,24 +7,20 @@ MiT weights exist in two layouts. SegFormer's own files and DAFormer's checkpoin
 `nvidia/mit-b*` use those of the transformers library and are converted here.
 """
 
-import pickle
 import re
 from collections.abc import Collection
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 import timm
 import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from timm.models._features import FeatureGetterNet
-from torch import Tensor, nn
+from torch import nn
 
 from dida.models.mit import MixVisionTransformer
 from dida.models.segmentor import stage_info
-
-State = dict[str, Tensor]
+from dida.models.weight_file import State, read_weights
 
 MIT_LICENCE = "NVIDIA Source Code License for SegFormer: research and evaluation only, no commercial use"
 
@@ -52,7 +48,7 @@ def load_backbone(backbone: nn.Module, name: str, weights: str) -> str:
     if weights == "auto":
         return _load_from_nvidia(backbone, name) if is_mit else _load_from_timm(backbone, name)
     path = Path(weights)
-    state, part = _imagenet_part(_read(path), path)
+    state, part = _imagenet_part(read_weights(path).state, path)
     state = _mit_layout(state) if is_mit else _features_layout(state, backbone)
     _load_exactly(backbone, state, f"{path} does not hold the weights of {name}")
     return f"{name}: {len(state)} tensors from {path}{part}"
@@ -65,7 +61,7 @@ def _load_from_nvidia(backbone: nn.Module, name: str) -> str:
         path = _fetch(repo)
     except OSError as error:
         raise _no_download(name, f"model.safetensors (or pytorch_model.bin) from {page}/tree/main", error) from error
-    state = _mit_layout(_read(path))
+    state = _mit_layout(read_weights(path).state)
     _load_exactly(backbone, state, f"{path.name} of {page} does not hold the weights of {name}")
     return f"{name}: {len(state)} tensors from {page} ({MIT_LICENCE})"
 
@@ -106,35 +102,6 @@ def _no_download(name: str, file: str, reason: OSError) -> ConnectionError:
         f"Fetch {file} on a machine with a connection, copy it anywhere here and pass --weights PATH; "
         f"--weights none starts from random weights."
     )
-
-
-def _read(path: Path) -> State:
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights file at {path}: pass the path of a file, 'auto' or 'none'")
-    if path.suffix == ".safetensors":
-        try:
-            return safetensors.torch.load_file(path)
-        except safetensors.SafetensorError as error:
-            raise ValueError(f"{path} is not a safetensors file ({error}): download it again") from error
-    if path.suffix not in (".pth", ".pt", ".bin"):
-        raise ValueError(f"{path} is not a kind of weights file: it must end in .safetensors, .pth, .pt or .bin")
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"{path} is damaged, or holds pickled objects besides tensors, which could run code and are not read: "
-            f"download it again, or save its state dict alone as .safetensors where you trust it"
-        ) from error
-    return _unwrap(saved, path)
-
-
-def _unwrap(saved: object, path: Path) -> State:
-    for key in ("state_dict", "model", "student"):  # the last one is ours, and is read to be refused with a reason
-        if isinstance(saved, dict) and isinstance(saved.get(key), dict):
-            saved = saved[key]
-    if not isinstance(saved, dict) or not saved or not all(isinstance(v, Tensor) for v in saved.values()):
-        raise ValueError(f"{path} holds no state dict: expected names with tensors, flat or under state_dict or model")
-    return saved
 
 
 # Beside student and teacher, DAFormer keeps the encoder as it was before training, for its feature distance.
