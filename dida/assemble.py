@@ -25,7 +25,9 @@ from dida.method import discrimination, regeneration, sampling, teacher, views
 from dida.method.bank import BankRule, InstanceBank, NoBankRule, Select
 from dida.method.feature_distance import FeatureDistance, NoFeatureDistance, feature_distance
 from dida.method.passes import Abstain, Believe, Method, MixedPass, SourcePass
+from dida.models.daformer import DAFormerHead
 from dida.models.pretrained import load_backbone
+from dida.models.segformer import SegFormerHead
 from dida.models.segmentor import Segmentor
 from dida.optim import build_optimizer, build_schedule
 from dida.options import parse_size
@@ -156,7 +158,7 @@ def _rare_classes(config: Config, source: Sources, statistics: Statistics) -> Ra
 def build_student(config: Config, class_set: ClassSet) -> Segmentor:
     """A network with random weights, on the CPU. Raises ValueError for a backbone that is not there or does not fit."""
     model = config.model
-    return Segmentor(model.backbone, len(class_set), model.embed_dim, model.drop_path)
+    return Segmentor(model.backbone, len(class_set), model.embed_dim, model.drop_path, HEADS[model.head])
 
 
 def load_networks(config: Config, class_set: ClassSet, device: torch.device) -> tuple[Segmentor, nn.Module | None]:
@@ -314,6 +316,7 @@ def _build_bank_rule(inst: InstanceConfig, classes: int) -> BankRule | NoBankRul
     )
 
 
+HEADS: dict[str, type[DAFormerHead]] = {"daformer": DAFormerHead, "segformer": SegFormerHead}
 WEAK_VIEWS: dict[str, Callable[[views.Photometric], views.WeakView]] = {
     "plain": lambda photometric: views.PlainView(),
     "photometric": views.PhotometricView,

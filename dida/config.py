@@ -60,6 +60,8 @@ class ModelConfig:
 
     backbone: str = "mit_b5"
     """mit_b0 .. mit_b5, or a timm model with maps [B, C, h, w] at strides 4, 8, 16 and 32 (such as pvt_v2_b0)."""
+    head: Literal["daformer", "segformer"] = "daformer"
+    """What reads the stages: DAFormer's context-aware fusion, or SegFormer's, which looks at one pixel alone."""
     weights: str = "auto"
     """ImageNet weights of the encoder: auto (from the hub), none, or a .pth/.safetensors file."""
     init: Path | None = None

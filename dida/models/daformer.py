@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def _conv(in_channels: int, out_channels: int, kernel: int, *, dilation: int = 1, groups: int = 1) -> nn.Sequential:
+def conv_norm_act(
+    in_channels: int, out_channels: int, kernel: int, *, dilation: int = 1, groups: int = 1
+) -> nn.Sequential:
     """Convolution that keeps the grid, BatchNorm, ReLU."""
     padding = dilation * (kernel // 2)
     conv = nn.Conv2d(in_channels, out_channels, kernel, padding=padding, dilation=dilation, groups=groups, bias=False)
@@ -21,8 +23,8 @@ def _conv(in_channels: int, out_channels: int, kernel: int, *, dilation: int = 1
 
 
 def _separable(in_channels: int, out_channels: int, *, dilation: int) -> nn.Sequential:
-    depthwise = _conv(in_channels, in_channels, 3, dilation=dilation, groups=in_channels)
-    return nn.Sequential(OrderedDict(depthwise_conv=depthwise, pointwise_conv=_conv(in_channels, out_channels, 1)))
+    depthwise = conv_norm_act(in_channels, in_channels, 3, dilation=dilation, groups=in_channels)
+    return nn.Sequential(OrderedDict(depthwise_conv=depthwise, pointwise_conv=conv_norm_act(in_channels, out_channels, 1)))
 
 
 class SeparableASPP(nn.Module):
@@ -32,10 +34,10 @@ class SeparableASPP(nn.Module):
         super().__init__()
         # dilation 1 looks at the pixel itself
         self.aspp_modules = nn.ModuleList(
-            _conv(in_channels, channels, 1) if d == 1 else _separable(in_channels, channels, dilation=d)
+            conv_norm_act(in_channels, channels, 1) if d == 1 else _separable(in_channels, channels, dilation=d)
             for d in dilations
         )
-        self.bottleneck = _conv(len(dilations) * channels, channels, 3)
+        self.bottleneck = conv_norm_act(len(dilations) * channels, channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C_in, h, w] -> [B, D, h, w], not negative."""
@@ -49,28 +51,25 @@ class DAFormerHead(nn.Module):
         in_channels: channels of the stage maps, finest first.
         classes: number of classes C.
         embed_dim: channels D of every embedded stage and of the fused map.
-        dilations: of the ASPP branches; 1 is a plain 1x1 convolution.
         dropout: chance that a whole channel of the fused map is hidden from the classifier in training.
     """
 
-    def __init__(
-        self,
-        in_channels: Sequence[int],
-        classes: int,
-        embed_dim: int = 256,
-        dilations: Sequence[int] = (1, 6, 12, 18),
-        dropout: float = 0.1,
-    ):
+    def __init__(self, in_channels: Sequence[int], classes: int, embed_dim: int = 256, dropout: float = 0.1):
         super().__init__()
         self.embed_layers = nn.ModuleList(
             nn.Sequential(OrderedDict(proj=nn.Linear(channels, embed_dim))) for channels in in_channels
         )
-        self.fuse_layer = SeparableASPP(len(in_channels) * embed_dim, embed_dim, dilations)
+        self.fuse_layer = self.fusion(len(in_channels) * embed_dim, embed_dim)
         self.dropout = nn.Dropout2d(dropout)
         self.conv_seg = nn.Conv2d(embed_dim, classes, 1)
         nn.init.normal_(self.conv_seg.weight, std=0.01)
         assert self.conv_seg.bias is not None
         nn.init.zeros_(self.conv_seg.bias)
+
+    @staticmethod
+    def fusion(in_channels: int, channels: int) -> nn.Module:
+        """What makes one map of the embedded stages: parallel views at four dilations; 1 is the pixel itself."""
+        return SeparableASPP(in_channels, channels, dilations=(1, 6, 12, 18))
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Maps [B, C_s, h_s, w_s], finest first -> logits [B, C, h, w] and fused map [B, D, h, w] of the finest grid.

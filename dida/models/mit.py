@@ -213,48 +213,57 @@ default_cfgs = generate_default_cfgs(
 )
 
 
+NARROW = (32, 64, 160, 256)
+WIDE = (64, 128, 320, 512)
+VARIANTS = {  # channels and blocks of the four stages
+    "mit_b0": (NARROW, (2, 2, 2, 2)),
+    "mit_b1": (WIDE, (2, 2, 2, 2)),
+    "mit_b2": (WIDE, (3, 4, 6, 3)),
+    "mit_b3": (WIDE, (3, 4, 18, 3)),
+    "mit_b4": (WIDE, (3, 8, 27, 3)),
+    "mit_b5": (WIDE, (3, 6, 40, 3)),
+}
+
+
 def _build(name: str, pretrained: bool, *, features_only: bool = False, **kwargs: Any) -> MixVisionStages:
+    kwargs["embed_dims"], kwargs["depths"] = VARIANTS[name]
     # timm would wrap the encoder to get at its maps, which would put a prefix before every key
     if features_only:
         return build_model_with_cfg(MixVisionTransformer, name, pretrained, kwargs_filter=("num_classes",), **kwargs)
     return build_model_with_cfg(MixVisionClassifier, name, pretrained, **kwargs)
 
 
-NARROW = (32, 64, 160, 256)
-WIDE = (64, 128, 320, 512)
-
-
 @register_model
 def mit_b0(pretrained: bool = False, **kwargs: Any) -> MixVisionStages:
     """3.3 M parameters."""
-    return _build("mit_b0", pretrained, embed_dims=NARROW, depths=(2, 2, 2, 2), **kwargs)
+    return _build("mit_b0", pretrained, **kwargs)
 
 
 @register_model
 def mit_b1(pretrained: bool = False, **kwargs: Any) -> MixVisionStages:
     """13.2 M parameters."""
-    return _build("mit_b1", pretrained, embed_dims=WIDE, depths=(2, 2, 2, 2), **kwargs)
+    return _build("mit_b1", pretrained, **kwargs)
 
 
 @register_model
 def mit_b2(pretrained: bool = False, **kwargs: Any) -> MixVisionStages:
     """24.2 M parameters."""
-    return _build("mit_b2", pretrained, embed_dims=WIDE, depths=(3, 4, 6, 3), **kwargs)
+    return _build("mit_b2", pretrained, **kwargs)
 
 
 @register_model
 def mit_b3(pretrained: bool = False, **kwargs: Any) -> MixVisionStages:
     """44.1 M parameters."""
-    return _build("mit_b3", pretrained, embed_dims=WIDE, depths=(3, 4, 18, 3), **kwargs)
+    return _build("mit_b3", pretrained, **kwargs)
 
 
 @register_model
 def mit_b4(pretrained: bool = False, **kwargs: Any) -> MixVisionStages:
     """60.8 M parameters."""
-    return _build("mit_b4", pretrained, embed_dims=WIDE, depths=(3, 8, 27, 3), **kwargs)
+    return _build("mit_b4", pretrained, **kwargs)
 
 
 @register_model
 def mit_b5(pretrained: bool = False, **kwargs: Any) -> MixVisionStages:
     """81.4 M parameters, the encoder of DAFormer and DIDA."""
-    return _build("mit_b5", pretrained, embed_dims=WIDE, depths=(3, 6, 40, 3), **kwargs)
+    return _build("mit_b5", pretrained, **kwargs)

@@ -1,4 +1,4 @@
-"""The network that is trained: an encoder, the DAFormer head, and scores at the size of the image."""
+"""The network that is trained: an encoder, a head, and scores at the size of the image."""
 
 from difflib import get_close_matches
 
@@ -25,15 +25,23 @@ class Segmentor(nn.Module):
         classes: number of classes C.
         embed_dim: channels D of the instance embedding.
         drop_path: stochastic depth of the last block of the backbone.
+        head: what makes one map of the stages and reads scores from it.
 
     Raises:
         ValueError: no such backbone, or its maps do not fit the head.
     """
 
-    def __init__(self, backbone: str, classes: int = 19, embed_dim: int = 256, drop_path: float = 0.1):
+    def __init__(
+        self,
+        backbone: str,
+        classes: int = 19,
+        embed_dim: int = 256,
+        drop_path: float = 0.1,
+        head: type[DAFormerHead] = DAFormerHead,
+    ):
         super().__init__()
         self.backbone = build_backbone(backbone, drop_path)
-        self.decode_head = DAFormerHead(stage_info(self.backbone).channels(), classes, embed_dim)
+        self.decode_head = head(stage_info(self.backbone).channels(), classes, embed_dim)
 
     def forward(self, image: Tensor) -> Prediction:
         maps = self.backbone(image)

@@ -12,7 +12,7 @@ import torch
 from dida import assemble as assembling
 from dida import recipes
 from dida.assemble import Parts, assemble, build_method, build_state, build_student
-from dida.config import Config, InstanceConfig, SelfTrainingConfig, changed, to_dict
+from dida.config import Config, InstanceConfig, ModelConfig, SelfTrainingConfig, changed, to_dict
 from dida.data.classes import CITYSCAPES_CLASSES, ClassSet
 from dida.data.loader import batches
 from dida.data.toy import Counts, generate
@@ -25,6 +25,7 @@ from tests.engine.scenes import build, tiny
 
 # Table of dida/assemble.py -> the option whose words are its keys, and those that stand for no strategy of the table.
 TABLES = {
+    "HEADS": (ModelConfig, "head", set()),
     "WEAK_VIEWS": (SelfTrainingConfig, "weak_view", set()),
     "PSEUDO_WEIGHTS": (SelfTrainingConfig, "pseudo_weight", set()),
     "SEMANTIC_RULES": (InstanceConfig, "regenerate_semantic", set()),
@@ -42,7 +43,7 @@ def choices(options: type) -> dict[str, tuple[str, ...]]:
     return {name: typing.get_args(kind) for name, kind in hints.items() if typing.get_origin(kind) is typing.Literal}
 
 
-CHOICES = choices(SelfTrainingConfig) | choices(InstanceConfig)
+CHOICES = choices(ModelConfig) | choices(SelfTrainingConfig) | choices(InstanceConfig)
 
 
 def test_no_table_is_overlooked():

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dida.models.daformer import DAFormerHead
+from dida.models.daformer import DAFormerHead, SeparableASPP
 
 WIDE = (64, 128, 320, 512)
 TINY = (4, 6, 8, 10)
@@ -104,9 +104,9 @@ def test_dropout_hides_whole_channels_only_in_training():
 
 
 def test_number_of_branches_follows_the_dilations():
-    logits, embed = DAFormerHead(TINY, 5, embed_dim=8, dilations=(1, 2))(tiny_features())
-    assert logits.shape == (2, 5, 17, 23)
-    assert embed.shape == (2, 8, 17, 23)
+    fuse = SeparableASPP(12, 8, dilations=(1, 2))
+    assert fuse.bottleneck.conv.in_channels == 16
+    assert fuse(torch.randn(2, 12, 17, 23)).shape == (2, 8, 17, 23)
 
 
 def test_initial_weights():
