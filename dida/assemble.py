@@ -29,10 +29,11 @@ from dida.models.daformer import DAFormerHead
 from dida.models.pretrained import load_backbone
 from dida.models.segformer import SegFormerHead
 from dida.models.segmentor import Segmentor
-from dida.optim import build_optimizer, build_schedule
-from dida.options import parse_size
+from dida.optim import build_optimizer, build_schedule, rates_of_now
+from dida.options import flag, parse_size
 from dida.panel import Panel
 from dida.state import WHOLE, TrainState, latest, load_checkpoint, load_weights
+from dida.stored import Stored, read_stored
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ def assemble(config: Config) -> Parts:
         checkpoint = load_checkpoint(path, needs=WHOLE)
         _require_same_run(config, pairs, checkpoint, path)
         state.load(checkpoint, source=str(path))
+        rates_of_now(state.optimizer, state.schedule)
     method = build_method(config, class_set, imagenet=imagenet)
     panel = Panel(class_set, config.instance.boundary_classes, config.instance.temperature)
     return Parts(state, method, pairs, panel, device)
@@ -174,10 +176,20 @@ def load_networks(config: Config, class_set: ClassSet, device: torch.device) -> 
     elif config.teach.feature_weight > 0:
         _log.info("feature distance off: with --weights none there are no ImageNet features to stay close to")
     if model.init and not config.resume:  # a resumed run has weights of its own
-        start = latest(model.init)
-        checkpoint, source = load_checkpoint(start, needs=("student",)), f"--init {start}"
-        weights, taken = _for_classes(checkpoint, class_set, student, source)
-        load_weights(student, weights, source=source, expected=f"{model.backbone} with --embed-dim {model.embed_dim}")
+        try:
+            stored = read_stored(model.init)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"--init {error}") from error
+        except ValueError as error:
+            raise ValueError(f"--init {error}") from error
+        weights, taken = _for_classes(stored, class_set, student)
+        source = f"--init {stored.path}"
+        expected = f"{model.backbone} with --embed-dim {model.embed_dim} and --head {model.head}"
+        theirs, names = stored.config.model, ("backbone", "embed_dim", "head")
+        if stored.family and any(getattr(theirs, name) != getattr(model, name) for name in names):
+            options = " ".join(f"{flag(name)} {getattr(theirs, name)}" for name in names)
+            raise ValueError(f"{source}: not the weights of {expected}; say {options} to start from it")
+        load_weights(student, weights, source=source, expected=expected)
         _log.info("%s: %s", source, taken)
     return student, imagenet
 
@@ -185,28 +197,22 @@ def load_networks(config: Config, class_set: ClassSet, device: torch.device) -> 
 CLASSIFIER = ("decode_head.conv_seg.weight", "decode_head.conv_seg.bias")  # of a Segmentor; a row per class
 
 
-def _for_classes(
-    checkpoint: dict[str, Any], class_set: ClassSet, student: nn.Module, source: str
-) -> tuple[dict[str, Tensor], str]:
-    """The weights of a checkpoint's student for another class set, and what was taken in words.
+def _for_classes(stored: Stored, class_set: ClassSet, student: nn.Module) -> tuple[dict[str, Tensor], str]:
+    """The weights of a stored student for another class set, and what was taken in words.
 
-    Rows of the classifier are matched by name; classes that the checkpoint lacks keep the rows of `student`. Raises
-    ValueError for a checkpoint that does not say what its classes are.
+    Rows of the classifier are matched by name; classes that the other lacks keep the rows of `student`. Of a file with
+    one network alone, that one is taken.
     """
-    weights = dict(checkpoint["student"])
-    try:
-        theirs = ClassSet.from_dict(checkpoint["classes"])
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{source}: does not say which classes it tells apart ({error})") from error
+    weights, theirs = dict(next(iter(stored.weights.values()))), stored.class_set
     mine_of = class_set.translation(theirs)[: len(theirs)]
     rows = [(int(mine), row) for row, mine in enumerate(mine_of) if mine != IGNORE]
     own = student.state_dict()
     for name in CLASSIFIER:
         matched = own[name].clone()
-        if weights[name].shape[1:] == matched.shape[1:]:  # else load_weights says what does not fit
+        if name in weights and weights[name].shape[1:] == matched.shape[1:]:  # else load_weights says what does not fit
             for mine, row in rows:
                 matched[mine] = weights[name][row]
-        weights[name] = matched
+            weights[name] = matched
     found = {mine for mine, _ in rows}
     new = [name for c, name in enumerate(class_set.names) if c not in found]
     dropped = [theirs.names[row] for row, mine in enumerate(mine_of) if mine == IGNORE]

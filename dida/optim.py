@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 WARMUP_FLOOR = 1e-6  # share of the learning rate at step 0
@@ -34,6 +34,13 @@ def build_schedule(optimizer: AdamW, *, steps: int, warmup: int) -> LambdaLR:
         return (1 - i / steps) * rising
 
     return LambdaLR(optimizer, factor)
+
+
+def rates_of_now(optimizer: Optimizer, schedule: LRScheduler) -> None:
+    """Give the optimizer the rates of the step that the schedule is at: an extended run was saved with others."""
+    assert isinstance(schedule, LambdaLR)
+    for group, base, factor in zip(optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+        group["lr"] = base * factor(schedule.last_epoch)
 
 
 def gradient_norm(model: nn.Module) -> Tensor:

@@ -15,7 +15,8 @@ from dida.data.labelled_images import LabelledImages
 from dida.data.sources import published_mean_of_all
 from dida.evaluate import BAND, Evaluation, Inference, NothingToScore, Scores, evaluate
 from dida.predictions import require_distinct_stems, save_prediction
-from dida.trained import NETWORKS, Trained
+from dida.stored import NETWORKS
+from dida.trained import Trained
 
 Report = dict[str, Any]
 
@@ -30,7 +31,9 @@ def score_domain(
     save_to: Path | None = None,
     network: str = "student",
 ) -> Report:
-    """Score student and teacher at the labels' own resolution; label maps of `network` go below `save_to`.
+    """Score the networks, of a run student and teacher, at the labels' own resolution.
+
+    Label maps of `network` go below `save_to`.
 
     Labels are matched with the network's classes by name; scores are of the classes that both know.
     `size` (width, height): each image is scaled to fit into it. Raises ImageFileError for a file that cannot be used,
@@ -90,7 +93,7 @@ def as_json(
             "IoU": by_class(scores.iou),
         }
 
-    config = trained.config
+    config, family = trained.config, trained.family
     published = published_mean_of_all(config.data.src)
     known = next(iter(found.scores.values()))
     labelled = {c for c in domain.declared if not math.isnan(known.accuracy[c])}
@@ -106,12 +109,13 @@ def as_json(
         "window": inference.window,
         "stride": inference.stride if inference.window else 0,
         "flip": inference.flip,
-        "method": config.method,
-        "src": config.data.src,
-        "tgt": config.data.tgt,
+        "family": family,
+        "method": None if family else config.method,
+        "src": trained.source if family else config.data.src,
+        "tgt": None if family else config.data.tgt,
         "backbone": config.model.backbone,
-        "seed": config.run.seed,
-        "step": trained.step,
+        "seed": None if family else config.run.seed,
+        "step": None if family else trained.step,
         "checkpoint": str(trained.path),
         "unit": "percent",
         "classes": len(domain.declared),
@@ -119,6 +123,7 @@ def as_json(
         "without_pixels": [trained.class_set.names[c] for c in domain.declared if c not in labelled],
         "headline": published if published in subsets else len(domain.declared),
         "band_pixels": BAND,
+        "printed": [row._asdict() for row in trained.printed if domain.name == "cityscapes" and domain.split == "val"],
     } | {
         name: overlap(scores)
         | {
@@ -150,29 +155,38 @@ def score_table(report: Report) -> Iterator[str]:
     below = f" ({' and '.join(map(str, means[1:]))} below)" if means[1:] else ""
     yield f"{report['domain']} {report['split']}{toy}: {report['images']} images at {most}{report['size']}{how}"
     yield (f"{first} classes{below}, {' and '.join(networks)}, scored at full resolution ({scored})")
-    yield (
-        f"{report['method']} from {report['src']}, {report['backbone']}, seed {report['seed']}, step {report['step']}: "
-        f"{report['checkpoint']}"
-    )
+    yield f"{_origin(report)}: {report['checkpoint']}"
     if absent := report["without_pixels"]:
         yield f"no pixel is labelled {', '.join(absent)}: in no mean"
     yield from _rows(report, networks, means)
 
 
+def _origin(report: Report) -> str:
+    """Where the network is from, in words."""
+    if report["family"] is None:
+        run = f"{report['method']} from {report['src']}, {report['backbone']}"
+        return f"{run}, seed {report['seed']}, step {report['step']}"
+    source = f" trained on {report['src']}" if report["src"] else ""
+    return f"a published network of {report['family']}, {report['backbone']}{source}"
+
+
 def _rows(report: Report, networks: list[str], means: list[int]) -> Iterator[str]:
+    """By class and by mean, our scores; to their right what papers print of such networks."""
     first, names = means[0], list(report[networks[0]]["IoU"])
     labels = {n: f"mIoU ({report['counted'][str(n)]} classes)" for n in means}
     wide = 1 + max(map(len, (*names, *labels.values(), f"band {labels[first]}")))
     yield ""
-    yield f"{'':{wide}}" + "".join(f"{name:>18}" for name in networks)
-    yield f"{'class':{wide}}" + f"{'IoU':>10}{'Acc':>8}" * len(networks)
+    papers = report["printed"]
+    titles = [f"{row['title']:>20}" for row in papers]
+    yield f"{'':{wide}}" + "".join([f"{name:>18}" for name in networks] + titles)
+    yield f"{'class':{wide}}" + f"{'IoU':>10}{'Acc':>8}" * len(networks) + f"{'IoU, printed':>20}" * len(papers)
     for name in names:
-        yield f"{name:{wide}}" + "".join(
-            f"{cell(report[n]['IoU'][name]):>10}{cell(report[n]['Acc'][name]):>8}" for n in networks
-        )
+        ours = [f"{cell(report[n]['IoU'][name]):>10}{cell(report[n]['Acc'][name]):>8}" for n in networks]
+        yield f"{name:{wide}}" + "".join(ours + [f"{_tenths(row['iou'].get(name)):>20}" for row in papers])
     yield "-" * (wide + 18 * len(networks))
     for n in means:
         cells = "".join(f"{cell(report[name]['mIoU'][str(n)]):>10}{'':8}" for name in networks)
+        cells += "".join(f"{_tenths(row['mean_iou'] if row['classes'] == n else None):>20}" for row in papers)
         yield f"{labels[n]:{wide}}{cells}".rstrip()
     band = "".join(f"{cell(report[name]['band']['mIoU'][str(first)]):>10}{'':8}" for name in networks)
     yield (
@@ -180,6 +194,11 @@ def _rows(report: Report, networks: list[str], means: list[int]) -> Iterator[str
     )
     for mean in ("aAcc", "mAcc"):
         yield f"{mean:{wide}}" + "".join(f"{'':10}{cell(report[name][mean]):>8}" for name in networks)
+
+
+def _tenths(value: float | None) -> str:
+    """As these papers print."""
+    return "-" if value is None else f"{value:.1f}"
 
 
 def cell(value: float | None) -> str:

@@ -171,11 +171,15 @@ def run_folder(path: Path) -> Path:
     return path.absolute().parent.parent
 
 
+class Foreign(ValueError):
+    """A file that is whole as far as one can see, and no checkpoint of ours."""
+
+
 def load_checkpoint(path: Path, needs: tuple[str, ...] = ()) -> dict[str, Any]:
     """Read a checkpoint onto the CPU, tensors and plain values only, with all of the ENTRIES that are in `needs`.
 
-    Its checksums are looked at. Raises ValueError, and OSError, for a file that is damaged, not one of ours, of another
-    format version or not finite; where an older checkpoint of the run is whole, the message names it.
+    Its checksums are looked at. Raises ValueError, and OSError, for a file that is damaged, not one of ours (Foreign),
+    of another format version or not finite; where an older checkpoint of the run is whole, the message names it.
     """
     try:
         checkpoint = _read(path)
@@ -183,10 +187,11 @@ def load_checkpoint(path: Path, needs: tuple[str, ...] = ()) -> dict[str, Any]:
         raise ValueError(f"{path}: {error}{_or_an_older_one(path)}") from error
     except _NOT_PLAIN as error:
         why = str(error).strip().split("\n")[0]
-        raise ValueError(f"{path}: a file of torch, but not one of plain tensors: {why}") from error
+        raise Foreign(f"{path}: a file of torch, but not one of plain tensors: {why}") from error
     found = checkpoint.get("format") if isinstance(checkpoint, dict) else None
     if found != FORMAT or isinstance(found, bool):
-        raise ValueError(f"{path}: expected a DIDA checkpoint of format {FORMAT}, found {found!r}")
+        refusal = Foreign if found is None else ValueError
+        raise refusal(f"{path}: expected a DIDA checkpoint of format {FORMAT}, found {found!r}")
     for name in needs:
         value, kind = checkpoint.get(name), ENTRIES[name]
         if not isinstance(value, kind) or isinstance(value, bool):
@@ -213,6 +218,9 @@ def _read(path: Path) -> Any:
     torch reads over a flipped bit. The checksums take 0.07 s for 51 MB. Raises _Damaged, OSError, or one of _NOT_PLAIN.
     """
     if not zipfile.is_zipfile(path):  # what torch.save writes, whole
+        with path.open("rb") as file:
+            if file.read(1) == b"\x80":
+                raise Foreign(f"{path}: expected a DIDA checkpoint, found a pickle")  # as torch wrote files until 1.6
         raise _Damaged("no checkpoint, or one that was cut off")
     try:
         with zipfile.ZipFile(path) as archive:

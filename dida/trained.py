@@ -4,30 +4,41 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from dida.assemble import build_student
-from dida.config import Config, from_dict
+from dida.config import Config
 from dida.data.classes import ClassSet
 from dida.data.transforms import Normalise, scaled_image
 from dida.evaluate import WHOLE_IMAGE, Inference, evaluating, predict
-from dida.state import latest, load_checkpoint, load_weights
-
-NETWORKS = ("student", "teacher")
+from dida.paper import Printed
+from dida.state import load_weights
+from dida.stored import read_stored
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A checkpoint, ready to be asked."""
+    """One or two networks, ready to be asked."""
 
     path: Path
     step: int
     config: Config
     class_set: ClassSet
-    networks: dict[str, nn.Module]  # by name, see NETWORKS
+    networks: dict[str, nn.Module]  # by name, see NETWORKS; one or both
+    family: str | None = None  # of a network that others published; None: of a run
+    source: str | None = None  # of such a one: what it says it was trained on
+    inference: Inference = WHOLE_IMAGE  # how its paper asks it
+    printed: tuple[Printed, ...] = ()  # what papers print of its like on Cityscapes val
+
+    def require(self, network: str) -> nn.Module:
+        """One of the networks. Raises ValueError for one that is not there."""
+        if network not in self.networks:
+            raise ValueError(f"--network {network}: {self.path} holds {' and '.join(self.networks)} alone")
+        return self.networks[network]
 
     @contextmanager
     def labeller(self, network: str, size: tuple[int, int], inference: Inference = WHOLE_IMAGE) -> "Iterator[Labeller]":
@@ -35,7 +46,7 @@ class Trained:
 
         `network`: one of NETWORKS. `size` (width, height): each picture is scaled to fit into it, its ratio kept.
         """
-        model = self.networks[network]
+        model = self.require(network)
         normalise = Normalise().to(next(model.parameters()).device)
         with evaluating(model):
             yield Labeller(model, normalise, size, inference, self.config.data.enlarge)
@@ -58,21 +69,27 @@ class Labeller:
         return predict(self.network, self.normalise(scaled)[None], shape, self.inference)[0].cpu().numpy()
 
 
-def load_trained(path: Path, device: torch.device) -> Trained:
-    """Student and teacher of a run folder's newest checkpoint, or of a checkpoint file, on `device`.
+def load_trained(path: Path, device: torch.device, **hub: Any) -> Trained:
+    """The networks of whatever `read_stored` reads, on `device`: a run, a checkpoint, a published file, the hub.
 
-    Raises FileNotFoundError or ValueError for what is no run, or no checkpoint of ours.
+    Raises FileNotFoundError or ValueError for what is none of these.
     """
-    path = latest(path)
-    checkpoint = load_checkpoint(path, needs=("step", "config", "classes", *NETWORKS))
-    try:
-        config, class_set = from_dict(checkpoint["config"]), ClassSet.from_dict(checkpoint["classes"])
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    stored = read_stored(path, **hub)
+    model = stored.config.model
     networks: dict[str, nn.Module] = {}
-    for name in NETWORKS:
-        network = build_student(config, class_set)
-        expected = f"the network of its own config, {config.model.backbone} with embed_dim {config.model.embed_dim}"
-        load_weights(network, checkpoint[name], source=f"{path}, {name}", expected=expected)
+    for name, weights in stored.weights.items():
+        network = build_student(stored.config, stored.class_set)
+        expected = f"the network of its own config, {model.backbone} with embed_dim {model.embed_dim}"
+        load_weights(network, weights, source=f"{stored.path}, {name}", expected=expected)
         networks[name] = network.to(device)
-    return Trained(path, checkpoint["step"], config, class_set, networks)
+    return Trained(
+        stored.path,
+        stored.step,
+        stored.config,
+        stored.class_set,
+        networks,
+        stored.family,
+        stored.source,
+        stored.inference,
+        stored.printed,
+    )

@@ -24,7 +24,8 @@ def conv_norm_act(
 
 def _separable(in_channels: int, out_channels: int, *, dilation: int) -> nn.Sequential:
     depthwise = conv_norm_act(in_channels, in_channels, 3, dilation=dilation, groups=in_channels)
-    return nn.Sequential(OrderedDict(depthwise_conv=depthwise, pointwise_conv=conv_norm_act(in_channels, out_channels, 1)))
+    pointwise = conv_norm_act(in_channels, out_channels, 1)
+    return nn.Sequential(OrderedDict(depthwise_conv=depthwise, pointwise_conv=pointwise))
 
 
 class SeparableASPP(nn.Module):

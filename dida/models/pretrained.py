@@ -10,6 +10,7 @@ MiT weights exist in two layouts. SegFormer's own files and DAFormer's checkpoin
 import re
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -18,11 +19,23 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from timm.models._features import FeatureGetterNet
 from torch import nn
 
-from dida.models.mit import MixVisionTransformer
+from dida.models.mit import VARIANTS, MixVisionTransformer
 from dida.models.segmentor import stage_info
 from dida.models.weight_file import State, read_weights
 
 MIT_LICENCE = "NVIDIA Source Code License for SegFormer: research and evaluation only, no commercial use"
+
+
+def encoder_licence(name: str, weights: str) -> str:
+    """The terms of the start weights of an encoder, as far as they are known. Arguments as of `load_backbone`."""
+    if weights == "none":
+        return "none: the encoder started from random weights"
+    if weights != "auto":
+        return f"that of the file of start weights, {Path(weights).name}, whatever its publisher says"
+    if name in VARIANTS:
+        return MIT_LICENCE
+    source = timm.get_pretrained_cfg(name)
+    return f"{(source and source.license) or 'not stated'} (timm's weights)"
 
 
 def load_backbone(backbone: nn.Module, name: str, weights: str) -> str:
@@ -49,7 +62,7 @@ def load_backbone(backbone: nn.Module, name: str, weights: str) -> str:
         return _load_from_nvidia(backbone, name) if is_mit else _load_from_timm(backbone, name)
     path = Path(weights)
     state, part = _imagenet_part(read_weights(path).state, path)
-    state = _mit_layout(state) if is_mit else _features_layout(state, backbone)
+    state = mit_layout(state) if is_mit else _features_layout(state, backbone)
     _load_exactly(backbone, state, f"{path} does not hold the weights of {name}")
     return f"{name}: {len(state)} tensors from {path}{part}"
 
@@ -58,25 +71,30 @@ def _load_from_nvidia(backbone: nn.Module, name: str) -> str:
     repo = f"nvidia/{name.replace('_', '-')}"  # mit_b5 -> nvidia/mit-b5
     page = f"https://huggingface.co/{repo}"
     try:
-        path = _fetch(repo)
+        path = fetch_weights(repo)
     except OSError as error:
         raise _no_download(name, f"model.safetensors (or pytorch_model.bin) from {page}/tree/main", error) from error
-    state = _mit_layout(read_weights(path).state)
+    state = mit_layout(read_weights(path).state)
     _load_exactly(backbone, state, f"{path.name} of {page} does not hold the weights of {name}")
     return f"{name}: {len(state)} tensors from {page} ({MIT_LICENCE})"
 
 
-def _fetch(repo: str) -> Path:
+def fetch_weights(repo: str, **at: Any) -> Path:
+    """The weights of a repository of the hub, from the network or the cache; `at`: what `hf_hub_download` takes.
+
+    Raises OSError or EntryNotFoundError.
+    """
     try:
-        return Path(hf_hub_download(repo, "model.safetensors"))
+        return Path(hf_hub_download(repo, "model.safetensors", **at))
     except LocalEntryNotFoundError:
         # a machine without network may hold the other file from an earlier download
-        cached = try_to_load_from_cache(repo, "pytorch_model.bin")
+        place = {name: value for name, value in at.items() if name in ("revision", "cache_dir")}
+        cached = try_to_load_from_cache(repo, "pytorch_model.bin", **place)
         if isinstance(cached, str):
             return Path(cached)
         raise
     except EntryNotFoundError:  # not every one of these repositories has safetensors
-        return Path(hf_hub_download(repo, "pytorch_model.bin"))
+        return Path(hf_hub_download(repo, "pytorch_model.bin", **at))
 
 
 def _load_from_timm(backbone: nn.Module, name: str) -> str:
@@ -140,7 +158,8 @@ _INNER_NAMES = (
 )
 
 
-def _mit_layout(state: State) -> State:
+def mit_layout(state: State) -> State:
+    """The weights of a MiT encoder under the names of `mit.py`, from either layout; a classifier is dropped."""
     for prefix in _ENCODER_PREFIXES:
         if any(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)}

@@ -99,18 +99,18 @@ def read_weights(path: Path) -> WeightFile:
 def _read_pickle(path: Path) -> Any:
     with path.open("rb") as file:
         is_pickle = file.read(1) == b"\x80"  # as torch wrote files until 1.6; torch.load would unpack an archive, too
+    program = False
     try:
         if not is_pickle:
             with zipfile.ZipFile(path) as archive:
-                if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                    raise ValueError(f"{path} is a TorchScript program, which would be run: save its state dict alone")
-        return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_INERT_PICKLE)
-    except ValueError:
-        raise
+                program = any(name.endswith("/constants.pkl") for name in archive.namelist())
+        if not program:
+            return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_INERT_PICKLE)
     # A damaged pickle can end in anything that the few functions above raise for arguments that are none of theirs.
     except Exception as error:
         why = str(error).strip().split("\n")[0] or type(error).__name__
         raise ValueError(f"{path} is damaged, or no file of torch ({why}): download it again") from error
+    raise ValueError(f"{path} is a TorchScript program, which would be run: save its state dict alone")
 
 
 def _state_dict(saved: Any, path: Path) -> State:

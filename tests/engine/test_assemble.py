@@ -246,7 +246,7 @@ def test_init_is_where_both_networks_start_and_the_feature_distance_does_not(toy
     with pytest.raises(ValueError, match=r"--init .*: not the weights of mit_b0 with --embed-dim 32"):
         assemble(options(toy, *init, "--embed-dim", "32"))
     path = start.state.save(tmp_path, {}, {})
-    with pytest.raises(ValueError, match=r"--init .*: does not say which classes it tells apart"):
+    with pytest.raises(ValueError, match=r"--init .*: no class set"):
         assemble(options(toy, *init))
 
 

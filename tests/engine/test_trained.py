@@ -8,7 +8,8 @@ from dida.config import Config, changed, to_dict
 from dida.data.classes import ClassSet
 from dida.evaluate import Inference
 from dida.state import FORMAT
-from dida.trained import NETWORKS, load_trained
+from dida.stored import NETWORKS
+from dida.trained import load_trained
 from tests.engine.checkpoints import DIM, tiny_config, write_checkpoint
 
 CPU = torch.device("cpu")

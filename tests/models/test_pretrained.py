@@ -1,19 +1,17 @@
 """Start weights from the hub, from timm and from files; and every way in which that can go wrong."""
 
 import pathlib
-import re
 
 import pytest
 import safetensors.torch
 import timm
 import torch
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-from torch import Tensor, nn
+from torch import nn
 
 from dida.models import pretrained
 from dida.models.pretrained import load_backbone
-
-State = dict[str, Tensor]
+from tests.models.published_files import State, as_transformers, prefixed
 
 
 def encoder(name: str = "mit_b0") -> nn.Module:
@@ -26,44 +24,6 @@ def published() -> State:
     generator = torch.Generator().manual_seed(0)
     state = timm.create_model("mit_b0").state_dict()
     return {name: torch.randn(v.shape, generator=generator) for name, v in state.items()}
-
-
-def as_transformers(state: State) -> State:
-    """The same weights under the names that the hub's files have, written out name by name."""
-    renamed = {}
-    for name, v in state.items():
-        if name.startswith("head."):
-            renamed[name.replace("head", "classifier")] = v
-        elif m := re.fullmatch(r"patch_embed(\d)\.(proj|norm)\.(\w+)", name):
-            part = {"proj": "proj", "norm": "layer_norm"}[m[2]]
-            renamed[f"segformer.encoder.patch_embeddings.{int(m[1]) - 1}.{part}.{m[3]}"] = v
-        elif m := re.fullmatch(r"norm(\d)\.(\w+)", name):
-            renamed[f"segformer.encoder.layer_norm.{int(m[1]) - 1}.{m[2]}"] = v
-        elif m := re.fullmatch(r"block(\d)\.(\d+)\.(.+)\.(weight|bias)", name):
-            block = f"segformer.encoder.block.{int(m[1]) - 1}.{m[2]}"
-            if m[3] == "attn.kv":
-                key, value = v.chunk(2)
-                renamed[f"{block}.attention.self.key.{m[4]}"] = key
-                renamed[f"{block}.attention.self.value.{m[4]}"] = value
-            else:
-                part = {
-                    "norm1": "layer_norm_1",
-                    "norm2": "layer_norm_2",
-                    "attn.q": "attention.self.query",
-                    "attn.sr": "attention.self.sr",
-                    "attn.norm": "attention.self.layer_norm",
-                    "attn.proj": "attention.output.dense",
-                    "mlp.fc1": "mlp.dense1",
-                    "mlp.dwconv.dwconv": "mlp.dwconv.dwconv",
-                    "mlp.fc2": "mlp.dense2",
-                }[m[3]]
-                renamed[f"{block}.{part}.{m[4]}"] = v
-    assert len(renamed) == len(state) + 2 * 8  # eight blocks, each with a kv of two tensors, split in two
-    return renamed
-
-
-def prefixed(prefix: str, state: State) -> State:
-    return {prefix + name: v for name, v in state.items()}
 
 
 def write(path: pathlib.Path, saved: object) -> str:
