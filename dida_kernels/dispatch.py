@@ -7,6 +7,7 @@ an implementation was chosen.
 """
 
 import functools
+import inspect
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -54,6 +55,10 @@ class Op:
         self.check = check
         self.backends: dict[str, Implementation] = {"equation": Implementation(equation, _never_refuses)}
         OPS[self.name] = self
+
+    def __repr__(self) -> str:
+        """What `help` shows of an op above its equation's words."""
+        return f"<op {self.name}{inspect.signature(self.equation)}>"
 
     def implement(
         self, name: str, refuses: Callable[..., str | None] = _never_refuses

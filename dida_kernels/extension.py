@@ -19,7 +19,7 @@ EMBEDDINGS = (torch.float32, torch.float16, torch.bfloat16)
 COUNTABLE = 2**28  # see upsampling.h
 
 
-def load() -> dict[str, str]:
+def load_extension() -> dict[str, str]:
     """Import the extension and return what it knows of its build. Raises ImportError with the reason and the cure."""
     try:
         info = import_module("dida_kernels._C").build_info()
@@ -104,7 +104,7 @@ def register(info: dict[str, str]) -> None:
 
 
 try:
-    register(load())
+    register(load_extension())
 except ImportError as error:
     absent("cpp", str(error))
     absent("cuda", str(error))
