@@ -14,20 +14,9 @@ import sys
 
 from dida.signals import Signals
 
-
-def main(args: list[str]) -> None:
-    """Score, or label pictures, and print what came out."""
-    # Here and not above, because signals are listened to first. The last one imports PyTorch, and --help and a mistyped
-    # option are answered before it.
-    from dida.eval_config import EvalConfig
-    from dida.options import read_command_line
-
-    config = read_command_line(EvalConfig, args, "eval.py")
-    from dida.command import run_evaluation
-
-    run_evaluation(config)
-
-
 if __name__ == "__main__":
     with Signals() as signals, signals.interrupting():
-        main(sys.argv[1:])
+        # Here and not above, because signals are listened to first.
+        from dida.cli import eval_command
+
+        eval_command(sys.argv[1:])

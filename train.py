@@ -16,19 +16,9 @@ import sys
 
 from dida.signals import Signals
 
-
-def main(args: list[str]) -> None:
-    """Train, or check the data, as the command line says."""
-    # Here and not above, because signals are listened to first. The second one imports PyTorch, and --help and a
-    # mistyped option are answered before it.
-    from dida.recipes import from_command_line
-
-    config = from_command_line(args, "train.py")
-    from dida import command
-
-    command.run_check(config) if config.check_data else command.run_training(config)
-
-
 if __name__ == "__main__":
     with Signals() as signals, signals.interrupting():  # until there is something to save
-        main(sys.argv[1:])
+        # Here and not above, because signals are listened to first.
+        from dida.cli import train_command
+
+        train_command(sys.argv[1:])

@@ -191,9 +191,11 @@ class Config:
 
     method: MethodName = "dida"
     """source, dacs, daformer and dida are steps of one another; oracle learns from the target's labels."""
+    config: Path | None = None
+    """Saved options to start from: a config.json, a run folder or a checkpoint; what is said beside it changes them."""
     resume: Path | None = None
     """Run folder to continue exactly where it stopped, or a checkpoint in it (RUN/checkpoints/FILE) to go back to; its
-    own options are used."""
+    own options are used, and --steps may be larger than it was."""
     new_data: bool = False
     """With --resume: go on although pictures were added to the data, taken away or renamed since; samples change."""
     check_data: bool = False
@@ -241,7 +243,8 @@ class Config:
 
 _ASKS_THE_BANK = {"instance_loss": "off", "regenerate_semantic": "none"}
 MAY_CHANGE = {"data_root", "workers", "device", "log_every", "panel_every", "save_every"}  # on --resume
-OF_ONE_COMMAND = ("resume", "new_data", "check_data", "debug")  # no options of the run
+MAY_GROW = {"steps"}  # on --resume: a run is extended, never cut short
+OF_ONE_COMMAND = ("config", "resume", "new_data", "check_data", "debug")  # no options of the run
 
 
 def of_run(config: Config) -> Config:
@@ -253,7 +256,8 @@ def of_run(config: Config) -> Config:
 def differing(before: Config, after: Config) -> list[str]:
     """Names of the run's options that differ and may not, sorted."""
     a, b = (flat(of_run(config)) for config in (before, after))
-    return sorted({name for name in a if a[name] != b[name]} - MAY_CHANGE)
+    grown = {name for name in MAY_GROW if b[name] > a[name]}
+    return sorted({name for name in a if a[name] != b[name]} - MAY_CHANGE - grown)
 
 
 def to_dict(config: Config) -> dict[str, Any]:

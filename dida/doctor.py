@@ -5,7 +5,6 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -16,20 +15,13 @@ import tyro
 import dida_kernels
 from dida.data import domains
 from dida.data.classes import CITYSCAPES_CLASSES
+from dida.doctor_config import DoctorOptions
 from dida_kernels import extension
 from dida_kernels.dispatch import SWITCH
 
 PACKAGES = ("torch", "torchvision", "timm", "triton", "numpy", "pillow", "tensorboard")
 SPLITS = ("train", "val", "test")
 WIDTH = 24  # of the left column
-
-
-@dataclass(frozen=True)
-class DoctorOptions:
-    """Report versions, hardware, the backend of every operation, and the data sets that are there."""
-
-    data_root: Path = Path("data")
-    """Folder that holds the data sets."""
 
 
 def diagnosis(data_root: Path) -> Iterator[str]:
@@ -74,7 +66,7 @@ def _building() -> Iterator[str]:
     yield _row("C++ compiler", _answer(os.environ.get("CXX", "c++"), "--version"))
     yield _row("nvcc", _answer("nvcc", "--version", line="release"))
     try:
-        built = ", ".join(f"{what} {value}" for what, value in extension.load().items())
+        built = ", ".join(f"{what} {value}" for what, value in extension.load_extension().items())
     except ImportError as error:
         built = str(error)
     yield _row("extension (cpp, cuda)", built)

@@ -17,7 +17,8 @@ class EvalConfig:
     """
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Run folder, whose newest checkpoint is taken, or a checkpoint file."""
+    """Run folder, whose newest checkpoint is taken; a checkpoint; a file that DAFormer, DIDA or SegFormer published; or
+    user/network on the Hugging Face hub."""
     tgt: str | None = None
     """Domain to score on; by default the target of the run."""
     data_root: Path | None = None
@@ -26,8 +27,9 @@ class EvalConfig:
     """Part of the domain to score on; its labels are needed."""
     size: str | None = None
     """WxH in pixels that an image is scaled into, its ratio kept; by default --tgt-size of the run."""
-    window: Annotated[int, Range(0, 1 << 14)] = 0
-    """Side of a sliding window in pixels of the scaled image; 0 looks at the whole image at once."""
+    window: Annotated[int | None, Range(0, 1 << 14)] = None
+    """Side of a sliding window in pixels of the scaled image; 0 looks at the whole image at once, which is the default
+    but for a published network whose paper has windows."""
     stride: Annotated[int, Range(0, 1 << 14)] = 0
     """Pixels from one window to the next; 0 is half a window."""
     flip: bool = False

@@ -13,6 +13,7 @@ from dida.data.image_file import ImageFileError
 from dida.data.loader import batches
 from dida.data.workers import WorkerDied
 from dida.meter import Meter
+from dida.program import command_line
 from dida.run import Run
 from dida.signals import Signals, Stopped
 from dida.state import latest
@@ -127,15 +128,15 @@ class Keeper:
         if not self._saved:
             return ", nothing is saved yet; the same command starts again"
         kept = "saved" if self._saved == step else f"{latest(folder).name} is the last that was saved"
-        return f", {kept}; continue with\n    python train.py --resume {folder}"
+        return f", {kept}; continue with\n    {command_line('train')} --resume {folder}"
 
 
 def next_command(run: Path, target: str) -> str:
     """What to do with a finished run. Whether a folder of one's own has labels nobody looks at while training."""
+    score = f"{command_line('eval')} {shlex.quote(str(run))}"
     if target.startswith("folder:"):
-        pictures = shlex.quote(target.removeprefix("folder:"))
-        return f"see what it makes of pictures with\n    python eval.py {shlex.quote(str(run))} --images {pictures}"
-    return f"score it with\n    python eval.py {shlex.quote(str(run))} --tgt {target}"
+        return f"see what it makes of pictures with\n    {score} --images {shlex.quote(target.removeprefix('folder:'))}"
+    return f"score it with\n    {score} --tgt {target}"
 
 
 def due(step: int, every: int) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dida.config import MAY_CHANGE, Config, changed, differing, from_dict
+from dida.config import MAY_CHANGE, Config, changed, differing, from_dict, of_run
 from dida.options import given, read_command_line
 
 
@@ -149,43 +149,67 @@ def of_steps(config: Config, steps: int) -> Config:
 
 
 def from_command_line(args: list[str], program: str = "train.py") -> Config:
-    """The config of a command line: that of the run to resume, or the method's and domain's recipe; then what is given.
+    """The config of a command line: that of the run to resume, a saved one, or the method's and domain's recipe; then
+    what is given.
 
     Exits with a message for an unknown option, a choice that does not exist, a value that no run could mean, or one
     that cannot change on --resume.
     """
     if resume := given(args, "resume", ""):
         return _resumed(Path(resume), args, program)
+    if saved := given(args, "config", ""):
+        return read_command_line(Config, args, program, _as_saved(Path(saved), args, program))
     base = Config()
     base = of_data(base, given(args, "src", base.data.src), given(args, "tgt", base.data.tgt))
     base = changed(base, tgt=given(args, "tgt", base.data.tgt), tgt_size=given(args, "tgt-size", base.data.tgt_size))
-    steps = given(args, "steps", "")
-    if steps.isascii() and steps.isdecimal() and len(steps) < 11 and int(steps):  # else the parser says what is wrong
-        base = of_steps(base, int(steps))
+    base = _of_given_steps(base, args)
     recipe = METHODS.get(given(args, "method", base.method), dida)
     return read_command_line(Config, args, program, recipe(base))
 
 
+def _of_given_steps(config: Config, args: list[str]) -> Config:
+    steps = given(args, "steps", "")
+    if steps.isascii() and steps.isdecimal() and len(steps) < 11 and int(steps):  # else the parser says what is wrong
+        return of_steps(config, int(steps))
+    return config
+
+
+def _as_saved(path: Path, args: list[str], program: str) -> Config:
+    """The options of another run for a new one, which gets a folder of its own."""
+    try:
+        saved = changed(of_run(_saved_config(path, "--config")), out=None)
+    except (OSError, ValueError) as error:
+        sys.exit(f"{program}: {error}")
+    if (method := given(args, "method", saved.method)) != saved.method:
+        sys.exit(
+            f"{program}: --method {method} is a set of options, and {path} holds all options, those of {saved.method}; "
+            "leave one of the two out"
+        )
+    return _of_given_steps(saved, args)
+
+
 def _resumed(path: Path, args: list[str], program: str) -> Config:
     try:
-        saved = _saved_config(path)
+        saved = _saved_config(path, "--resume")
     except (OSError, ValueError) as error:
         sys.exit(f"{program}: {error}")
     config = read_command_line(Config, args, program, saved)
     if other := differing(saved, config):
         sys.exit(
             f"{program}: --resume continues a run as it was configured; {', '.join(other)} cannot change "
-            f"(only {', '.join(sorted(MAY_CHANGE))} can)"
+            f"(only {', '.join(sorted(MAY_CHANGE))} can, and steps may grow)"
         )
     return config
 
 
-def _saved_config(path: Path) -> Config:
+def _saved_config(path: Path, option: str) -> Config:
     """The options of a run folder, from its config.json, or of a checkpoint, from its own copy of them.
 
     Raises OSError, or ValueError that names the file.
     """
-    if path.is_file():
+    if path.is_file() and path.suffix == ".json":
+        file, values = path, _read_json(path)
+    elif path.is_file():
         from dida.state import load_checkpoint  # imports PyTorch, which only this needs
 
         file, values = path, load_checkpoint(path, needs=("config",))["config"]
@@ -193,7 +217,7 @@ def _saved_config(path: Path) -> Config:
         file = path / "config.json"
         values = _read_json(file)
     else:
-        raise FileNotFoundError(f"--resume {path}: no run folder, there is no config.json in it")
+        raise FileNotFoundError(f"{option} {path}: no run folder, there is no config.json in it")
     try:
         return from_dict(values)
     except ValueError as error:

@@ -8,7 +8,7 @@ from dida import recipes
 from dida.config import MAY_CHANGE, Config, changed, flat, from_dict, to_dict
 
 OPTIONS = """
-method resume new_data check_data debug
+method config resume new_data check_data debug
 src tgt data_root src_size tgt_size enlarge crop batch_size workers rare_class_sampling rare_class_temperature
 rare_class_pixels rare_class_share rare_class_crop_share source_colour max_class_share
 backbone head weights init embed_dim drop_path

@@ -1,0 +1,93 @@
+"""dida COMMAND ...: what train.py and eval.py do, from wherever the package is installed. `python -m dida` is the same.
+
+Nothing slow is imported before the options are read, so that --help and a mistyped option are answered at once.
+"""
+
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+
+from dida.program import program_name
+from dida.signals import Signals
+
+
+def train_command(args: Sequence[str]) -> None:
+    """train on a labelled source and an unlabelled target"""
+    from dida.recipes import from_command_line
+
+    config = from_command_line(list(args), program_name("train"))
+    from dida import command
+
+    command.run_check(config) if config.check_data else command.run_training(config)
+
+
+def eval_command(args: Sequence[str]) -> None:
+    """score a network on labelled images"""
+    from dida.eval_config import EvalConfig
+    from dida.options import read_command_line
+
+    config = read_command_line(EvalConfig, list(args), program_name("eval"))
+    from dida.command import run_evaluation
+
+    run_evaluation(config)
+
+
+def export_command(args: Sequence[str]) -> None:
+    """write a network for programs that have nothing of this package: ONNX, torch.export, safetensors"""
+    from dida.export_config import ExportConfig
+    from dida.options import read_command_line
+
+    config = read_command_line(ExportConfig, list(args), program_name("export"))
+    from dida.command import run_export
+
+    run_export(config)
+
+
+def check_data_command(args: Sequence[str]) -> None:
+    """read every file that training would read, and say what is wrong"""
+    train_command([*args, "--check-data"])
+
+
+def doctor_command(args: Sequence[str]) -> None:
+    """say what this machine has and which backend every operation will use"""
+    from dida.doctor_config import DoctorOptions
+    from dida.options import read_command_line
+
+    options = read_command_line(DoctorOptions, list(args), "dida doctor")
+    from dida import doctor
+
+    doctor.main(options)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "train": train_command,
+    "eval": eval_command,
+    "export": export_command,
+    "check-data": check_data_command,
+    "doctor": doctor_command,
+}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run a command. Exit status as that of train.py; 2 where there is no such command."""
+    with Signals() as signals, signals.interrupting():
+        name, *rest = sys.argv[1:] if args is None else args or ["--help"]
+        if name in COMMANDS:
+            COMMANDS[name](rest)
+        elif name in ("-h", "--help", "help"):
+            print("\n".join(usage()))
+        elif name == "--version":
+            import dida
+
+            print(dida.__version__)
+        else:
+            near = difflib.get_close_matches(name, COMMANDS, 1)
+            print(f"dida: no command {name!r}" + (f"; did you mean {near[0]}?" if near else ""), file=sys.stderr)
+            print("\n".join(usage()), file=sys.stderr)
+            sys.exit(2)
+
+
+def usage() -> list[str]:
+    """The commands, a line each."""
+    lines = [f"    {name:12}{command.__doc__}" for name, command in COMMANDS.items()]
+    return ["usage: dida COMMAND [options]", *lines, "dida COMMAND --help lists the options of a command."]
