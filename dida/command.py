@@ -1,10 +1,12 @@
 """What train.py and eval.py do once their options are read. What a user can put right ends in one message."""
 
+import importlib.util
 import logging
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,11 +22,26 @@ from dida.device import find_device
 from dida.errors import UserError
 from dida.eval_config import EvalConfig
 from dida.evaluate import Inference
+from dida.export import (
+    Deployed,
+    Run,
+    compare,
+    drawn_pictures,
+    own_pictures,
+    run_onnx,
+    run_torch,
+    write_onnx,
+    write_torch,
+)
+from dida.export_config import ENDINGS, ExportConfig
 from dida.files import require_writable, write_json
 from dida.labelling import label_pictures
+from dida.network import load
 from dida.options import parse_size
+from dida.program import program_name
 from dida.run import require_place
 from dida.scoring import score_domain, score_table
+from dida.state import FOLDER
 from dida.trained import Trained, load_trained
 
 # What a user can put right, anywhere: files, disks, devices, and what is raised for users. While options, data and
@@ -37,17 +54,17 @@ def run_training(config: Config) -> None:
     """Train a run, or go on with one."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     less = "lower --crop or --batch-size, or take a smaller --backbone"
-    with told_in_one_line("train.py", *USER_ERRORS_OF_READING, debug=config.debug, less=less):
+    with told_in_one_line(program_name("train"), *USER_ERRORS_OF_READING, debug=config.debug, less=less):
         require_place(config)
         parts = assemble(config)
-    with told_in_one_line("train.py", *USER_ERRORS, debug=config.debug, less=less):
+    with told_in_one_line(program_name("train"), *USER_ERRORS, debug=config.debug, less=less):
         loop.train(config, parts)
 
 
 def run_check(config: Config) -> None:
     """Read every file that training would read and print what is wrong; exit status 1 if something is."""
     root = config.data.data_root
-    with told_in_one_line("train.py", *USER_ERRORS_OF_READING, debug=config.debug):
+    with told_in_one_line(program_name("train"), *USER_ERRORS_OF_READING, debug=config.debug):
         reports = [
             *(check_labelled(survey) for survey in source_surveys(config.data.src, root, "train")),
             check_unlabelled(domains.unlabelled(config.data.tgt, root, "train")),
@@ -59,15 +76,23 @@ def run_check(config: Config) -> None:
 def run_evaluation(config: EvalConfig) -> None:
     """Score, or label pictures, and print what came out."""
     less = "lower --size, or look through a --window"
-    with told_in_one_line("eval.py", *USER_ERRORS_OF_READING, debug=config.debug, less=less):
-        inference = Inference(config.window, config.stride or max(config.window // 2, 1), config.flip)
+    with told_in_one_line(program_name("eval"), *USER_ERRORS_OF_READING, debug=config.debug, less=less):
         _require_places(config)
         trained = load_trained(config.run, find_device(config.device))
+        trained.require(config.network if config.images or config.save_predictions else next(iter(trained.networks)))
+        inference = _inference(config, trained)
         size = parse_size(config.size or trained.config.data.tgt_size, option="--size")
         if config.images is not None:
             _label(config, config.images, trained, size, inference)
         else:
             _score(config, trained, size, inference)
+
+
+def _inference(config: EvalConfig, trained: Trained) -> Inference:
+    """The windows that are asked for, else those of the network's paper. Raises ValueError."""
+    if config.window is None:
+        return replace(trained.inference, flip=config.flip)
+    return Inference(config.window, config.stride or max(config.window // 2, 1), config.flip)
 
 
 def _require_places(config: EvalConfig) -> None:
@@ -107,6 +132,49 @@ def _label(config: EvalConfig, images: Path, trained: Trained, size: tuple[int, 
     out = _pictures_go_to(config)
     count = label_pictures(trained, images, out, network=config.network, size=size, inference=inference)
     print(f"{count} pictures labelled by the {config.network} of step {trained.step}: {out / 'overlay'}")
+
+
+def run_export(config: ExportConfig) -> None:
+    """Write a network in another form, hold it to the network on some pictures, and say how it did."""
+    with told_in_one_line(program_name("export"), *USER_ERRORS_OF_READING, debug=config.debug):
+        _require_writer(config.format)
+        if config.out is not None:
+            require_writable(config.out, option="--out", folder=config.format == "safetensors")
+        trained = load_trained(config.run, torch.device("cpu"))
+        size = parse_size(trained.config.data.tgt_size, option="--tgt-size")
+        home = trained.path.parent.parent if trained.path.parent.name == FOLDER else trained.path.parent
+        out = config.out or home / ("shared" if config.format == "safetensors" else f"network{ENDINGS[config.format]}")
+        if config.images is None:
+            pictures = drawn_pictures(config.checks, size)
+        else:
+            pictures = own_pictures(config.images, config.checks, size)
+        program = Deployed(trained.require(config.network), normalise=config.normalise, argmax=config.argmax)
+        agreement = compare(_written(config, trained, program, out), program, pictures)
+        if agreement.wrong:
+            raise UserError(f"{out}: is not the network: {agreement}. Do not use it, and please report it")
+    print(f"{out}: the {config.network} of step {trained.step}, as {config.format}")
+    print(f"checked against the network on {agreement}")
+
+
+def _written(config: ExportConfig, trained: Trained, program: Deployed, out: Path) -> Run:
+    """Write the file or the folder, and read it again."""
+    if config.format == "onnx":
+        write_onnx(program, out, trained)
+        return run_onnx(out)
+    if config.format == "torch":
+        write_torch(program, out)
+        return run_torch(out)
+    load(config.run, network=config.network, device="cpu").save_pretrained(out)
+    again = Deployed(load(out, device="cpu").model).eval()
+    return lambda pictures: again(torch.from_numpy(pictures)).numpy()
+
+
+def _require_writer(form: str) -> None:
+    needed = ("onnx", "onnxscript", "onnxruntime") if form == "onnx" else ()
+    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
+        raise UserError(
+            f"--format {form} needs {', '.join(missing)}: not installed, pip install 'dida-segmentation[onnx]' does it"
+        )
 
 
 @contextmanager
