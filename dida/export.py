@@ -164,8 +164,8 @@ def _batches(pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
 def own_pictures(folder: Path, count: int, size: tuple[int, int]) -> Iterator[np.ndarray]:
     """The first pictures of a folder, scaled to fit into `size` as the network sees them. Raises FileNotFoundError."""
-    for path in find_pictures(folder)[:count]:
-        yield scaled_image(read_image(path), size)
+    paths = find_pictures(folder)[:count]  # here, so that it is said before anything is written
+    return (scaled_image(read_image(path), size) for path in paths)
 
 
 def drawn_pictures(count: int, size: tuple[int, int]) -> Iterator[np.ndarray]:

@@ -79,10 +79,11 @@ class DAFormerHead(nn.Module):
         """
         grid = features[0].shape[2:]
         embedded = []
-        for embed, x in zip(self.embed_layers, features, strict=True):
+        for stage, (embed, x) in enumerate(zip(self.embed_layers, features, strict=True)):
             x = embed(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # [B, C_s, h_s, w_s] -> [B, D, h_s, w_s]
             # dilated depthwise convolutions are about twice slower on channels-last input (CPU, forward and backward)
             x = x.contiguous()
-            embedded.append(x if x.shape[2:] == grid else F.interpolate(x, grid, mode="bilinear", align_corners=False))
+            # by its number, not its size: a program for any size (export.py) could not tell whether they are equal
+            embedded.append(x if stage == 0 else F.interpolate(x, grid, mode="bilinear", align_corners=False))
         fused = self.fuse_layer(torch.cat(embedded, dim=1))
         return self.conv_seg(self.dropout(fused)), fused
