@@ -44,6 +44,7 @@ from dida.config import Config, changed
 from dida.data.classes import CITYSCAPES_CLASSES
 from dida.method.bank import InstanceBank, NoBankRule
 from dida.method.passes import Method
+from dida.method.prior import ClassShares
 from dida.method.views import StepRandom
 from dida.state import TrainState
 from dida.step import train_step
@@ -80,7 +81,7 @@ class Inputs(NamedTuple):
     student_BDhw: Tensor
     teacher_BDhw: Tensor
     prior_BCHW: Tensor
-    valid_BHW: Tensor
+    weight_BHW: Tensor
     bank_KD: Tensor
     label_K: Tensor
 
@@ -98,12 +99,12 @@ def teacher_phase(form: str, x: Inputs, temperature: float) -> Tensor:
 
 def student_phase(form: str, x: Inputs, temperature: float) -> Tensor:
     """instance_loss, still without its backward."""
-    prior, valid = x.prior_BCHW, x.valid_BHW
+    prior, weight = x.prior_BCHW, x.weight_BHW
     if form == "stride4":
         prior = F.adaptive_avg_pool2d(prior, x.student_BDhw.shape[2:])
-        valid = F.adaptive_avg_pool2d(valid.float(), x.student_BDhw.shape[2:]) == 1
+        weight = (F.adaptive_avg_pool2d(weight, x.student_BDhw.shape[2:]) == 1).to(weight.dtype)
     op = dida_kernels.instance_loss if form == "ours" else dida_kernels.instance_loss.reference
-    return op(x.student_BDhw, x.teacher_BDhw, prior, valid, x.bank_KD, x.label_K, temperature=temperature)
+    return op(x.student_BDhw, x.teacher_BDhw, prior, weight, x.bank_KD, x.label_K, temperature=temperature)
 
 
 def count_branch(form: str, scene: Scene, dtype: torch.dtype = torch.float32) -> Branch:
@@ -171,12 +172,12 @@ def count_rest(scene: Scene, backbone: str = "mit_b5") -> Rest:
     state, method = build_step(scene, backbone)
     meter, alive = TensorMeter(block=CUDA_BLOCK), {}
 
-    def regenerate(seen: Prediction, bank: InstanceBank, step: int) -> Belief:
+    def regenerate(seen: Prediction, bank: InstanceBank, shares: ClassShares, step: int) -> Belief:
         alive["gather"] = meter.live
         z_BCHW = seen.logits.softmax(1)
         return Belief(z_BCHW.clone(), z_BCHW, (InstanceTarget(1.0, seen.embed, z_BCHW),))
 
-    def instance_loss(seen: Prediction, belief: Belief, mixed: Mixed, bank: InstanceBank, rng: StepRandom) -> Tensor:
+    def instance_loss(seen: Prediction, belief: Belief, mixed: Mixed, bank: InstanceBank) -> Tensor:
         alive["loss"] = meter.live
         return seen.embed.sum() * 0
 

@@ -21,7 +21,7 @@ from dida.data.rare_class import RareClasses, rare_classes
 from dida.data.sources import Sources, labelled_sources
 from dida.data.statistics import Statistics
 from dida.device import find_device
-from dida.method import discrimination, regeneration, sampling, teacher, views
+from dida.method import discrimination, prior, regeneration, sampling, teacher, views
 from dida.method.bank import BankRule, InstanceBank, NoBankRule, Select
 from dida.method.feature_distance import FeatureDistance, NoFeatureDistance, feature_distance
 from dida.method.passes import Abstain, Believe, Method, MixedPass, SourcePass
@@ -243,6 +243,7 @@ def build_state(
         student=student,
         teacher=teacher.as_teacher(student, config.teach.teacher_norm),
         bank=bank.to(device),
+        shares=prior.ClassShares(len(class_set)).to(device),
         optimizer=optimizer,
         schedule=build_schedule(optimizer, steps=optim.steps, warmup=optim.warmup),
         seed=config.run.seed,
@@ -267,6 +268,7 @@ def build_method(config: Config, class_set: ClassSet, *, imagenet: nn.Module | N
         target_passes=(_build_mixed_pass(config, C),) if teach.self_training else (),
         update_teacher=teacher.AverageTeacher(teach.teacher_momentum, buffers=teach.teacher_norm == "averaged"),
         update_bank=_build_bank_rule(config.instance, C),
+        update_shares=prior.KeepShares() if config.instance.instance_prior == "none" else prior.AverageShares(),
     )
 
 
@@ -278,6 +280,7 @@ def _build_believe(config: Config) -> Believe:
         regenerate=regeneration.Regenerate(
             semantic=SEMANTIC_RULES[inst.regenerate_semantic](inst),
             instance=regeneration.NoInstance() if no_instance_level else INSTANCE_RULES[inst.regenerate_instance](inst),
+            prior=PRIORS[inst.instance_prior](1 - WEIGHT_POWERS[inst.instance_weights]),
             start=inst.bank_start,
         ),
         label_target=teacher.LabelTarget(
@@ -298,7 +301,7 @@ def _build_mixed_pass(config: Config, classes: int) -> MixedPass:
             inst.instance_weight,
             inst.temperature,
             grid=GRIDS[inst.instance_loss],
-            choose=INSTANCE_PIXELS[inst.instance_pixels](classes),
+            weigh=discrimination.ClassWeights(classes, WEIGHT_POWERS[inst.instance_weights]),
         )
     mixed_view = views.ClassMix(classes, teach.mix_classes == "image", _build_photometric(teach))
     return MixedPass(mixed_view, loss)
@@ -346,9 +349,11 @@ GRIDS: dict[str, discrimination.AtImage | discrimination.AtStride4] = {
     "image": discrimination.AtImage(),
     "stride4": discrimination.AtStride4(),
 }
-INSTANCE_PIXELS: dict[str, Callable[[int], discrimination.Choose]] = {
-    "all": lambda classes: discrimination.CountAll(),
-    "balanced": discrimination.CountBalanced,
+WEIGHT_POWERS = {"all": 0.0, "root": 0.5, "balanced": 1.0}  # of 1 / pixels of the class; the prior has the rest
+PRIORS: dict[str, Callable[[float], prior.Prior]] = {
+    "none": lambda power: prior.NoPrior(),
+    "student": prior.StudentPrior,
+    "both": prior.BothPriors,
 }
 SLOTS = {  # slots per class; NU fills its bank by frequency and never changes it
     "cbs": sampling.balanced_slots,

@@ -52,6 +52,7 @@ class Belief(NamedTuple):
     semantic: Tensor  # [B, C, H, W] the regenerated class-level pseudo-label (z-hat)
     prior: Tensor  # [B, C, H, W] the teacher's own class-level prediction (z)
     terms: tuple["InstanceTarget", ...]  # the instance-level pseudo-label (q-hat) as a weighted sum; empty: none yet
+    log_prior: Tensor | None = None  # [C] what the student's softmax over the bank adds to the slots of each class
 
 
 class InstanceTarget(NamedTuple):

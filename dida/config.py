@@ -130,8 +130,11 @@ class InstanceConfig:
     """L_ins at image resolution, at the features' resolution, or not at all."""
     instance_weight: Annotated[float, AtLeast(0)] = 1.0
     """lambda_ins."""
-    instance_pixels: Literal["all", "balanced"] = "all"
-    """Target pixels that L_ins is a mean over: all, or a random part with as many of every class as of the rarest."""
+    instance_weights: Literal["all", "root", "balanced"] = "all"
+    """What target pixels weigh in L_ins: all alike; balanced: every class of the batch alike; root: half-way."""
+    instance_prior: Literal["none", "student", "both"] = "none"
+    """Class prior (running shares of the pseudo-labels) in the softmax over the bank: in the student's q, or also in
+    the teacher's where it stands alone or is smoothed. With weights it has the power that they leave."""
     temperature: Annotated[float, Above(0)] = 0.1
     """t of the softmax over the bank."""
     regenerate_semantic: Literal["smooth", "scale", "none"] = "smooth"

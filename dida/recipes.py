@@ -70,7 +70,7 @@ def toy(config: Config) -> Config:
 
     The schedule is 40 times shorter than the paper's, so every number that is counted in steps or pixels shrinks with
     it: averages forget faster, the bank is filled and refreshed earlier, classes count as rare with fewer pixels.
-    The instance loss is weaker than the paper's and over balanced pixels, and the bank has more say in z-hat:
+    The instance loss is weaker than the paper's and over balanced classes, and the bank has more say in z-hat:
     docs/instance_loss_on_the_toy.md says why.
     """
     return changed(
@@ -98,7 +98,7 @@ def toy(config: Config) -> Config:
         feature_weight=0.0,
         bank_size=190,
         instance_weight=0.1,
-        instance_pixels="balanced",
+        instance_weights="balanced",
         phi=0.7,
         bank_momentum=0.9,
         bank_every=10,

@@ -20,12 +20,13 @@ from torch.optim.lr_scheduler import LRScheduler
 from dida.errors import NonFinite
 from dida.files import reserve, whole_file
 from dida.method.bank import InstanceBank
+from dida.method.prior import ClassShares
 from dida.method.views import StepRandom
 
 FORMAT = 2  # of the checkpoint file
 FOLDER = "checkpoints"
 KEPT = 2  # newest checkpoints that stay on disk
-PARTS = ("student", "teacher", "bank", "optimizer", "schedule")
+PARTS = ("student", "teacher", "bank", "shares", "optimizer", "schedule")
 ENTRIES: dict[str, type] = {"step": int, "config": dict, "classes": dict} | dict.fromkeys(PARTS, dict)
 WHOLE = tuple(ENTRIES)  # what it takes to go on
 _OVERHEAD = 1 << 20  # bytes of a checkpoint besides its tensors, and to spare
@@ -38,6 +39,7 @@ class TrainState:
     student: nn.Module
     teacher: nn.Module
     bank: InstanceBank
+    shares: ClassShares
     optimizer: Optimizer
     schedule: LRScheduler
     seed: int
@@ -81,7 +83,7 @@ class TrainState:
 
         Raises ValueError that names it for a checkpoint of another network, bank, optimizer or schedule.
         """
-        for part in ("student", "teacher", "bank"):
+        for part in ("student", "teacher", "bank", "shares"):
             expected = f"the {part} of its own config"
             load_weights(getattr(self, part), checkpoint[part], source=f"{source}, {part}", expected=expected)
         for part, problem in (

@@ -21,7 +21,7 @@ def train_step(state: TrainState, batch: Batch, method: Method) -> Trace:
     rng = state.step_rng()  # a function of (seed, step), so a resumed run draws the same
 
     source = method.source_pass(state.student, batch.source)
-    target = method.believe(state.teacher, state.bank, batch, state.step, rng)
+    target = method.believe(state.teacher, state.bank, state.shares, batch, state.step, rng)
     answers = [answer(state.student, state.bank, batch, target, rng) for answer in method.target_passes]
 
     gradient = gradient_norm(state.student)
@@ -29,9 +29,10 @@ def train_step(state: TrainState, batch: Batch, method: Method) -> Trace:
     state.optimizer.zero_grad(set_to_none=True)
     state.schedule.step()
 
-    # What changes slowly changes last: the teacher by averaging, the bank by its rule (see Eq. (11)).
+    # What changes slowly changes last: teacher and class shares by averaging, the bank by its rule (see Eq. (11)).
     method.update_teacher(state.teacher, state.student, state.step)
     method.update_bank(state.bank, source.embed, batch.source.label, state.step, rng)
+    method.update_shares(state.shares, target)
     state.step += 1
     losses = source.losses | {name: loss for answer in answers for name, loss in answer.losses.items()}
     assert len(losses) == len(source.losses) + sum(len(answer.losses) for answer in answers)  # names differ

@@ -25,17 +25,19 @@ def check_instance_loss(
     student_BDhw: Tensor,
     teacher_BDhw: Tensor,
     prior_BCHW: Tensor,
-    valid_BHW: Tensor,
+    weight_BHW: Tensor,
     bank_KD: Tensor,
     label_K: Tensor,
     *,
     temperature: float,
+    log_prior_C: Tensor | None = None,
 ) -> None:
     check_embed(student_BDhw, teacher_BDhw)
-    check_pixels(prior_BCHW, valid_BHW, student_BDhw)
+    check_pixels(prior_BCHW, weight_BHW, student_BDhw)
     check_bank(bank_KD, label_K, student_BDhw, classes=prior_BCHW.shape[1])
     check_temperature(temperature)
-    check_no_gradient(teacher=teacher_BDhw, prior=prior_BCHW)
+    check_log_prior(log_prior_C, bank_KD, classes=prior_BCHW.shape[1])
+    check_no_gradient(teacher=teacher_BDhw, prior=prior_BCHW, weight=weight_BHW)
 
 
 def check_scatter(semantic_NC: Tensor, label_K: Tensor) -> None:
@@ -47,11 +49,19 @@ def check_gather(q_NK: Tensor, label_K: Tensor, *, classes: int) -> None:
 
 
 def check_class_similarity(
-    embed_BDhw: Tensor, bank_KD: Tensor, label_K: Tensor, *, classes: int, temperature: float, size: tuple[int, int]
+    embed_BDhw: Tensor,
+    bank_KD: Tensor,
+    label_K: Tensor,
+    *,
+    classes: int,
+    temperature: float,
+    size: tuple[int, int],
+    log_prior_C: Tensor | None = None,
 ) -> None:
     check_embed(embed_BDhw)
     check_bank(bank_KD, label_K, embed_BDhw, classes=classes)
     check_temperature(temperature)
+    check_log_prior(log_prior_C, bank_KD, classes=classes)
     check_no_gradient(embed=embed_BDhw)
 
 
@@ -102,8 +112,8 @@ def check_embed(*embeds: Tensor) -> None:
             )
 
 
-def check_pixels(prior_BCHW: Tensor, valid_BHW: Tensor, embed_BDhw: Tensor) -> None:
-    """The class prior is floating [B, C, H, W] with H >= h, W >= w, the mask bool [B, H, W]."""
+def check_pixels(prior_BCHW: Tensor, weight_BHW: Tensor, embed_BDhw: Tensor) -> None:
+    """The class prior is floating [B, C, H, W] with H >= h, W >= w, the weight floating [B, H, W], finite and >= 0."""
     B, _, h, w = embed_BDhw.shape
     if not prior_BCHW.is_floating_point():
         raise TypeError(f"prior: expected a floating dtype, got {prior_BCHW.dtype}")
@@ -112,16 +122,34 @@ def check_pixels(prior_BCHW: Tensor, valid_BHW: Tensor, embed_BDhw: Tensor) -> N
     if prior_BCHW.shape[2] < h or prior_BCHW.shape[3] < w:
         raise ValueError(f"prior: expected a grid of at least {h}x{w} (the embedding's), got {list(prior_BCHW.shape)}")
     _same_device("prior", prior_BCHW, embed_BDhw)
-    check_mask("valid", valid_BHW, prior_BCHW[:, 0])
+    if not weight_BHW.is_floating_point():
+        raise TypeError(f"weight: expected a floating dtype, got {weight_BHW.dtype}")
+    _same_grid("weight", weight_BHW, prior_BCHW[:, 0])
+    if _looked_at(weight_BHW):
+        wrong = ~(weight_BHW.isfinite() & (weight_BHW >= 0))
+        if wrong.any():
+            raise ValueError(f"weight: expected finite values of at least 0, found {weight_BHW[wrong].tolist()[:8]}")
+
+
+def check_log_prior(log_prior_C: Tensor | None, like: Tensor, *, classes: int) -> None:
+    """A class prior, where there is one, is floating [C], finite, without gradient, on the device of `like`."""
+    if log_prior_C is None:
+        return
+    if not log_prior_C.is_floating_point():
+        raise TypeError(f"log_prior: expected a floating dtype, got {log_prior_C.dtype}")
+    if log_prior_C.shape != (classes,):
+        raise ValueError(f"log_prior: expected [C] = [{classes}], got {list(log_prior_C.shape)}")
+    _same_device("log_prior", log_prior_C, like)
+    check_no_gradient(log_prior=log_prior_C)
+    if _looked_at(log_prior_C) and not log_prior_C.isfinite().all():
+        raise ValueError(f"log_prior: expected finite values, found {log_prior_C.tolist()}; give shares a floor")
 
 
 def check_mask(name: str, mask_BHW: Tensor, like_BHW: Tensor) -> None:
     """A mask is bool, of the shape and on the device of `like_BHW`."""
     if mask_BHW.dtype != torch.bool:
         raise TypeError(f"{name}: expected bool, got {mask_BHW.dtype}")
-    if mask_BHW.shape != like_BHW.shape:
-        raise ValueError(f"{name}: expected [B, H, W] = {list(like_BHW.shape)}, got {list(mask_BHW.shape)}")
-    _same_device(name, mask_BHW, like_BHW)
+    _same_grid(name, mask_BHW, like_BHW)
 
 
 def check_bank(bank_KD: Tensor, label_K: Tensor | None, embed: Tensor, *, classes: int = 0) -> None:
@@ -158,7 +186,7 @@ def check_labels(
         expected = f"{dims} dimensions" if slots is None else f"[{slots}]"
         raise ValueError(f"label: expected {expected}, got shape {list(label.shape)}")
     _same_device("label", label, like)
-    if label.device.type == "cpu" or os.environ.get("DIDA_DEBUG") == "1":
+    if _looked_at(label):
         _check_range(label, classes, ignore)
 
 
@@ -170,15 +198,26 @@ def check_no_gradient(**tensors: Tensor) -> None:
                 raise ValueError(f"{name}: no gradient is defined for it, pass {name}.detach()")
 
 
+def _looked_at(x: Tensor) -> bool:
+    """Are there values, and may they be looked at?"""
+    if torch.compiler.is_compiling() or type(x) is not Tensor or x.is_meta or x.numel() == 0:
+        return False
+    return x.device.type == "cpu" or os.environ.get("DIDA_DEBUG") == "1"
+
+
 def _check_range(label: Tensor, classes: int, ignore: int | None) -> None:
-    if torch.compiler.is_compiling() or type(label) is not Tensor or label.is_meta or label.numel() == 0:
-        return  # no values to look at
     wrong = (label < 0) | (label >= classes)
     if ignore is not None:
         wrong &= label != ignore
     if wrong.any():
         allowed = f"0 .. {classes - 1}" + ("" if ignore is None else f" or {ignore}")
         raise ValueError(f"label: expected values in {allowed}, found {label[wrong].unique().tolist()[:8]}")
+
+
+def _same_grid(name: str, x_BHW: Tensor, like_BHW: Tensor) -> None:
+    if x_BHW.shape != like_BHW.shape:
+        raise ValueError(f"{name}: expected [B, H, W] = {list(like_BHW.shape)}, got {list(x_BHW.shape)}")
+    _same_device(name, x_BHW, like_BHW)
 
 
 def _same_device(name: str, x: Tensor, like: Tensor) -> None:

@@ -38,11 +38,12 @@ def examples(device: torch.device, *, classes: int) -> dict[str, Example]:
     prior_BCHW = semantic_NC.unflatten(0, (B, H, H)).permute(0, 3, 1, 2)
     label_BHW = torch.zeros(B, H, H, dtype=torch.int64, device=device)
     mask_BHW = torch.ones(B, H, H, dtype=torch.bool, device=device)
+    weight_BHW = torch.ones(B, H, H, device=device)
     class_count = {"classes": classes}
     temperature = {"temperature": 0.1}
     return {
         "bank_similarity": Example((embed_ND, bank_KD), temperature),
-        "instance_loss": Example((embed_BDhw, embed_BDhw, prior_BCHW, mask_BHW, bank_KD, label_K), temperature),
+        "instance_loss": Example((embed_BDhw, embed_BDhw, prior_BCHW, weight_BHW, bank_KD, label_K), temperature),
         "scatter": Example((semantic_NC, label_K), {}),
         "gather": Example((torch.full((B * H * H, K), 1 / K, device=device), label_K), class_count),
         "class_similarity": Example((embed_BDhw, bank_KD, label_K), class_count | temperature | {"size": (H, H)}),

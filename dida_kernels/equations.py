@@ -93,38 +93,61 @@ def instance_loss(
     student_BDhw: Tensor,
     teacher_BDhw: Tensor,
     prior_BCHW: Tensor,
-    valid_BHW: Tensor,
+    weight_BHW: Tensor,
     bank_KD: Tensor,
     label_K: Tensor,
     *,
     temperature: float,
+    log_prior_C: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy between the student's and the regenerated instance-level distribution. Implements Eq. (6).
 
-    loss(x) = -sum_k q_hat_k(x) log q_k(x), averaged over valid pixels, with q of the student (see Eq. (4)),
-    q_hat = scale(q of the teacher's embedding, Eq. (5), scatter(prior)) (Eq. (7), (8)). The pixels are those of
-    `prior_BCHW`; embeddings on a coarser grid are enlarged bilinearly (align_corners=False) before normalisation.
-    The print sums over pixels; the mean is taken. A prior of all ones leaves the teacher's q as it is.
+    loss(x) = -sum_k q_hat_k(x) log q_k(x), and of that the mean over pixels, sum w loss / sum w, with q of the student
+    (see Eq. (4)), q_hat = scale(q of the teacher's embedding, Eq. (5), scatter(prior)) (Eq. (7), (8)). The pixels are
+    those of `prior_BCHW`; embeddings on a coarser grid are enlarged bilinearly (align_corners=False) before
+    normalisation. The print sums over pixels, each once; the mean is taken. A prior of all ones leaves the teacher's q
+    as it is. Where a class prior is given, the student's q is proportional to exp(cos / t + log_prior[class of slot])
+    (logit adjustment; the paper has none).
 
     Args:
         student_BDhw: [B, D, h, w] floating; the only input that gets a gradient.
-        teacher_BDhw: [B, D, h, w] floating. prior_BCHW: [B, C, H, W] floating, non-negative, rows need not sum to one.
-        valid_BHW: [B, H, W] bool, the pixels that count. bank_KD: [K, D]. label_K: [K] int64 in 0 .. C-1.
-    Returns a scalar float32 (float64 for float64 inputs); 0 with gradient 0 if no pixel is valid. A valid pixel whose
-    prior lies wholly on classes without slots has no q_hat and leaves both sum and count.
+        teacher_BDhw: [B, D, h, w] floating. prior_BCHW: [B, C, H, W] floating, non-negative; rows need not sum to one,
+            but to a number of that order.
+        weight_BHW: [B, H, W] floating, finite and at least 0: what each pixel counts; those of 0 cost nothing.
+        bank_KD: [K, D]. label_K: [K] int64 in 0 .. C-1. log_prior_C: [C] floating, finite, up to a constant.
+    Returns a scalar float32 (float64 for float64 inputs); 0 with gradient 0 if no pixel counts. A pixel whose prior has
+    no mass on slots (`on_slots`) has no q_hat and leaves both sums.
     Raises TypeError or ValueError that names argument, expectation and value; also if a gradient is asked for anything
     but the student.
     """
     student_ND = pixels(enlarge(student_BDhw, prior_BCHW.shape[-2:]))
     teacher_ND = pixels(enlarge(teacher_BDhw, prior_BCHW.shape[-2:]))
+    dtype = statistics_dtype(student_ND)
+    z_NC = pixels(prior_BCHW).to(dtype)
 
-    q_NK = bank_similarity(teacher_ND, bank_KD, temperature=temperature)
-    q_hat_NK, defined_N = scale(q_NK, scatter(pixels(prior_BCHW).to(q_NK.dtype), label_K))
-    logits_NK = similarity_logits(student_ND, bank_KD, temperature=temperature)
-    log_q_NK = logits_NK.log_softmax(1, dtype=statistics_dtype(student_ND))
-    counts_N = valid_BHW.flatten() & defined_N
-    loss_N = torch.where(counts_N, -(q_hat_NK * log_q_NK).sum(1), 0.0)
-    return loss_N.sum() / counts_N.sum().clamp(min=1)
+    # Eq. (8) as a sum of logarithms: in float32 q itself is 0 on slots that are colder than e^-103.
+    w_NK = similarity_logits(teacher_ND, bank_KD, temperature=temperature).to(dtype) + scatter(z_NC, label_K).log()
+    q_hat_NK = torch.where(on_slots(z_NC, label_K)[:, None], w_NK, 0.0).softmax(1)
+    s_NK = similarity_logits(student_ND, bank_KD, temperature=temperature).to(dtype)
+    if log_prior_C is not None:
+        s_NK = s_NK + log_prior_C.to(dtype)[label_K]
+    weight_N = weight_BHW.flatten().to(dtype) * on_slots(z_NC, label_K)
+    loss_N = torch.where(weight_N > 0, weight_N * -(q_hat_NK * s_NK.log_softmax(1)).sum(1), 0.0)
+    total = weight_N.sum()
+    return loss_N.sum() / total.where(total > 0, 1.0)
+
+
+MASS = 1e-6  # the share of a pixel's prior that must be on classes with slots; less, and nothing says which slots
+
+
+def on_slots(prior_NC: Tensor, label_K: Tensor) -> Tensor:
+    """[N] bool: is at least MASS of the pixel's prior on classes that have slots? The one rule of all backends.
+
+    It asks the prior alone: however cold the softmax is, a slot far from the teacher's embedding is one.
+    """
+    has_slots_C = torch.zeros(prior_NC.shape[1], dtype=torch.bool, device=label_K.device).index_fill(0, label_K, True)
+    on_N = torch.where(has_slots_C, prior_NC, 0.0).sum(1)
+    return (on_N > 0) & (on_N >= MASS * prior_NC.sum(1))
 
 
 # ---- III-D: pseudo-label regeneration ------------------------------------------------------------------------------
@@ -170,16 +193,20 @@ def class_similarity(
     classes: int,
     temperature: float,
     size: tuple[int, int],
+    log_prior_C: Tensor | None = None,
 ) -> Tensor:
     """gather(bank_similarity(e)) at image resolution: what the bank says of the class of every pixel. See Eq. (5), (9).
 
     Args: embed_BDhw [B, D, h, w] floating, enlarged bilinearly to `size` = (H, W), then normalised; bank_KD [K, D];
-        label_K [K] int64 in 0 .. classes-1.
+        label_K [K] int64 in 0 .. classes-1; log_prior_C [classes] floating, finite, up to a constant: q is then
+        proportional to exp(cos / t + log_prior[class of slot]), as in `instance_loss`.
     Returns [B, C, H, W] float32 (float64 for float64 inputs), summing to one over C. Not differentiable: it is only
     used as a pseudo-label.
     """
     q_NK = bank_similarity(pixels(enlarge(embed_BDhw, size)), bank_KD, temperature=temperature)
     q_ga_NC = gather(q_NK, label_K, classes=classes)
+    if log_prior_C is not None:  # a factor per class, so it may as well be taken after the sum
+        q_ga_NC, _ = scale(q_ga_NC, log_prior_C.to(q_ga_NC.dtype).softmax(0).expand_as(q_ga_NC))
     return q_ga_NC.unflatten(0, (len(embed_BDhw), *size)).permute(0, 3, 1, 2)
 
 

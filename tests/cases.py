@@ -38,6 +38,8 @@ class Scene:
     slots: str = "shuffled"  # shuffled | some_empty (even classes only)
     prior: str = "soft"  # soft | hard (exact 0 and 1) | ones | slotless (some pixels wholly on classes without slots)
     valid: str = "most"  # most | few (some rows have none) | none | one_image | all
+    weights: str = "ones"  # of valid pixels: ones | uneven (three orders of magnitude)
+    log_prior: str = "none"  # none | uneven (from e^-8 to 1)
     embed: str = "clustered"  # clustered | zeros (a patch of nodes is exactly zero)
     layout: str = "plain"  # plain | channels_last | strided | misaligned
     threshold: int = 2
@@ -66,6 +68,11 @@ SCENES = {
         Scene("prior_of_ones", prior="ones"),
         Scene("nothing_valid", valid="none"),
         Scene("few_valid", hw=(4, 5), HW=(16, 20), valid="few"),
+        Scene("far_valid", B=1, hw=(6, 12), HW=(24, 48), valid="few", weights="uneven"),
+        Scene("weighted", weights="uneven"),
+        Scene("with_prior", weights="uneven", log_prior="uneven", K=40),
+        Scene("with_prior_same_grid", hw=(5, 6), HW=(5, 6), weights="uneven", log_prior="uneven"),
+        Scene("with_prior_slotless", slots="some_empty", prior="slotless", log_prior="uneven"),
         Scene("one_image_invalid", valid="one_image"),
         Scene("zero_embedding", hw=(4, 4), HW=(8, 8), embed="zeros"),
         Scene("one_node_row", hw=(1, 5), HW=(4, 20)),
@@ -81,6 +88,10 @@ SCENES = {
         Scene("warm", temperature=1.0),
         Scene("cold", temperature=0.05),
         Scene("coldest", temperature=0.01),
+        Scene("coldest_hard_prior", temperature=0.01, prior="hard", log_prior="uneven"),
+        Scene(
+            "coldest_slotless_same_grid", hw=(5, 6), HW=(5, 6), temperature=0.01, slots="some_empty", prior="slotless"
+        ),
         Scene("triple_points", hw=(6, 6), HW=(6, 6), threshold=3),
         Scene("forgetful_bank", momentum=0.0, slots="some_empty"),
     )
@@ -91,16 +102,18 @@ MAIN = Scene("main", B=2, C=19, D=256, K=300, hw=(128, 128), HW=(512, 512), mome
 def call(op: str, scene: Scene, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Call:
     """Arguments of `op` in this scene. `dtype` is for embeddings and probabilities; the bank is at least float32."""
     made = CALLS[op](_Maker(scene, dtype))
-    return Call(
-        tuple(laid_out(x.to(device), scene.layout) if isinstance(x, Tensor) else x for x in made.args), made.options
-    )
+    return changed(made, lambda x: laid_out(x.to(device), scene.layout))
 
 
 def cast(made: Call, dtype: torch.dtype) -> Call:
     """The same call with every floating argument in `dtype`; in float64 it states the truth of the rounded inputs."""
-    return Call(
-        tuple(x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x for x in made.args), made.options
-    )
+    return changed(made, lambda x: x.to(dtype) if x.is_floating_point() else x)
+
+
+def changed(made: Call, change: Callable[[Tensor], Tensor]) -> Call:
+    """The same call with every tensor changed, options included."""
+    args = tuple(change(x) if isinstance(x, Tensor) else x for x in made.args)
+    return Call(args, {name: change(x) if isinstance(x, Tensor) else x for name, x in made.options.items()})
 
 
 def resized(scene: Scene, **sizes: Any) -> Scene:
@@ -187,6 +200,20 @@ class _Maker:
             valid_BHW[:] = True
         return valid_BHW
 
+    def weight_BHW(self) -> Tensor:
+        valid_BHW = self.valid_BHW()
+        weight_BHW = valid_BHW.double()
+        if self.scene.weights == "uneven":
+            weight_BHW *= 10 ** -(3 * torch.rand(valid_BHW.shape, generator=self.rng, dtype=torch.float64))
+        return weight_BHW.to(self.dtype)
+
+    def log_prior(self) -> dict[str, Tensor]:
+        """The option of that name, where the scene has one."""
+        if self.scene.log_prior == "none":
+            return {}
+        log_prior_C = -8 * torch.rand(self.scene.C, generator=self.rng, dtype=torch.float64)
+        return {"log_prior_C": log_prior_C.to(torch.promote_types(self.dtype, torch.float32))}
+
     def label_BHW(self) -> Tensor:
         label_BHW = self.pixel_class_BHW()
         if self.scene.valid == "none":
@@ -204,11 +231,11 @@ def _instance_loss(make: _Maker) -> Call:
         make.embed_BDhw(1.2),
         make.embed_BDhw(0.8),
         make.prior_BCHW(label_K),
-        make.valid_BHW(),
+        make.weight_BHW(),
         make.bank_KD(label_K),
         label_K,
     )
-    return Call(args, {"temperature": make.scene.temperature})
+    return Call(args, {"temperature": make.scene.temperature} | make.log_prior())
 
 
 def _scatter(make: _Maker) -> Call:
@@ -226,7 +253,7 @@ def _gather(make: _Maker) -> Call:
 def _class_similarity(make: _Maker) -> Call:
     label_K = make.label_K()
     options = {"classes": make.scene.C, "temperature": make.scene.temperature, "size": make.scene.HW}
-    return Call((make.embed_BDhw(0.8), make.bank_KD(label_K), label_K), options)
+    return Call((make.embed_BDhw(0.8), make.bank_KD(label_K), label_K), options | make.log_prior())
 
 
 def _boundary_mask(make: _Maker) -> Call:

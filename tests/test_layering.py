@@ -37,7 +37,7 @@ DIDA = {
     "models": ("batch", "models"),
     "method": _METHOD,
     "optim": (),
-    "state": ("errors", "files", "method.bank", "method.views"),
+    "state": ("errors", "files", "method.bank", "method.prior", "method.views"),
     "recipes": ("options", "config", "state"),
     "step": ("batch", "method.passes", "optim", "state"),
     "evaluate": ("batch", "data"),

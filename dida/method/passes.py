@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dida.batch import Batch, Belief, LabelledCrops, Mixed, OnSource, OnTarget, Prediction, PseudoLabel, Target
 from dida.method.bank import InstanceBank
+from dida.method.prior import ClassShares
 from dida.method.views import StepRandom, WeakView
 from dida_kernels.equations import segmentation_loss, self_training_loss
 
@@ -28,10 +29,11 @@ class Method(Generic[Believed]):
     """
 
     source_pass: Callable[[nn.Module, LabelledCrops], OnSource]
-    believe: Callable[[nn.Module, InstanceBank, Batch, int, StepRandom], Believed]
+    believe: Callable[[nn.Module, InstanceBank, ClassShares, Batch, int, StepRandom], Believed]
     target_passes: tuple[Callable[[nn.Module, InstanceBank, Batch, Believed, StepRandom], OnTarget], ...]
     update_teacher: Callable[[nn.Module, nn.Module, int], None]
     update_bank: Callable[[InstanceBank, Tensor, Tensor, int, StepRandom], None]
+    update_shares: Callable[[ClassShares, Believed], None]
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,15 @@ class Believe:
     """What teacher and bank believe about the target (Sec. III-C, III-D)."""
 
     weak_view: WeakView
-    regenerate: Callable[[Prediction, InstanceBank, int], Belief]
+    regenerate: Callable[[Prediction, InstanceBank, ClassShares, int], Belief]
     label_target: Callable[[Belief, Tensor], PseudoLabel]
 
     @torch.no_grad()
-    def __call__(self, teacher: nn.Module, bank: InstanceBank, batch: Batch, step: int, rng: StepRandom) -> Target:
+    def __call__(
+        self, teacher: nn.Module, bank: InstanceBank, shares: ClassShares, batch: Batch, step: int, rng: StepRandom
+    ) -> Target:
         """The pseudo-labels of both levels; no gradient."""
-        belief = self.regenerate(teacher(self.weak_view(batch.target, rng)), bank, step)
+        belief = self.regenerate(teacher(self.weak_view(batch.target, rng)), bank, shares, step)
         return Target(belief, self.label_target(belief, batch.real_BHW()))
 
 
@@ -69,7 +73,9 @@ class Believe:
 class Abstain:
     """No belief about the target: source-only training and the oracle."""
 
-    def __call__(self, teacher: nn.Module, bank: InstanceBank, batch: Batch, step: int, rng: StepRandom) -> None:
+    def __call__(
+        self, teacher: nn.Module, bank: InstanceBank, shares: ClassShares, batch: Batch, step: int, rng: StepRandom
+    ) -> None:
         return None
 
 
@@ -78,7 +84,7 @@ class MixedPass:
     """The student answers on the strong view: L_tgt, see Eq. (3), and lambda_ins L_ins, see Eq. (6)."""
 
     mixed_view: Callable[[LabelledCrops, Tensor, PseudoLabel, StepRandom], Mixed]
-    instance_loss: Callable[[Prediction, Belief, Mixed, InstanceBank, StepRandom], Tensor]
+    instance_loss: Callable[[Prediction, Belief, Mixed, InstanceBank], Tensor]
 
     def __call__(
         self, student: nn.Module, bank: InstanceBank, batch: Batch, target: Target, rng: StepRandom
@@ -89,7 +95,7 @@ class MixedPass:
         seen = student(mixed.image)
         losses = {
             "target": self_training_loss(seen.logits, mixed.label, mixed.weight),
-            "instance": self.instance_loss(seen, target.belief, mixed, bank, rng),
+            "instance": self.instance_loss(seen, target.belief, mixed, bank),
         }
         return OnTarget(_backward(losses), mixed)
 

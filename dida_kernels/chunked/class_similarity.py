@@ -17,14 +17,27 @@ from dida_kernels.equations import class_similarity, statistics_dtype
 
 @class_similarity.implement("chunked")
 def _class_similarity(
-    embed_BDhw: Tensor, bank_KD: Tensor, label_K: Tensor, *, classes: int, temperature: float, size: tuple[int, int]
+    embed_BDhw: Tensor,
+    bank_KD: Tensor,
+    label_K: Tensor,
+    *,
+    classes: int,
+    temperature: float,
+    size: tuple[int, int],
+    log_prior_C: Tensor | None = None,
 ) -> Tensor:
-    return class_similarity_chunked(embed_BDhw, bank_KD, label_K, classes, float(temperature), list(size))
+    return class_similarity_chunked(embed_BDhw, bank_KD, label_K, log_prior_C, classes, float(temperature), list(size))
 
 
 @torch.library.custom_op("dida::class_similarity_chunked", mutates_args=())
 def class_similarity_chunked(
-    embed_BDhw: Tensor, bank_KD: Tensor, label_K: Tensor, classes: int, temperature: float, size: list[int]
+    embed_BDhw: Tensor,
+    bank_KD: Tensor,
+    label_K: Tensor,
+    log_prior_C: Tensor | None,
+    classes: int,
+    temperature: float,
+    size: list[int],
 ) -> Tensor:
     dtype = statistics_dtype(embed_BDhw)
     plan = Plan.of(size, bank_KD, dtype)
@@ -42,6 +55,8 @@ def class_similarity_chunked(
                 higher_P1 = torch.maximum(peak_P1, w_PK.amax(1, keepdim=True))
                 sum_PC.mul_((peak_P1 - higher_P1).exp_()).addmm_(w_PK.sub_(higher_P1).exp_(), belongs_KC[chunk])
                 peak_P1 = higher_P1
+            if log_prior_C is not None:
+                sum_PC *= log_prior_C.to(dtype).softmax(0)
             sum_PC /= sum_PC.sum(1, keepdim=True)
             q_ga_BCHW[(b, slice(None), *tile.pixels)] = sum_PC.T.unflatten(1, (len(tile.Y_Rr), -1))
     return q_ga_BCHW
@@ -49,6 +64,12 @@ def class_similarity_chunked(
 
 @class_similarity_chunked.register_fake
 def _(
-    embed_BDhw: Tensor, bank_KD: Tensor, label_K: Tensor, classes: int, temperature: float, size: list[int]
+    embed_BDhw: Tensor,
+    bank_KD: Tensor,
+    label_K: Tensor,
+    log_prior_C: Tensor | None,
+    classes: int,
+    temperature: float,
+    size: list[int],
 ) -> Tensor:
     return embed_BDhw.new_empty(len(embed_BDhw), classes, *size, dtype=statistics_dtype(embed_BDhw))

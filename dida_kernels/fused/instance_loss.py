@@ -22,10 +22,12 @@ def _refuses(student_BDhw, teacher_BDhw, prior_BCHW, *_, **__) -> str | None:
 
 
 @instance_loss.implement("triton", refuses=_refuses)
-def _instance_loss(student_BDhw, teacher_BDhw, prior_BCHW, valid_BHW, bank_KD, label_K, *, temperature):
+def _instance_loss(
+    student_BDhw, teacher_BDhw, prior_BCHW, weight_BHW, bank_KD, label_K, *, temperature, log_prior_C=None
+):
     need_grad = torch.is_grad_enabled() and student_BDhw.requires_grad
-    bank = (bank_KD, label_K, temperature, need_grad)
+    bank = (bank_KD, label_K, log_prior_C, temperature, need_grad)
     if student_BDhw.shape[-2:] == prior_BCHW.shape[-2:]:
         student_ND, teacher_ND, prior_NC = (pixels(x) for x in (student_BDhw, teacher_BDhw, prior_BCHW))
-        return instance_loss_rows(student_ND, teacher_ND, prior_NC, valid_BHW.flatten(), *bank)[0]
-    return instance_loss_cells(student_BDhw, teacher_BDhw, prior_BCHW, valid_BHW, *bank)[0]
+        return instance_loss_rows(student_ND, teacher_ND, prior_NC, weight_BHW.flatten(), *bank)[0]
+    return instance_loss_cells(student_BDhw, teacher_BDhw, prior_BCHW, weight_BHW, *bank)[0]

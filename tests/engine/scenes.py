@@ -12,6 +12,7 @@ from dida.config import Config, changed
 from dida.data.classes import CITYSCAPES_CLASSES
 from dida.method.bank import InstanceBank
 from dida.method.passes import Method
+from dida.method.prior import ClassShares
 from dida.optim import build_optimizer, build_schedule
 from dida.state import TrainState
 
@@ -68,6 +69,7 @@ def small_state(seed: int = 0) -> TrainState:
         student=student,
         teacher=copy.deepcopy(student),
         bank=InstanceBank(slots, 16, 19),
+        shares=ClassShares(19),
         optimizer=optimizer,
         schedule=build_schedule(optimizer, steps=1000, warmup=10),
         seed=seed,

@@ -31,7 +31,8 @@ TABLES = {
     "SEMANTIC_RULES": (InstanceConfig, "regenerate_semantic", set()),
     "INSTANCE_RULES": (InstanceConfig, "regenerate_instance", set()),
     "GRIDS": (InstanceConfig, "instance_loss", {"off"}),
-    "INSTANCE_PIXELS": (InstanceConfig, "instance_pixels", set()),
+    "WEIGHT_POWERS": (InstanceConfig, "instance_weights", set()),
+    "PRIORS": (InstanceConfig, "instance_prior", set()),
     "SLOTS": (InstanceConfig, "sampling", set()),
     "SELECTIONS": (InstanceConfig, "selecting", {"off"}),
 }

@@ -28,8 +28,8 @@ def forced(backend: str, function):
 def curve(backend: str) -> torch.Tensor:
     """Losses of every step, [STEPS, terms]."""
     # One crop of 32 pixels and one slot per class: the interpreter pays for every slot of every block of pixels.
-    # L_ins over all pixels: a draw of balanced ones turns on single labels, and the last digit may turn a label.
-    state, method = build(tiny(steps=STEPS, crop=32, bank_size=19, instance_pixels="all"))
+    # All pixels alike: weights of classes turn on single labels, and the last digit may turn a label.
+    state, method = build(tiny(steps=STEPS, crop=32, bank_size=19, instance_weights="all", instance_prior="both"))
     believe, (mixed_pass,) = method.believe, method.target_passes
     method = dataclasses.replace(
         method,

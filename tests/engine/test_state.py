@@ -43,6 +43,7 @@ def test_everything_that_changes_is_restored(tmp_path):
     state = small_state()
     state.step = 7
     state.bank.features.fill_(3.0)
+    state.shares.share.copy_(torch.arange(19) / 171)
     path = state.save(tmp_path, {"method": "dida"}, CLASSES)
     other = small_state(seed=5)
     checkpoint = load_checkpoint(path)
@@ -51,6 +52,7 @@ def test_everything_that_changes_is_restored(tmp_path):
     other.load(checkpoint)
     assert other.step == 7
     assert other.bank.features.eq(3.0).all()
+    assert torch.equal(other.shares.share, state.shares.share)
     for part in (state.student, other.student), (state.teacher, other.teacher):
         for a, b in zip(*(module.state_dict().values() for module in part), strict=True):
             assert torch.equal(a, b)

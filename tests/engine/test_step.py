@@ -194,6 +194,7 @@ def test_what_a_pass_saw_is_gone_before_the_next_one():
         for instance in ("scale", "smooth", "none")
     ]
     + [{"instance_loss": "stride4"}, {"bank_init": "random", "bank_start": 0}, {"confidence": "regenerated"}]
+    + [{"instance_weights": w, "instance_prior": p} for w, p in (("root", "student"), ("balanced", "both"))]
     + [{"selecting": s} for s in ("avg", "km", "rs")]
     + [{"clusters": 2}, {"boundary_classes": 3}, {"weak_view": "photometric"}, {"mix_classes": "image"}]
     + [{"pseudo_weight": w} for w in ("image", "pixel")]
@@ -254,7 +255,7 @@ def test_nothing_between_batch_and_optimizer_reads_the_device(module):
 
 
 PADDED = ({}, {"pseudo_weight": "pixel"}, {"pseudo_weight": "image"}, {"instance_loss": "stride4"},
-          {"instance_pixels": "balanced"})  # fmt: skip
+          {"instance_weights": "balanced"}, {"instance_prior": "student"})  # fmt: skip
 
 
 @pytest.mark.parametrize("options", PADDED, ids=str)

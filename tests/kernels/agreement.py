@@ -131,10 +131,12 @@ def unit_rows(op: str, made: Call, dtype: torch.dtype) -> Tensor:
     bank_KD = made.args[BANK[op]]
     if op != "instance_loss" or made.args[0].shape[-2:] != made.args[2].shape[-2:]:
         return unit(bank_KD.float()).to(dtype)
-    from dida_kernels.fused.rows.packed_bank import pack_bank  # needs Triton, which is there only on Linux
+    from dida_kernels.fused.banks import log2_prior, sort_bank  # needs Triton, which is there only on Linux
+    from dida_kernels.fused.rows.packed_bank import pack_bank
 
-    label_K = made.args[BANK[op] + 1]
-    packed = pack_bank(bank_KD, label_K, made.args[2].shape[1], dtype, multiple=1)
+    label_K, classes = made.args[BANK[op] + 1], made.args[2].shape[1]
+    bank = sort_bank(bank_KD, label_K, classes)
+    packed = pack_bank(bank, log2_prior(None, label_K, classes), dtype, multiple=1)
     rows_KD = bank_KD.to(dtype)
     rows_KD[label_K.argsort(stable=True)] = packed.rows_PD[packed.bias_P == 0][:, : bank_KD.shape[1]]
     return rows_KD

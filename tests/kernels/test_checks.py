@@ -4,6 +4,7 @@ The same list is held against every backend: what is refused must not depend on 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from tests.cases import SCENES, Call, call
 
 ARGUMENTS = {
     "bank_similarity": ("embed", "bank"),
-    "instance_loss": ("student", "teacher", "prior", "valid", "bank", "label_K"),
+    "instance_loss": ("student", "teacher", "prior", "weight", "bank", "label_K"),
     "scatter": ("semantic", "label_K"),
     "gather": ("q", "label_K"),
     "class_similarity": ("embed", "bank", "label_K"),
@@ -23,9 +24,12 @@ ARGUMENTS = {
 }
 
 
+ORDINARY = replace(SCENES["ordinary"], log_prior="uneven")
+
+
 def replaced(op: str, name: str, change: Callable) -> Call:
-    """The ordinary call with one argument or option changed."""
-    made = call(op, SCENES["ordinary"])
+    """The ordinary call, with a prior, with one argument or option changed."""
+    made = call(op, ORDINARY)
     if name in made.options:
         return Call(made.args, made.options | {name: change(made.options[name])})
     return Call(
@@ -33,7 +37,7 @@ def replaced(op: str, name: str, change: Callable) -> Call:
     )
 
 
-def first_set_to(value: int) -> Callable[[Tensor], Tensor]:
+def first_set_to(value: float) -> Callable[[Tensor], Tensor]:
     return lambda label: torch.cat([label.new_tensor([value]), label.flatten()[1:]]).view(label.shape)
 
 
@@ -60,7 +64,8 @@ MISTAKES = {
     "integer_teacher": ("teacher", integers, TypeError, "embedding: expected a floating dtype"),
     "integer_bank": ("bank", integers, TypeError, "bank: expected a floating dtype, got torch.int32"),
     "integer_prior": ("prior", integers, TypeError, "prior: expected a floating dtype, got torch.int32"),
-    "float_valid": ("valid", Tensor.float, TypeError, "valid: expected bool, got torch.float32"),
+    "bool_weight": ("weight", Tensor.bool, TypeError, "weight: expected a floating dtype, got torch.bool"),
+    "integer_prior_of_classes": ("log_prior_C", integers, TypeError, "log_prior: expected a floating dtype"),
     "int32_slots": ("label_K", integers, TypeError, "label: expected int64, got torch.int32"),
     "float_labels": ("label_BHW", Tensor.float, TypeError, "label: expected uint8, int32 or int64, got torch.float32"),
     "flat_student": ("student", lambda x: x[0], ValueError, r"embedding: expected a non-empty \[B, D, h, w\]"),
@@ -71,7 +76,17 @@ MISTAKES = {
     "prior_of_one_image": ("prior", lambda x: x[:1], ValueError, r"prior: expected \[B=2, C, H, W\], got \[1,"),
     "prior_without_classes": ("prior", lambda x: x[:, :0], ValueError, r"prior: expected \[B=2, C, H, W\]"),
     "coarse_prior": ("prior", lambda x: x[:, :, :2], ValueError, "prior: expected a grid of at least 3x4"),
-    "valid_grid": ("valid", lambda x: x[:, 1:], ValueError, r"valid: expected \[B, H, W\] = \[2, 6, 8\]"),
+    "weight_grid": ("weight", lambda x: x[:, 1:], ValueError, r"weight: expected \[B, H, W\] = \[2, 6, 8\]"),
+    "negative_weight": (
+        "weight",
+        first_set_to(-1),
+        ValueError,
+        r"weight: expected finite .* at least 0, found \[-1.0\]",
+    ),
+    "nan_weight": ("weight", first_set_to(float("nan")), ValueError, r"weight: expected finite .* found \[nan\]"),
+    "infinite_weight": ("weight", first_set_to(float("inf")), ValueError, r"weight: expected finite .* found \[inf\]"),
+    "prior_of_too_few": ("log_prior_C", lambda x: x[1:], ValueError, r"log_prior: expected \[C\] = \[5\]"),
+    "log_of_0": ("log_prior_C", first_set_to(-float("inf")), ValueError, r"log_prior: expected finite .* a floor"),
     "flat_bank": ("bank", lambda x: x[0], ValueError, r"bank: expected \[K >= 1, D\]"),
     "empty_bank": ("bank", lambda x: x[:0], ValueError, r"bank: expected \[K >= 1, D\] .* got \[0, 8\]"),
     "bank_channels": ("bank", without_last_channel, ValueError, r"bank: expected \[K >= 1, D\] .* got \[13, 7\]"),
@@ -98,11 +113,14 @@ MISTAKES = {
     "negative_momentum": ("momentum", lambda m: -0.1, ValueError, "momentum: expected"),
     "meta_teacher": ("teacher", on_meta, ValueError, "embedding: expected it on cpu, got meta"),
     "meta_prior": ("prior", on_meta, ValueError, "prior: expected it on cpu, got meta"),
-    "meta_valid": ("valid", on_meta, ValueError, "valid: expected it on cpu, got meta"),
+    "meta_weight": ("weight", on_meta, ValueError, "weight: expected it on cpu, got meta"),
+    "meta_log_prior": ("log_prior_C", on_meta, ValueError, "log_prior: expected it on cpu, got meta"),
     "meta_bank": ("bank", on_meta, ValueError, "(bank|embedding|label): expected it on"),
     "meta_slots": ("label_K", on_meta, ValueError, "label: expected it on cpu, got meta"),
     "gradient_of_the_bank": ("bank", wanting_gradient, ValueError, r"bank: no gradient .* pass bank.detach\(\)"),
     "gradient_of_the_prior": ("prior", wanting_gradient, ValueError, "prior: no gradient"),
+    "gradient_of_the_weight": ("weight", wanting_gradient, ValueError, "weight: no gradient"),
+    "gradient_of_the_log_prior": ("log_prior_C", wanting_gradient, ValueError, "log_prior: no gradient"),
     "gradient_of_the_teacher": ("teacher", wanting_gradient, ValueError, "teacher: no gradient"),
 }
 NOT_DIFFERENTIABLE = ("class_similarity", "bank_update")
@@ -110,7 +128,7 @@ BOTH_LENGTHS = ("instance_loss", "class_similarity", "bank_update", "gather")  #
 
 
 def affected(name: str) -> list[str]:
-    return [op for op, names in ARGUMENTS.items() if name in names or name in call(op, SCENES["ordinary"]).options]
+    return [op for op, names in ARGUMENTS.items() if name in names or name in call(op, ORDINARY).options]
 
 
 def doors() -> list:

@@ -49,8 +49,6 @@ def drawn(rng: random.Random, op: str, name: str) -> Scene:
         HW = (hw[0] + rng.randint(0, 12), hw[1] + rng.randint(0, 12))
     temperature = rng.choice([1.0, 0.3, 0.1, 0.1, 0.05, 0.02, 0.01])
     prior = rng.choice(["soft", "soft", "hard", "ones", "slotless"])
-    if op == "instance_loss":  # slots may hold e^(-2/t) of the mass: colder, a gradient leaves the range of float32
-        temperature = max(temperature, 0.05)
     return Scene(
         name=f"{op}-{name}-{rng.random()}",
         seed=SEED,
@@ -64,6 +62,8 @@ def drawn(rng: random.Random, op: str, name: str) -> Scene:
         slots=rng.choice(["shuffled", "some_empty"]),
         prior=prior,
         valid=rng.choice(["most", "most", "few", "one_image", "all"]),
+        weights=rng.choice(["ones", "uneven"]),
+        log_prior=rng.choice(["none", "uneven"]),
         layout=rng.choice(["plain", "channels_last", "strided", "misaligned"]),
         threshold=rng.randint(1, 4),
         momentum=rng.choice([0.0, 0.9, 0.999, 1.0]),

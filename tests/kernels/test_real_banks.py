@@ -45,9 +45,9 @@ def loss_call(bank_KD: Tensor, label_K: Tensor, hw: tuple[int, int], stride: int
     rng = torch.Generator().manual_seed(len(bank_KD))
     HW = (hw[0] * stride, hw[1] * stride)
     prior_BCHW = (3 * torch.randn(2, CLASSES, *HW, generator=rng)).softmax(1)
-    valid_BHW = torch.rand(2, *HW, generator=rng) > 0.3
+    weight_BHW = (torch.rand(2, *HW, generator=rng) > 0.3).float()
     student, teacher = (near_real_rows(bank_KD, hw, noise, rng) for noise in (1.0, 0.5))
-    return Call((student, teacher, prior_BCHW, valid_BHW, bank_KD, label_K), {"temperature": 0.1})
+    return Call((student, teacher, prior_BCHW, weight_BHW, bank_KD, label_K), {"temperature": 0.1})
 
 
 def agree(name: str, made: Call) -> None:

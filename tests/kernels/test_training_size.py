@@ -81,11 +81,11 @@ def corner(op: str, made: Call) -> Corner:
     if op == "class_similarity":
         part = Call((nodes(args[0]), *args[1:]), options | {"size": (side, side)})
         return Corner(made, part, between, between, keep)
-    valid = torch.zeros_like(args[3])
-    between(valid).copy_(between(args[3]))
-    whole = Call((*args[:3], valid, *args[4:]), options)
-    prior, mask = (x[..., -side:, -side:] for x in (args[2], valid))
-    return Corner(whole, Call((*map(nodes, args[:2]), prior, mask, *args[4:]), options), keep, keep, nodes)
+    weight = torch.zeros_like(args[3])
+    between(weight).copy_(between(args[3]))
+    whole = Call((*args[:3], weight, *args[4:]), options)
+    prior, weight = (x[..., -side:, -side:] for x in (args[2], weight))
+    return Corner(whole, Call((*map(nodes, args[:2]), prior, weight, *args[4:]), options), keep, keep, nodes)
 
 
 def agrees_in_the_corner(op: str, name: str, scene: Scene, dtype: torch.dtype) -> None:

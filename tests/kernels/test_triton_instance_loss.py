@@ -33,16 +33,16 @@ def scene(B=1, D=5, h=2, w=3, S=4, C=4, K=7, filled=None, seed=0):
     student_BDhw = (centre_CD[label_Bhw] + 1.2 * randn(B, h, w, D)).permute(0, 3, 1, 2).contiguous()
     likely_BCHW = F.interpolate(F.one_hot(label_Bhw, C).permute(0, 3, 1, 2).float(), scale_factor=S)
     prior_BCHW = (3 * likely_BCHW + randn(B, C, h * S, w * S)).softmax(1)
-    valid_BHW = torch.rand(B, h * S, w * S, generator=g) > 0.2
-    return [x.to(DEVICE) for x in (student_BDhw, teacher_BDhw, prior_BCHW, valid_BHW, bank_KD, label_K)]
+    weight_BHW = (torch.rand(B, h * S, w * S, generator=g) > 0.2).float()
+    return [x.to(DEVICE) for x in (student_BDhw, teacher_BDhw, prior_BCHW, weight_BHW, bank_KD, label_K)]
 
 
 def truth(args, t, dtype=torch.float64):
     """Loss and gradient of the equation, from inputs as the kernel gets them."""
-    student, teacher, prior, valid, bank, label = args
+    student, teacher, prior, weight, bank, label = args
     student = student.detach().to(dtype).requires_grad_()
     loss = instance_loss.reference(
-        student, teacher.to(dtype), prior.to(dtype), valid, bank.to(dtype), label, temperature=t
+        student, teacher.to(dtype), prior.to(dtype), weight, bank.to(dtype), label, temperature=t
     )
     loss.backward()
     return loss.detach(), student.grad
@@ -139,7 +139,7 @@ def test_prior_of_exactly_zero_and_one():
     assert_agrees(args)
 
 
-def test_no_valid_pixel_gives_zero_and_no_gradient():
+def test_no_weighted_pixel_gives_zero_and_no_gradient():
     args = scene()
     args[3] = torch.zeros_like(args[3])
     loss, grad = fused(args, 0.1)
@@ -175,12 +175,12 @@ def test_embeddings_of_very_different_norms():
 def test_strides_do_not_matter():
     args = scene(B=2)
     loss, grad = fused(args, 0.1)
-    student, teacher, prior, valid, bank, label = args
+    student, teacher, prior, weight, bank, label = args
     others = [
         student.to(memory_format=torch.channels_last),
         F.pad(teacher, (1, 2, 3, 1))[..., 3:-1, 1:-2],
         prior.transpose(2, 3).contiguous().transpose(2, 3),
-        valid.permute(1, 2, 0).contiguous().permute(2, 0, 1),
+        weight.permute(1, 2, 0).contiguous().permute(2, 0, 1),
         bank.T.contiguous().T,
         torch.stack([label, label], 1)[:, 0],
     ]

@@ -12,6 +12,7 @@ from dida_kernels.equations import pixels
 
 pytest.importorskip("triton", reason="Triton is published for Linux")
 
+from dida_kernels.fused.banks import sort_bank
 from dida_kernels.fused.launch import INTERPRETED
 from dida_kernels.fused.rows import instance_loss as fused
 from dida_kernels.fused.rows import packed_bank
@@ -70,10 +71,10 @@ def test_a_prior_on_the_farthest_slots_only(temperature):
     near_D, student_BDhw = torch.randn(8, generator=rng), torch.randn(1, 8, 2, 2, generator=rng)
     teacher_BDhw = near_D.view(1, 8, 1, 1).expand(1, 8, 2, 2)
     prior_BCHW = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1).expand(1, 2, 2, 2)
-    valid_BHW = torch.ones(1, 2, 2, dtype=torch.bool)
+    weight_BHW = torch.ones(1, 2, 2)
     bank_KD = torch.stack([near_D, near_D, -near_D, -near_D + 0.01])
     label_K = torch.tensor([0, 0, 1, 1])
-    args = (student_BDhw, teacher_BDhw, prior_BCHW, valid_BHW, bank_KD, label_K)
+    args = (student_BDhw, teacher_BDhw, prior_BCHW, weight_BHW, bank_KD, label_K)
     assert_agrees("instance_loss", "triton", Call(tuple(x.to(DEVICE) for x in args), {"temperature": temperature}))
 
 
@@ -87,7 +88,8 @@ def test_packing_keeps_classes_apart():
     # Classes 1 and 3 are empty; 9 and -1 are no class.
     label_K = torch.tensor([4] * 17 + [0] * 16 + [2, 9, -1], device=DEVICE)
     bank_KD = torch.randn(len(label_K), 5, generator=torch.Generator().manual_seed(0)).to(DEVICE)
-    packed = packed_bank.pack_bank(bank_KD, label_K, 5, torch.float32, multiple=32)
+    log2_prior_C = torch.arange(5.0, device=DEVICE)
+    packed = packed_bank.pack_bank(sort_bank(bank_KD, label_K, 5), log2_prior_C, torch.float32, multiple=32)
     assert len(packed.rows_PD) % 32 == 0
     assert packed.used.item() == 4 * SEGMENT
     assert packed.class_G[:4].tolist() == [0, 2, 4, 4]
@@ -96,7 +98,8 @@ def test_packing_keeps_classes_apart():
     order_K = [*range(17, 33), 33, *range(17)]
     unit_KD = torch.nn.functional.normalize(bank_KD, dim=1)[order_K]
     torch.testing.assert_close(packed.rows_PD[is_slot_P][:, :5], unit_KD)
-    assert not packed.rows_PD[~is_slot_P].any()
+    assert packed.prior_P[is_slot_P].tolist() == [0] * 16 + [2] + [4] * 17
+    assert not packed.rows_PD[~is_slot_P].any() | packed.prior_P[~is_slot_P].any()
     assert packed.bias_P[~is_slot_P].eq(float("-inf")).all()
 
 

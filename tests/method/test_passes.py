@@ -12,6 +12,7 @@ from dida.batch import Batch, Belief, LabelledCrops, Mixed, Prediction, PseudoLa
 from dida.method import passes
 from dida.method.bank import InstanceBank
 from dida.method.passes import Abstain, Believe, MixedPass, SourcePass
+from dida.method.prior import ClassShares
 from dida.method.views import StepRandom
 
 C, D, HW = 3, 4, (4, 6)
@@ -83,12 +84,12 @@ def mixed_view(source: LabelledCrops, target: Tensor, pseudo: PseudoLabel, rng: 
     return Mixed(image, torch.where(pasted, source.label, pseudo.label), pseudo.weight, pasted, ~pasted)
 
 
-def instance_loss(seen: Prediction, belief: Belief, mixed: Mixed, bank: InstanceBank, rng: StepRandom) -> Tensor:
+def instance_loss(seen: Prediction, belief: Belief, mixed: Mixed, bank: InstanceBank) -> Tensor:
     return length(seen)
 
 
 def believe(weight: float = 1.0) -> Believe:
-    def regenerate(seen: Prediction, bank: InstanceBank, step: int) -> Belief:
+    def regenerate(seen: Prediction, bank: InstanceBank, shares: ClassShares, step: int) -> Belief:
         z = seen.logits.softmax(1)
         return Belief(z, z, ())
 
@@ -101,7 +102,7 @@ def believe(weight: float = 1.0) -> Believe:
 
 def test_what_is_believed_has_no_gradient():
     teacher, images = Network(), batch()
-    target = believe()(teacher, InstanceBank(torch.arange(C), D, C), images, 0, rng())
+    target = believe()(teacher, InstanceBank(torch.arange(C), D, C), ClassShares(C), images, 0, rng())
     assert not target.belief.semantic.requires_grad
     assert torch.equal(target.pseudo.label, teacher(images.target).logits.argmax(1))
     assert all(p.grad is None for p in teacher.parameters())
@@ -112,18 +113,18 @@ def test_the_teacher_is_asked_about_the_weak_view():
     believing = believe()
     upside_down = Believe(lambda target, rng: target.flip(2), believing.regenerate, believing.label_target)
     bank = InstanceBank(torch.arange(C), D, C)
-    found = upside_down(teacher, bank, images, 0, rng())
+    found = upside_down(teacher, bank, ClassShares(C), images, 0, rng())
     flipped = images._replace(target=images.target.flip(2))
-    assert torch.equal(found.pseudo.label, believing(teacher, bank, flipped, 0, rng()).pseudo.label)
+    assert torch.equal(found.pseudo.label, believing(teacher, bank, ClassShares(C), flipped, 0, rng()).pseudo.label)
 
 
 def test_abstaining_asks_nobody():
-    assert Abstain()(None, None, batch(), 0, rng()) is None
+    assert Abstain()(None, None, None, batch(), 0, rng()) is None
 
 
 def test_the_mixed_pass_adds_the_gradient_of_its_losses():
     network, images, bank = Network(), batch(), InstanceBank(torch.arange(C), D, C)
-    target = believe(weight=0.25)(Network(), bank, images, 0, rng())
+    target = believe(weight=0.25)(Network(), bank, ClassShares(C), images, 0, rng())
     found = MixedPass(mixed_view, instance_loss)(network, bank, images, target, rng())
     once = gradients(network)
     network.zero_grad()

@@ -1,14 +1,12 @@
 """III-C and III-D: regeneration at both levels, and which pixels the instance loss looks at."""
 
-import random
-
 import pytest
 import torch
 
 from dida.batch import IGNORE, Belief, InstanceTarget, Mixed, Prediction
 from dida.method import discrimination, regeneration
 from dida.method.bank import InstanceBank
-from dida.method.views import StepRandom
+from dida.method.prior import ClassShares, NoPrior
 from dida_kernels.equations import bank_similarity, gather, pixels, scale, scatter
 
 C, D, K, T = 4, 6, 9, 0.2
@@ -31,22 +29,18 @@ def mixed(valid: torch.Tensor, label: torch.Tensor | None = None) -> Mixed:
     return Mixed(image=valid, label=label, weight=valid, pasted=~valid, valid=valid)
 
 
-def rng() -> StepRandom:
-    return StepRandom(random.Random(0), torch.Generator().manual_seed(0))
-
-
-ALL, BALANCED = discrimination.CountAll(), discrimination.CountBalanced(C)
+ALL, BALANCED = (discrimination.ClassWeights(C, power) for power in (0.0, 1.0))
 
 
 def test_semantic_strategies_by_their_formulas(scene):
     bank, z, embed, _ = scene
     q = bank_similarity(pixels(embed), bank.features, temperature=T)
     q_ga = gather(q, bank.labels, classes=C).view(2, 3, 5, C).permute(0, 3, 1, 2)
-    smoothed = regeneration.SmoothSemantic(phi=0.9, temperature=T)(z, embed, bank)
+    smoothed = regeneration.SmoothSemantic(phi=0.9, temperature=T)(z, embed, bank, None)
     assert torch.allclose(smoothed, 0.9 * z + 0.1 * q_ga)
-    scaled = regeneration.ScaleSemantic(temperature=T)(z, embed, bank)
+    scaled = regeneration.ScaleSemantic(temperature=T)(z, embed, bank, None)
     assert torch.allclose(scaled, z * q_ga / (z * q_ga).sum(1, keepdim=True))
-    assert regeneration.KeepSemantic()(z, embed, bank) is z
+    assert regeneration.KeepSemantic()(z, embed, bank, None) is z
 
 
 def test_scaling_falls_back_to_the_teacher_where_the_bank_knows_no_believed_class(scene):
@@ -54,7 +48,7 @@ def test_scaling_falls_back_to_the_teacher_where_the_bank_knows_no_believed_clas
     bank.labels.fill_(0)
     z = torch.zeros_like(z)
     z[:, 3] = 1.0
-    assert torch.equal(regeneration.ScaleSemantic(temperature=T)(z, embed, bank), z)
+    assert torch.equal(regeneration.ScaleSemantic(temperature=T)(z, embed, bank, None), z)
 
 
 def loss_of(target, scene, student, valid=None):
@@ -62,8 +56,8 @@ def loss_of(target, scene, student, valid=None):
     valid = torch.ones(2, 3, 5, dtype=torch.bool) if valid is None else valid
     seen = Prediction(z, student, z)
     belief = Belief(semantic=z, prior=z, terms=target)
-    at_image = discrimination.InstanceLoss(1.0, T, grid=discrimination.AtImage(), choose=ALL)
-    return at_image(seen, belief, mixed(valid), bank, rng())
+    at_image = discrimination.InstanceLoss(1.0, T, grid=discrimination.AtImage(), weigh=ALL)
+    return at_image(seen, belief, mixed(valid), bank)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +79,7 @@ def test_instance_targets_are_the_q_hat_they_stand_for(scene, name, rule):
     }[name]
     log_q = bank_similarity(pixels(student), bank.features, temperature=T).log()
     expected = -(q_hat * log_q).sum(1).mean()
-    terms = rule(z, embed)
+    terms = rule(z, embed, None)
     assert sum(term.share for term in terms) == pytest.approx(1)
     assert torch.allclose(loss_of(terms, scene, student), expected)
 
@@ -93,7 +87,7 @@ def test_instance_targets_are_the_q_hat_they_stand_for(scene, name, rule):
 def test_pasted_and_unused_pixels_do_not_matter(scene):
     _, z, embed, student = scene
     valid = torch.rand(2, 3, 5, generator=torch.Generator().manual_seed(1)) > 0.5
-    target = regeneration.ScaleInstance()(z, embed)
+    target = regeneration.ScaleInstance()(z, embed, None)
     loss = loss_of(target, scene, student, valid)
     loss.backward()
     assert student.grad.abs().sum(1)[~valid].eq(0).all()
@@ -107,8 +101,8 @@ def test_stride_four_keeps_only_cells_of_target_pixels(scene):
     valid[0, 0, 0] = False  # one pasted pixel takes its whole cell out
     belief = Belief(semantic=z, prior=z, terms=(InstanceTarget(1.0, embed, z),))
     seen = Prediction(z, student, z)
-    at_stride4 = discrimination.InstanceLoss(2.0, T, grid=discrimination.AtStride4(), choose=ALL)
-    at_stride4(seen, belief, mixed(valid), bank, rng()).backward()
+    at_stride4 = discrimination.InstanceLoss(2.0, T, grid=discrimination.AtStride4(), weigh=ALL)
+    at_stride4(seen, belief, mixed(valid), bank).backward()
     touched = student.grad.abs().sum(1) > 0
     assert not touched[0, 0, 0]
     assert touched.sum() == touched.numel() - 1
@@ -129,40 +123,45 @@ def test_balanced_counts_as_much_of_every_class_on_either_grid(scene, grid, size
         1, D, 40, 40, generator=torch.Generator().manual_seed(3), dtype=torch.float64
     ).requires_grad_()
     belief = Belief(semantic=z, prior=z, terms=(InstanceTarget(1.0, torch.randn_like(student), z),))
-    instance_loss = discrimination.InstanceLoss(1.0, T, grid=grid, choose=BALANCED)
-    instance_loss(Prediction(z, student, z), belief, mixed(label != IGNORE, label), bank, rng()).backward()
-    counted = student.grad.abs().sum(1)[0] > 0
-    assert counted[:10].sum() == 400  # the rarer class keeps all it has
-    assert counted[10:36].sum().item() == pytest.approx(400, abs=60)
-    assert counted[36:].sum() == 0
+    instance_loss = discrimination.InstanceLoss(1.0, T, grid=grid, weigh=BALANCED)
+    instance_loss(Prediction(z, student, z), belief, mixed(label != IGNORE, label), bank).backward()
+    counts = student.grad.square().sum(1)[0].sqrt()
+    assert counts[:10].mean() / counts[10:36].mean() == pytest.approx(26 / 10, rel=0.1)  # both classes as much
+    assert counts[36:].sum() == 0
 
 
-def test_balanced_pixels_are_about_as_many_of_each_class_as_of_the_rarest():
-    label = torch.cat([torch.full((count,), c) for c, count in enumerate((200, 600, 1000, 50_000))])[None, None]
+def test_weights_of_a_pixel_are_a_power_of_how_many_its_class_has():
+    label = torch.cat([torch.full((count,), c) for c, count in enumerate((4, 36, 100))])[None, None]
     valid = torch.ones_like(label, dtype=torch.bool)
-    valid[0, 0, 200:500] = False  # half of class 1
-    balanced = discrimination.CountBalanced(6)
-    chosen = balanced(valid, label, rng())  # classes 4 and 5 do not occur
-    assert not (chosen & ~valid).any()
-    kept = torch.bincount(label[chosen], minlength=6)
-    assert kept[0] == 200  # the rarest keeps all it has
-    assert kept[1:4].tolist() == pytest.approx([200] * 3, abs=50)  # 3.5 standard deviations of a binomial draw
-    assert kept[4:].sum() == 0
-    assert not balanced(torch.zeros_like(valid), label, rng()).any()
+    valid[0, 0, 4:24] = False  # 20 of class 1: they count nothing, and are not counted
+    for power, expected in ((0.0, (1, 1, 1)), (0.5, (1 / 2, 1 / 4, 1 / 10)), (1.0, (1 / 4, 1 / 16, 1 / 100))):
+        weight = discrimination.ClassWeights(6, power)(valid, label)  # classes 3 to 5 do not occur
+        assert weight[~valid].eq(0).all()
+        for c, value in enumerate(expected):
+            assert weight[valid & (label == c)].tolist() == pytest.approx([value] * int((valid & (label == c)).sum()))
+    assert torch.equal(ALL(valid, label), valid.float())
+    assert not BALANCED(torch.zeros_like(valid), label).any()
 
 
-def test_every_valid_pixel_counts_where_all_do():
-    label = torch.zeros(1, 2, 3, dtype=torch.int64)
-    valid = torch.tensor([[[True, False, True], [False, True, True]]])
-    assert torch.equal(ALL(valid, label, rng()), valid)
+def test_balanced_is_the_mean_over_classes_of_each_classs_mean(scene):
+    bank, z, embed, student = scene
+    label = torch.arange(30).remainder(7).clamp(max=2).view(2, 3, 5)
+    seen, belief = Prediction(z, student, z), Belief(z, z, regeneration.ScaleInstance()(z, embed, None))
+
+    def loss(valid: torch.Tensor, weigh: discrimination.ClassWeights) -> torch.Tensor:
+        at_image = discrimination.InstanceLoss(1.0, T, grid=discrimination.AtImage(), weigh=weigh)
+        return at_image(seen, belief, mixed(valid, label), bank)
+
+    of_classes = torch.stack([loss(label == c, ALL) for c in range(3)])
+    assert torch.allclose(loss(label >= 0, BALANCED), of_classes.mean())
 
 
 def test_the_weight_multiplies_the_loss(scene):
     bank, z, embed, student = scene
-    terms = regeneration.ScaleInstance()(z, embed)
+    terms = regeneration.ScaleInstance()(z, embed, None)
     arguments = (Prediction(z, student, z), Belief(z, z, terms), mixed(torch.ones(2, 3, 5, dtype=torch.bool)), bank)
     once, thrice = (
-        discrimination.InstanceLoss(weight, T, grid=discrimination.AtImage(), choose=ALL)(*arguments, rng())
+        discrimination.InstanceLoss(weight, T, grid=discrimination.AtImage(), weigh=ALL)(*arguments)
         for weight in (1.0, 3.0)
     )
     assert once > 0
@@ -173,16 +172,16 @@ def test_the_loss_is_zero_without_an_instance_level(scene):
     bank, z, _, student = scene
     assert loss_of((), scene, student) == 0  # before the bank is used
     arguments = Prediction(z, student, z), Belief(z, z, ()), mixed(torch.ones(2, 3, 5, dtype=torch.bool))
-    assert discrimination.NoInstanceLoss()(*arguments, bank, rng()) == 0
+    assert discrimination.NoInstanceLoss()(*arguments, bank) == 0
 
 
 def test_both_levels_are_the_teachers_own_until_the_bank_is_used(scene):
     bank, z, embed, _ = scene
     regenerate = regeneration.Regenerate(
-        regeneration.SmoothSemantic(phi=0.9, temperature=T), regeneration.ScaleInstance(), start=3
+        regeneration.SmoothSemantic(phi=0.9, temperature=T), regeneration.ScaleInstance(), NoPrior(), start=3
     )
     seen = Prediction(z.log(), embed, z)
-    early, late = regenerate(seen, bank, 2), regenerate(seen, bank, 3)
+    early, late = (regenerate(seen, bank, ClassShares(C), step) for step in (2, 3))
     assert torch.allclose(early.prior, z)
     assert early.semantic is early.prior
     assert early.terms == ()
@@ -193,4 +192,4 @@ def test_both_levels_are_the_teachers_own_until_the_bank_is_used(scene):
 
 def test_no_instance_level_has_no_term(scene):
     _, z, embed, _ = scene
-    assert regeneration.NoInstance()(z, embed) == ()
+    assert regeneration.NoInstance()(z, embed, None) == ()

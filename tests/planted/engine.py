@@ -44,9 +44,16 @@ PLANTS = [
     Plant(
         "dida/state.py",
         "a checkpoint forgets the bank",
-        'PARTS = ("student", "teacher", "bank", "optimizer", "schedule")',
-        'PARTS = ("student", "teacher", "optimizer", "schedule")',
+        'PARTS = ("student", "teacher", "bank", "shares", "optimizer", "schedule")',
+        'PARTS = ("student", "teacher", "shares", "optimizer", "schedule")',
         f"{ENGINE}/test_state.py",
+    ),
+    Plant(
+        "dida/state.py",
+        "a resumed run forgets the class shares",
+        'for part in ("student", "teacher", "bank", "shares"):',
+        'for part in ("student", "teacher", "bank"):',
+        f"{ENGINE}/test_state.py -k restored",
     ),
     # ---- teacher and views ----
     Plant(
@@ -117,8 +124,8 @@ PLANTS = [
     Plant(
         "dida/method/regeneration.py",
         "a smoothed q-hat has its shares exchanged",
-        "InstanceTarget(self.phi, embed_BDhw, torch.ones_like(z_BCHW))",
-        "InstanceTarget(1 - self.phi, embed_BDhw, torch.ones_like(z_BCHW))",
+        "InstanceTarget(self.phi, embed_BDhw, _alone(z_BCHW, log_prior_C))",
+        "InstanceTarget(1 - self.phi, embed_BDhw, _alone(z_BCHW, log_prior_C))",
         f"{METHOD}/test_two_levels.py",
     ),
     Plant(
@@ -144,10 +151,38 @@ PLANTS = [
     ),
     Plant(
         "dida/method/discrimination.py",
-        "balanced pixels are not balanced",
-        "keep_C = rarest / count_C.clamp(min=1)",
-        "keep_C = torch.ones_like(count_C)",
+        "frequent classes weigh more",
+        "count_C.clamp(min=1) ** -self.power",
+        "count_C.clamp(min=1) ** self.power",
         f"{METHOD}/test_two_levels.py",
+    ),
+    Plant(
+        "dida/method/discrimination.py",
+        "the student's q has no prior",
+        "log_prior_C=belief.log_prior",
+        "log_prior_C=None",
+        f"{METHOD}/test_prior.py",
+    ),
+    Plant(
+        "dida/method/prior.py",
+        "a class with more slots has more of the prior",
+        "- bank.held.clamp(min=1).log()",
+        "",
+        f"{METHOD}/test_prior.py",
+    ),
+    Plant(
+        "dida/method/prior.py",
+        "pixels that are not used are counted",
+        "used_BHW.flatten().long()",
+        "torch.ones_like(used_BHW).flatten().long()",
+        f"{METHOD}/test_prior.py",
+    ),
+    Plant(
+        "dida/method/regeneration.py",
+        "z has the prior twice",
+        "gathered(z_BCHW, embed_BDhw, bank, self.temperature, None)",
+        "gathered(z_BCHW, embed_BDhw, bank, self.temperature, log_prior_C)",
+        f"{METHOD}/test_prior.py",
     ),
     Plant(
         "dida/method/feature_distance.py",

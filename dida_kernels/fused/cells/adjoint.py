@@ -48,7 +48,7 @@ def _fold(
     stride = tl.cast(row, tl.int64)
     o_cell, _, _ = _cells_of_node(o_m, h, w)
     b_sigma = tl.zeros((BLOCK_M,), tl.float32)
-    b_scale, b_next, p_from, o_edge, m_edge = (), (), (), (), ()
+    b_scale, b_next, p_from, o_edge, m_seam, m_edge = (), (), (), (), (), ()
     for part in tl.static_range(PARTS):
         for side in tl.static_range(2):
             # node m is the lower end (1) of the seam behind its first cell, the upper end (0) of the one a row below
@@ -56,18 +56,21 @@ def _fold(
             b_before = tl.load(p_scale + part * n_cell + o_from, mask=m_m, other=0.0)
             b_behind = tl.load(p_scale + part * n_cell + o_from + 1, mask=m_m, other=0.0)
             b_unit = tl.maximum(b_before, b_behind)
+            # the cell behind the seam is the first of the next program
+            m_next = o_from % CX == CX - 1
             b_sigma = tl.maximum(b_sigma, b_unit)
             b_scale += (b_unit,)
             b_next += (b_behind,)
             p_from += (p_seam + ((part * 2 + side) * n_k + i_k) * stride + o_from,)
-            # the cell behind the seam is the first of the next program
-            m_edge += (m_m & (o_from % CX == CX - 1),)
+            # a program without a scale has stored nothing
+            m_seam += (m_m & (tl.where(m_next, b_before, b_unit) > 0),)
+            m_edge += (m_m & m_next & (b_behind > 0),)
             o_edge += (n_cell + o_from // CX + 1 - o_from,)
     b_inverse = 1.0 / tl.maximum(b_sigma, 1e-30)
     for k in range(0, tl.minimum(n_k - i_k, BLOCK_K)):
         b_sum = tl.zeros((BLOCK_M,), tl.float32)
         for c in tl.static_range(PARTS * 2):
-            b_seam = tl.load(p_from[c] + k * stride, mask=m_m, other=0.0).to(tl.float32)
+            b_seam = tl.load(p_from[c] + k * stride, mask=m_seam[c], other=0.0).to(tl.float32)
             b_edge = tl.load(p_from[c] + k * stride + o_edge[c], mask=m_edge[c], other=0.0).to(tl.float32)
             b_sum += b_seam * (b_scale[c] * b_inverse) + b_edge * (b_next[c] * b_inverse)
         tl.store(p_sum + (i_k + k) * tl.cast(n_node, tl.int64) + o_m, b_sum.to(p_sum.dtype.element_ty), mask=m_m)

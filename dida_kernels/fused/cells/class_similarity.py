@@ -5,6 +5,7 @@
 d_k is the cosine of the enlarged embedding with slot k, interpolated from the nodes as in the instance loss, whose
 docstring has the why of layout and shift. The bank is sorted by class, so S_c is one running sum in registers that is
 written where the class ends: straight to the output [B, C, H, W], which a second, small kernel divides by its total.
+A class prior is a factor on S_c, which that kernel knows too.
 The slots are not divided among programs, so every S_c has one writer; a class cut by a chunk is added to by the next.
 
     symbol     name          shape (M nodes of the feature grid; cells: see geometry.py)
@@ -30,7 +31,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dida_kernels.equations import class_similarity
-from dida_kernels.fused.banks import sort_bank
+from dida_kernels.fused.banks import log2_prior, sort_bank
 from dida_kernels.fused.cells import interpolation
 from dida_kernels.fused.cells.geometry import (
     Cells,
@@ -105,7 +106,7 @@ def _class_sums(
 
 
 @triton.jit
-def _normalise(p_out, p_start, n_class, plane, BLOCK: tl.constexpr):
+def _normalise(p_out, p_start, p_log2_prior, n_class, plane, BLOCK: tl.constexpr):
     o_pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     m = o_pixel < plane
     p_pixel = p_out + tl.program_id(1).to(tl.int64) * n_class * plane + o_pixel
@@ -114,19 +115,22 @@ def _normalise(p_out, p_start, n_class, plane, BLOCK: tl.constexpr):
         # nothing was written for a class without slots
         n_slots = tl.load(p_start + c + 1) - tl.load(p_start + c)
         m_class = m & (tl.broadcast_to(n_slots, (BLOCK,)) > 0)
-        b_total += tl.load(p_pixel + c * tl.cast(plane, tl.int64), mask=m_class, other=0.0)
+        b_sum = tl.load(p_pixel + c * tl.cast(plane, tl.int64), mask=m_class, other=0.0)
+        b_total += b_sum * tl.exp2(tl.load(p_log2_prior + c))
     b_total = tl.where(m, b_total, 1.0)
     for c in range(0, n_class):
         n_slots = tl.load(p_start + c + 1) - tl.load(p_start + c)
         m_class = m & (tl.broadcast_to(n_slots, (BLOCK,)) > 0)
         b_sum = tl.load(p_pixel + c * tl.cast(plane, tl.int64), mask=m_class, other=0.0)
-        tl.store(p_pixel + c * tl.cast(plane, tl.int64), b_sum / b_total, mask=m)
+        b_share = b_sum * tl.exp2(tl.load(p_log2_prior + c)) / b_total
+        tl.store(p_pixel + c * tl.cast(plane, tl.int64), b_share, mask=m)
 
 
 @torch.library.custom_op("dida::class_similarity_cells", mutates_args=())
 def class_similarity_cells(
-    embed_BDhw: Tensor, bank_KD: Tensor, label_K: Tensor, classes: int, temperature: float, height: int, width: int
-) -> Tensor:
+    embed_BDhw: Tensor, bank_KD: Tensor, label_K: Tensor, log_prior_C: Tensor | None,
+    classes: int, temperature: float, height: int, width: int,
+) -> Tensor:  # fmt: skip
     B, _, h, w = embed_BDhw.shape
     cells = Cells(B, h, w, height // h)
     with torch.autocast(embed_BDhw.device.type, enabled=False), torch.cuda.device_of(embed_BDhw):
@@ -144,20 +148,23 @@ def class_similarity_cells(
                 **LAUNCH,
             )
         _normalise[(triton.cdiv(height * width, NORMALISE_PIXELS), B)](
-            q_ga_BCHW, bank.start_C1, classes, height * width, NORMALISE_PIXELS, num_warps=4, **LAUNCH
+            *(q_ga_BCHW, bank.start_C1, log2_prior(log_prior_C, label_K, classes), classes, height * width),
+            NORMALISE_PIXELS,
+            num_warps=4,
+            **LAUNCH,
         )
     return q_ga_BCHW
 
 
 @class_similarity_cells.register_fake
-def _(embed_BDhw, bank_KD, label_K, classes, temperature, height, width):
+def _(embed_BDhw, bank_KD, label_K, log_prior_C, classes, temperature, height, width):
     return embed_BDhw.new_empty((embed_BDhw.shape[0], classes, height, width), dtype=torch.float32)
 
 
-def _refuses(embed_BDhw, bank_KD, label_K, *, classes, temperature, size) -> str | None:
+def _refuses(embed_BDhw, bank_KD, label_K, *, size, **_) -> str | None:
     return refuses_device(embed_BDhw) or refuses_scale(embed_BDhw, size)
 
 
 @class_similarity.implement("triton", refuses=_refuses)
-def _class_similarity(embed_BDhw, bank_KD, label_K, *, classes, temperature, size) -> Tensor:
-    return class_similarity_cells(embed_BDhw, bank_KD, label_K, classes, temperature, *size)
+def _class_similarity(embed_BDhw, bank_KD, label_K, *, classes, temperature, size, log_prior_C=None) -> Tensor:
+    return class_similarity_cells(embed_BDhw, bank_KD, label_K, log_prior_C, classes, temperature, *size)

@@ -108,6 +108,16 @@ def inside_image(m_cell, o_cy, o_cx, i_row, h, w, S: tl.constexpr, PIXELS: tl.co
 
 
 @triton.jit
+def load_image(p_first, m_pixel, stride_y, stride_x, S: tl.constexpr, PIXELS: tl.constexpr):
+    """PIXELS blocks of an image, from the pixels at `p_first` on, in float32; 0 outside of it."""
+    b_pixels = ()
+    for n in tl.static_range(PIXELS):
+        p_pixel = p_first + n // S * stride_y + n % S * stride_x
+        b_pixels += (tl.load(p_pixel, mask=m_pixel[n], other=0.0).to(tl.float32),)
+    return b_pixels
+
+
+@triton.jit
 def load_pixels(p_first, stride, m_cell, PIXELS: tl.constexpr):
     """PIXELS blocks, `stride` apart, of cell-major numbers."""
     b_pixels = ()
@@ -136,6 +146,24 @@ def full_pixels(value, CX: tl.constexpr, PIXELS: tl.constexpr):
     for _ in tl.static_range(PIXELS):
         b_pixels += (tl.full((CX,), value, tl.float32),)
     return b_pixels
+
+
+@triton.jit
+def less(b_shift, value, PIXELS: tl.constexpr):
+    """Shifts that let exponents be larger by `value`."""
+    b_less = ()
+    for n in tl.static_range(PIXELS):
+        b_less += (b_shift[n] - value,)
+    return b_less
+
+
+@triton.jit
+def less_log2(b_shift, b_z, PIXELS: tl.constexpr):
+    """Shifts that multiply exponentials by z: those of z = 0 are 0, however large they would be."""
+    b_less = ()
+    for n in tl.static_range(PIXELS):
+        b_less += (b_shift[n] - tl.log2(b_z[n]),)
+    return b_less
 
 
 @triton.jit

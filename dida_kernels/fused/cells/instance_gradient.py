@@ -2,7 +2,8 @@
 
 G_k = (q_k - q_hat_k) / t needs what the forward has left of a pixel, 1/L and 1/Dn, and the two exponentials again.
 `_loss_bwd` walks the slots as the forward does and adds up, per slot, w_m(x) r(x) G_k(x) over the pixels x of a cell,
-for each of its four nodes m; s(x) = sum_k G_k cos_k stays in registers. `adjoint.py` takes both back to the nodes.
+for each of its four nodes m; s(x) = sum_k G_k cos_k stays in registers. `adjoint.py` takes both back to the nodes. The
+weight of a pixel in the loss is part of its G.
 
 The four sums come from four running sums: of G, of G times the share of the right node, of the lower one, and of both.
 In border cells the clamped nodes coincide; the shares are set to 0 or 1 there, which costs nothing in the loop.
@@ -35,6 +36,9 @@ from dida_kernels.fused.cells.geometry import (
     full_pixels,
     image_pixels,
     inside_image,
+    less,
+    less_log2,
+    load_image,
     load_nodes,
     load_pixels,
     load_streams,
@@ -55,9 +59,8 @@ SEAM_SLOTS = {torch.float32: 192, torch.float16: 384}
 
 
 @triton.jit
-def _seam_units(p_scale, o_cell, n_cell, CX: tl.constexpr):
+def _seam_units(p_scale, b_unit, o_cell, n_cell, CX: tl.constexpr):
     """Factors that take the sums of a cell, and of the next one, to the unit of their seam: the larger of the two."""
-    b_unit = tl.load(p_scale + o_cell, mask=o_cell < n_cell, other=0.0)
     b_unit_next = tl.load(p_scale + o_cell + 1, mask=o_cell + 1 < n_cell, other=0.0)
     b_per_unit = 1.0 / tl.maximum(tl.maximum(b_unit, b_unit_next), 1e-30)
     return b_unit * b_per_unit, tl.where(tl.arange(0, CX) == CX - 1, 0.0, b_unit_next * b_per_unit)
@@ -112,8 +115,29 @@ def _store_seams(p_out, lower, o_edge, b_all, b_right, b_lower, b_both, b_own, b
 
 
 @triton.jit
+def _node_shares(o_cell_axis, nodes_axis, first, S: tl.constexpr, PIXELS: tl.constexpr):
+    b_shares = ()
+    for i in tl.static_range(PIXELS):
+        b_shares += (node_share(o_cell_axis, nodes_axis, (first + i + 0.5) / S),)
+    return b_shares
+
+
+@triton.jit
+def _given_class(b_shift_d, b_wd, b_z, PIXELS: tl.constexpr, PIXEL_SHIFT: tl.constexpr):
+    """The teacher's shifts, and the factors of its exponentials, with z of a class."""
+    b_shift, b_factor = b_shift_d, b_wd
+    if PIXEL_SHIFT:
+        b_shift = less_log2(b_shift_d, b_z, PIXELS)
+    else:
+        b_factor = ()
+        for n in tl.static_range(PIXELS):
+            b_factor += (b_z[n] * b_wd[n],)
+    return b_shift, b_factor
+
+
+@triton.jit
 def _loss_bwd(
-    p_a, p_r, p_prior, p_label, p_start, p_max, p_weight, p_scale, p_seam, p_s,
+    p_a, p_r, p_prior, p_log2_prior, p_label, p_start, p_max, p_factor, p_scale, p_seam, p_s,
     n_class, h, w, n_node, n_cell, i_first, i_stop, group_slots,
     stride_b, stride_c, stride_y, stride_x, to_log2,
     S: tl.constexpr, SR: tl.constexpr, CX: tl.constexpr, PIXEL_SHIFT: tl.constexpr, ADD: tl.constexpr,
@@ -134,37 +158,35 @@ def _loss_bwd(
     b_factor_d, b_factor_c, b_shift_d, b_shift_c = load_streams(
         p_r, p_max, i_pixel, stride, o_cell, m_cell, to_log2, S, PIXELS, PIXEL_SHIFT
     )
-    b_wd = load_pixels(p_weight + i_pixel + o_cell, stride, m_cell, PIXELS)
-    b_wc = load_pixels(p_weight + (i_pixel + S * S * stride) + o_cell, stride, m_cell, PIXELS)
-    b_own, b_other = _seam_units(p_scale + i_part * stride, o_cell, n_cell, CX)
+    b_wd = load_pixels(p_factor + i_pixel + o_cell, stride, m_cell, PIXELS)
+    b_wc = load_pixels(p_factor + (i_pixel + S * S * stride) + o_cell, stride, m_cell, PIXELS)
+    b_scale = tl.load(p_scale + i_part * stride + o_cell, mask=m_cell, other=0.0)
+    b_own, b_other = _seam_units(p_scale + i_part * stride, b_scale, o_cell, n_cell, CX)
     o_next = tl.minimum(tl.arange(0, CX) + 1, CX - 1)
     # Behind a row of seam sums stand the edges: what the first cell of each program has for the seam before it.
     row = stride + tl.num_programs(0)
     o_edge = n_cell + tl.program_id(0) - o_cell
     b_s = full_pixels(0.0, CX, PIXELS)
-    b_share_x, b_share_y = (), ()
-    for i in tl.static_range(S):
-        b_share_x += (node_share(o_cx, w, (i + 0.5) / S),)
-    for j in tl.static_range(SR):
-        b_share_y += (node_share(o_cy, h, (i_row + j + 0.5) / S),)
+    b_share_x, b_share_y = _node_shares(o_cx, w, 0, S, S), _node_shares(o_cy, h, i_row, S, SR)
 
     i_lo = i_first + i_g * group_slots
     i_hi = tl.minimum(i_lo + group_slots, i_stop)
     c_first, c_last = classes_of(p_label, i_lo, i_hi, n_class)
     lower = (i_stop - i_first) * row
-    for c in range(c_first, c_last + 1):
+    # Without a scale nothing of a cell counts: `adjoint.fold` does not read what would be stored for it.
+    c_stop = tl.where(tl.max(b_scale, 0) > 0, c_last + 1, c_first)
+    for c in range(c_first, c_stop):
         k_lo = tl.maximum(tl.load(p_start + c), i_lo)
         k_hi = tl.minimum(tl.load(p_start + c + 1), i_hi)
-        b_zwd = ()
-        for n in tl.static_range(PIXELS):
-            p_zn = p_z + c * tl.cast(stride_c, tl.int64) + n // S * stride_y + n % S * stride_x
-            b_zwd += (tl.load(p_zn, mask=m_pixel[n], other=0.0).to(tl.float32) * b_wd[n],)
+        b_z = load_image(p_z + c * tl.cast(stride_c, tl.int64), m_pixel, stride_y, stride_x, S, PIXELS)
+        b_shift_x = less(b_shift_c, tl.load(p_log2_prior + c), PIXELS)
+        b_shift_y, b_zwd = _given_class(b_shift_d, b_wd, b_z, PIXELS, PIXEL_SHIFT)
         p_slot = p_a + (k_lo - i_first).to(tl.int64) * 2 * n_node
         p_out = p_seam + (i_part * 2 * lower + (k_lo - i_first) * row) + o_cell
         for _ in range(k_lo, k_hi):
             b_d00, b_d01, b_d10, b_d11, b_c00, b_c01, b_c10, b_c11 = load_nodes(p_slot, o_00, o_01, o_10, o_11, m_cell)
             b_all, b_right, b_lower, b_both, b_s = _cell_sums(
-                b_d00, b_d01, b_d10, b_d11, b_c00, b_c01, b_c10, b_c11, b_factor_d, b_factor_c, b_shift_d, b_shift_c,
+                b_d00, b_d01, b_d10, b_d11, b_c00, b_c01, b_c10, b_c11, b_factor_d, b_factor_c, b_shift_y, b_shift_x,
                 b_zwd, b_wc, b_share_x, b_share_y, b_s, i_row, S, SR, CX,
             )  # fmt: skip
             _store_seams(p_out, lower, o_edge, b_all, b_right, b_lower, b_both, b_own, b_other, o_next, m_cell)
@@ -179,18 +201,19 @@ class Forward(NamedTuple):
 
     cells: Cells
     prior_BCHW: Tensor
+    log2_prior_C: Tensor
     rows: Tensor  # [M, 2, D], teacher and student
     r: Tensor  # [2, S*S, cells]
     bank: SortedBank
     logits: NodeLogits
     largest: Tensor | None  # [2, S*S, cells], or the shift is 1/t for all
-    weight: Tensor  # [2, S*S, cells]: r/Dn and r/L of the pixels that count, in units of scale
+    factor: Tensor  # [2, S*S, cells]: w r/Dn and w r/L of the pixels that count, in units of scale
     scale: Tensor  # [parts, cells]
     to_log2: float
 
 
 def gradient(forward: Forward) -> Tensor:
-    """dloss/de of the student, [M, D] float32, still without the factor 1 / (t n) of n pixels that count."""
+    """dloss/de of the student, [M, D] float32, still without the factor 1 / (t sum w)."""
     cells, rows = forward.cells, forward.rows
     # Sums are scaled, so fp16's 11 bits are safe for them, and better than bf16's 8 also where the inputs are bf16.
     dtype = torch.float32 if rows.dtype == torch.float32 else torch.float16
@@ -220,8 +243,8 @@ def _launch_bwd(forward: Forward, a: Tensor, first: int, last: int, seam: Tensor
     cells, bank, prior = forward.cells, forward.bank, forward.prior_BCHW
     rows = BACKWARD_ROWS[cells.S]
     _loss_bwd[(triton.cdiv(cells.count, SEAM_CELLS), cells.S // rows, GROUPS)](
-        *(a, forward.r, prior, bank.label_K, bank.start_C1),
-        *(forward.r if forward.largest is None else forward.largest, forward.weight, forward.scale, seam, s),
+        *(a, forward.r, prior, forward.log2_prior_C, bank.label_K, bank.start_C1),
+        *(forward.r if forward.largest is None else forward.largest, forward.factor, forward.scale, seam, s),
         *(prior.shape[1], cells.h, cells.w, cells.nodes, cells.count),
         *(first, last, triton.cdiv(last - first, GROUPS), *prior.stride(), forward.to_log2),
         *(cells.S, rows, SEAM_CELLS, forward.largest is not None, first > 0),

@@ -1,16 +1,21 @@
 """Eq. 4 - 8 in one pass over the bank: loss and gradient without a [N, K], [N, D] or [N, C] tensor.
 
-For every pixel, with cosines c_k of the student and d_k of the teacher, z the class prior, l(k) the class of slot k:
+For every pixel, with cosines c_k of the student and d_k of the teacher, z the teacher's class probabilities, pi the
+student's class prior (1 where there is none), l(k) the class of slot k:
 
-    v_k = exp((c_k - 1) / t)    L  = sum_k v_k                         q_k     = v_k / L
+    x_k = (c_k - 1) / t + log pi_l(k)
+    v_k = exp(x_k)              L  = sum_k v_k                         q_k     = v_k / L
     u_k = exp((d_k - 1) / t)    Dn = sum_k z_l(k) u_k                  q_hat_k = z_l(k) u_k / Dn
-    x_k = (c_k - 1) / t         Nn = sum_k z_l(k) u_k x_k              loss    = log L - Nn / Dn
+                                Nn = sum_k z_l(k) u_k x_k              loss    = log L - Nn / Dn
                                                          G_k = dloss/dc_k = (q_k - q_hat_k) / t
 
-One exponential per stream and slot. The slots are sorted by class, so z enters once per class, not per slot, and a
-prior of exactly 0 is a zero weight instead of log 0. A cosine is at most 1, so 1/t is a shift that needs no running
-maximum: sums over parts of the bank are plain sums, and chunks and programs merge by adding. Below t = 0.0235 exp(-2/t)
-would underflow; there the shift is the pixel's own maximum (`interpolation.shifts`), all else is the same.
+One exponential per stream and slot. The slots are sorted by class, so z and pi enter once per class, not per slot, and
+a z of exactly 0 is a zero weight instead of log 0. A cosine is at most 1, so 1/t is a shift that needs no running
+maximum: sums over parts of the bank are plain sums, and chunks and programs merge by adding. In the cold exp(-2/t)
+would underflow; there the shift is the pixel's own maximum (`interpolation.shifts`), z included: a slot that z leaves
+nothing of may lie so far above the others that they vanish beside it.
+
+A program none of whose pixels has a weight takes no slot. In the gradient such pixels are those without a `scale`.
 
 c_k and d_k are interpolated from the nodes (`interpolation.py`): a thread owns half a cell (S = 4: 8 pixels), keeps
 their sums in registers and reads, per slot, the four nodes of its cell, both streams in one 8-byte load each, lanes
@@ -23,6 +28,7 @@ one scale of a [M, D] tensor.
     symbol       name                     shape (M nodes of the feature grid; cells: see geometry.py)
     e            student, teacher_BDhw    [B, D, h, w] any strides -> rows [M, 2, D], teacher first
     z            prior_BCHW               [B, C, H, W] any strides, H = S h, W = S w
+    w            weight_BHW               [B, H, W] any strides
     b, l         bank (SortedBank)        unit rows [K, D], classes [K], sorted
     e.b          a                        [slots of a chunk, M, 2] float32, at the nodes
     1 / |e|      r                        [2, S*S, cells], of the pixels
@@ -46,7 +52,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dida_kernels.fused.banks import sort_bank
+from dida_kernels.fused.banks import log2_prior, mass_on_slots, sort_bank
 from dida_kernels.fused.cells import interpolation
 from dida_kernels.fused.cells.geometry import (
     Cells,
@@ -56,6 +62,9 @@ from dida_kernels.fused.cells.geometry import (
     full_pixels,
     image_pixels,
     inside_image,
+    less,
+    less_log2,
+    load_image,
     load_nodes,
     load_streams,
     scratch,
@@ -80,38 +89,57 @@ LN2 = tl.constexpr(math.log(2.0))
 
 
 @triton.jit
+def _heaviest(b_weight, CX: tl.constexpr, PIXELS: tl.constexpr):
+    b_heaviest = tl.zeros((CX,), tl.float32)
+    for n in tl.static_range(PIXELS):
+        b_heaviest = tl.maximum(b_heaviest, b_weight[n])
+    return tl.max(b_heaviest, 0)
+
+
+@triton.jit
+def _plus_times(b_sum, b_factor, b_of_class, PIXELS: tl.constexpr):
+    b_plus = ()
+    for n in tl.static_range(PIXELS):
+        b_plus += (b_sum[n] + b_factor[n] * b_of_class[n],)
+    return b_plus
+
+
+@triton.jit
 def _loss_fwd(
-    p_a, p_r, p_prior, p_label, p_start, p_max, p_sum,
+    p_a, p_r, p_prior, p_weight, p_log2_prior, p_label, p_start, p_max, p_sum,
     n_class, h, w, n_node, n_cell, i_first, i_stop, group_slots,
-    stride_b, stride_c, stride_y, stride_x, to_log2,
+    stride_b, stride_c, stride_y, stride_x, stride_wb, stride_wy, stride_wx, to_log2,
     S: tl.constexpr, SR: tl.constexpr, CX: tl.constexpr, PIXEL_SHIFT: tl.constexpr, ADD: tl.constexpr,
 ):  # fmt: skip
     PIXELS: tl.constexpr = SR * S
     o_cell = tl.program_id(0) * CX + tl.arange(0, CX)
-    i_row = tl.program_id(1) * SR
-    i_g = tl.program_id(2)
-    m_cell = o_cell < n_cell
-    stride = tl.cast(n_cell, tl.int64)
+    i_row, i_g = tl.program_id(1) * SR, tl.program_id(2)
+    m_cell, stride = o_cell < n_cell, tl.cast(n_cell, tl.int64)
     o_b, o_cy, o_cx = cell_position(o_cell, h, w)
     o_00, o_01, o_10, o_11 = cell_nodes(o_b, o_cy, o_cx, h, w)
     m_pixel = inside_image(m_cell, o_cy, o_cx, i_row, h, w, S, PIXELS)
     p_z = image_pixels(p_prior, o_b, o_cy, o_cx, i_row, stride_b, stride_y, stride_x, S)
+    p_w = image_pixels(p_weight, o_b, o_cy, o_cx, i_row, stride_wb, stride_wy, stride_wx, S)
+    heaviest = _heaviest(load_image(p_w, m_pixel, stride_wy, stride_wx, S, PIXELS), CX, PIXELS)
 
     b_factor_d, b_factor_c, b_shift_d, b_shift_c = load_streams(
         p_r, p_max, i_row * S * stride, stride, o_cell, m_cell, to_log2, S, PIXELS, PIXEL_SHIFT
     )
-    b_L = full_pixels(0.0, CX, PIXELS)
-    b_D = full_pixels(0.0, CX, PIXELS)
-    b_N = full_pixels(0.0, CX, PIXELS)
+    b_L, b_D, b_N = full_pixels(0.0, CX, PIXELS), full_pixels(0.0, CX, PIXELS), full_pixels(0.0, CX, PIXELS)
 
     i_lo = i_first + i_g * group_slots
     i_hi = tl.minimum(i_lo + group_slots, i_stop)
     c_first, c_last = classes_of(p_label, i_lo, i_hi, n_class)
-    for c in range(c_first, c_last + 1):
+    c_stop = tl.where(heaviest > 0, c_last + 1, c_first)
+    for c in range(c_first, c_stop):
         k_lo = tl.maximum(tl.load(p_start + c), i_lo)
         k_hi = tl.minimum(tl.load(p_start + c + 1), i_hi)
-        b_S = full_pixels(0.0, CX, PIXELS)
-        b_R = full_pixels(0.0, CX, PIXELS)
+        p_zc = p_z + c * tl.cast(stride_c, tl.int64)
+        b_shift_x = less(b_shift_c, tl.load(p_log2_prior + c), PIXELS)
+        b_shift_y = b_shift_d
+        if PIXEL_SHIFT:
+            b_shift_y = less_log2(b_shift_d, load_image(p_zc, m_pixel, stride_y, stride_x, S, PIXELS), PIXELS)
+        b_S, b_R = full_pixels(0.0, CX, PIXELS), full_pixels(0.0, CX, PIXELS)
         p_slot = p_a + (k_lo - i_first).to(tl.int64) * 2 * n_node
         for _ in range(k_lo, k_hi):
             b_d00, b_d01, b_d10, b_d11, b_c00, b_c01, b_c10, b_c11 = load_nodes(p_slot, o_00, o_01, o_10, o_11, m_cell)
@@ -121,21 +149,18 @@ def _loss_fwd(
                 b_d, b_dstep = enlarge_row(b_d00, b_d01, b_d10, b_d11, b_wy)
                 b_c, b_cstep = enlarge_row(b_c00, b_c01, b_c10, b_c11, b_wy)
                 for i in tl.static_range(S):
-                    b_y = (b_d + ((i + 0.5) / S) * b_dstep) * b_factor_d[j * S + i] - b_shift_d[j * S + i]
-                    b_x = (b_c + ((i + 0.5) / S) * b_cstep) * b_factor_c[j * S + i] - b_shift_c[j * S + i]
+                    b_y = (b_d + ((i + 0.5) / S) * b_dstep) * b_factor_d[j * S + i] - b_shift_y[j * S + i]
+                    b_x = (b_c + ((i + 0.5) / S) * b_cstep) * b_factor_c[j * S + i] - b_shift_x[j * S + i]
                     b_u = tl.exp2(b_y)
                     b_L2 += (b_L[j * S + i] + tl.exp2(b_x),)
                     b_S2 += (b_S[j * S + i] + b_u,)
                     b_R2 += (b_R[j * S + i] + b_u * b_x,)
             b_L, b_S, b_R = b_L2, b_S2, b_R2
             p_slot += 2 * tl.cast(n_node, tl.int64)
-        b_D2, b_N2 = (), ()
-        for n in tl.static_range(PIXELS):
-            p_zn = p_z + c * tl.cast(stride_c, tl.int64) + n // S * stride_y + n % S * stride_x
-            b_z = tl.load(p_zn, mask=m_pixel[n], other=0.0).to(tl.float32)
-            b_D2 += (b_D[n] + b_z * b_S[n],)
-            b_N2 += (b_N[n] + b_z * b_R[n],)
-        b_D, b_N = b_D2, b_N2
+        b_z = full_pixels(1.0, CX, PIXELS)
+        if not PIXEL_SHIFT:
+            b_z = load_image(p_zc, m_pixel, stride_y, stride_x, S, PIXELS)
+        b_D, b_N = _plus_times(b_D, b_z, b_S, PIXELS), _plus_times(b_N, b_z, b_R, PIXELS)
     i_sum = (i_g * (3 * S * S) + i_row * S) * stride
     store_pixels(p_sum + i_sum + o_cell, stride, b_L, m_cell, PIXELS, ADD)
     store_pixels(p_sum + (i_sum + S * S * stride) + o_cell, stride, b_D, m_cell, PIXELS, ADD)
@@ -144,9 +169,9 @@ def _loss_fwd(
 
 @triton.jit
 def _loss_reduce(
-    p_sum, p_r, p_valid, p_loss, p_count, p_weight, p_scale,
-    h, w, n_cell,
-    stride_b, stride_y, stride_x,
+    p_sum, p_r, p_prior, p_weight, p_start, p_loss, p_mass, p_factor, p_scale,
+    n_class, h, w, n_cell,
+    stride_b, stride_c, stride_y, stride_x, stride_wb, stride_wy, stride_wx,
     S: tl.constexpr, SR: tl.constexpr, CX: tl.constexpr, GROUPS: tl.constexpr, NEED_GRAD: tl.constexpr,
 ):  # fmt: skip
     PIXELS: tl.constexpr = SR * S
@@ -157,10 +182,12 @@ def _loss_reduce(
     stride = tl.cast(n_cell, tl.int64)
     o_b, o_cy, o_cx = cell_position(o_cell, h, w)
     m_pixel = inside_image(m_cell, o_cy, o_cx, i_row, h, w, S, PIXELS)
-    p_v = image_pixels(p_valid, o_b, o_cy, o_cx, i_row, stride_b, stride_y, stride_x, S)
+    p_z = image_pixels(p_prior, o_b, o_cy, o_cx, i_row, stride_b, stride_y, stride_x, S)
+    p_w = image_pixels(p_weight, o_b, o_cy, o_cx, i_row, stride_wb, stride_wy, stride_wx, S)
+    b_w = load_image(p_w, m_pixel, stride_wy, stride_wx, S, PIXELS)
     o_first = i_row * S * stride + o_cell
     b_loss = tl.zeros((CX,), tl.float32)
-    b_count = tl.zeros((CX,), tl.int32)
+    b_mass = tl.zeros((CX,), tl.float32)
     b_scale = tl.zeros((CX,), tl.float32)
     b_wd, b_wc = (), ()
     for n in tl.static_range(PIXELS):
@@ -172,33 +199,33 @@ def _loss_reduce(
             b_L += tl.load(p_L, mask=m_cell, other=0.0)
             b_D += tl.load(p_L + S * S * stride, mask=m_cell, other=0.0)
             b_N += tl.load(p_L + 2 * S * S * stride, mask=m_cell, other=0.0)
-        b_valid = tl.load(p_v + n // S * stride_y + n % S * stride_x, mask=m_pixel[n], other=0)
-        # Dn = 0: all of the prior is on classes without slots, there is no q_hat and the pixel does not count
-        m_counts = (b_valid != 0) & (b_D > 0)
+        m_weighs = m_pixel[n] & (b_w[n] > 0)
+        p_zn = p_z + n // S * stride_y + n % S * stride_x
+        m_counts = m_weighs & (b_D > 0) & mass_on_slots(p_zn, stride_c, m_weighs, p_start, n_class)
         b_L = tl.where(m_counts, b_L, 1.0)
         b_D = tl.where(m_counts, b_D, 1.0)
-        b_loss += tl.where(m_counts, tl.log(b_L) - LN2 * (b_N / b_D), 0.0)
-        b_count += m_counts.to(tl.int32)
+        b_loss += tl.where(m_counts, b_w[n] * (tl.log(b_L) - LN2 * (b_N / b_D)), 0.0)
+        b_mass += tl.where(m_counts, b_w[n], 0.0)
         if NEED_GRAD:
-            b_r = tl.load(p_r + (S * S + n) * stride + o_first, mask=m_counts, other=0.0)
+            b_r = b_w[n] * tl.load(p_r + (S * S + n) * stride + o_first, mask=m_counts, other=0.0)
             b_scale = tl.maximum(b_scale, b_r / UNITS_PER_SCALE)
             b_wd += (b_r / b_D,)
             b_wc += (b_r / b_L,)
     i_out = i_part * tl.num_programs(0) + tl.program_id(0)
     tl.store(p_loss + i_out, tl.sum(b_loss, 0))
-    tl.store(p_count + i_out, tl.sum(b_count, 0))
+    tl.store(p_mass + i_out, tl.sum(b_mass, 0))
     if NEED_GRAD:
         tl.store(p_scale + i_part * stride + o_cell, b_scale, mask=m_cell)
         b_inverse = 1.0 / tl.maximum(b_scale, 1e-30)  # no pixel counts: 0 in units of anything
         for n in tl.static_range(PIXELS):
-            tl.store(p_weight + n * stride + o_first, b_wd[n] * b_inverse, mask=m_cell)
-            tl.store(p_weight + (S * S + n) * stride + o_first, b_wc[n] * b_inverse, mask=m_cell)
+            tl.store(p_factor + n * stride + o_first, b_wd[n] * b_inverse, mask=m_cell)
+            tl.store(p_factor + (S * S + n) * stride + o_first, b_wc[n] * b_inverse, mask=m_cell)
 
 
 @torch.library.custom_op("dida::instance_loss_cells", mutates_args=())
 def instance_loss_cells(
-    student_BDhw: Tensor, teacher_BDhw: Tensor, prior_BCHW: Tensor, valid_BHW: Tensor,
-    bank_KD: Tensor, label_K: Tensor, temperature: float, need_grad: bool,
+    student_BDhw: Tensor, teacher_BDhw: Tensor, prior_BCHW: Tensor, weight_BHW: Tensor,
+    bank_KD: Tensor, label_K: Tensor, log_prior_C: Tensor | None, temperature: float, need_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The loss, its unscaled gradient [M, D] float32 to the student ([0, D] unless needed), and the scale of it."""
     B, D, h, w = student_BDhw.shape
@@ -206,45 +233,48 @@ def instance_loss_cells(
     to_log2 = math.log2(math.e) / temperature
     with torch.autocast(student_BDhw.device.type, enabled=False), torch.cuda.device_of(student_BDhw):
         rows, r = interpolation.rows_and_norms(teacher_BDhw, student_BDhw, cells=cells)
-        bank = sort_bank(bank_KD, label_K, prior_BCHW.shape[1])
+        C = prior_BCHW.shape[1]
+        bank, log2_prior_C = sort_bank(bank_KD, label_K, C), log2_prior(log_prior_C, label_K, C)
         logits = NodeLogits(bank, rows)
-        largest = interpolation.shifts(logits, r, cells, temperature)
+        largest = interpolation.shifts(logits, r, cells, temperature, (prior_BCHW, log2_prior_C))
 
         sums = scratch(GROUPS, 3, cells.S**2, cells.count, like=r)
         fwd_rows, bwd_rows = FORWARD_ROWS[cells.S], BACKWARD_ROWS[cells.S]
         blocks = triton.cdiv(cells.count, CX)
         for start, stop, a in logits:
             _loss_fwd[(blocks, cells.S // fwd_rows, GROUPS)](
-                *(a, r, prior_BCHW, bank.label_K, bank.start_C1, r if largest is None else largest, sums),
-                *(prior_BCHW.shape[1], h, w, cells.nodes, cells.count),
-                *(start, stop, triton.cdiv(stop - start, GROUPS), *prior_BCHW.stride(), to_log2),
+                *(a, r, prior_BCHW, weight_BHW, log2_prior_C, bank.label_K, bank.start_C1),
+                *(r if largest is None else largest, sums, C, h, w, cells.nodes, cells.count),
+                *(start, stop, triton.cdiv(stop - start, GROUPS), *prior_BCHW.stride(), *weight_BHW.stride(), to_log2),
                 *(cells.S, fwd_rows, CX, largest is not None, start > 0),
                 num_warps=NUM_WARPS,
                 **LAUNCH,
             )
         parts = cells.S // bwd_rows
         loss = scratch(parts * blocks, like=r)
-        count = scratch(parts * blocks, like=r, dtype=torch.int32)
-        weight = scratch(2, cells.S**2, cells.count, like=r) if need_grad else r
+        mass = scratch(parts * blocks, like=r)
+        factor = scratch(2, cells.S**2, cells.count, like=r) if need_grad else r
         scale = scratch(parts, cells.count, like=r) if need_grad else r
         _loss_reduce[(blocks, parts)](
-            *(sums, r, valid_BHW.view(torch.uint8), loss, count, weight, scale, h, w, cells.count, *valid_BHW.stride()),
+            *(sums, r, prior_BCHW, weight_BHW, bank.start_C1, loss, mass, factor, scale),
+            *(C, h, w, cells.count, *prior_BCHW.stride(), *weight_BHW.stride()),
             *(cells.S, bwd_rows, CX, GROUPS, need_grad),
             num_warps=NUM_WARPS,
             **LAUNCH,
         )
         del sums
-        n = count.sum().clamp(min=1)
-        loss = loss.sum() / n
-        grad_scale = (1 / temperature / n).float()
+        total = mass.sum(dtype=torch.float64).float()  # of weights 0 and 1 it is a count, which float32 loses
+        total = total.where(total > 0, 1.0)
+        loss = loss.sum() / total
+        grad_scale = 1 / temperature / total
         if not need_grad:
             return loss, loss.new_empty(0, D), grad_scale
-        forward = Forward(cells, prior_BCHW, rows, r, bank, logits, largest, weight, scale, to_log2)
+        forward = Forward(cells, prior_BCHW, log2_prior_C, rows, r, bank, logits, largest, factor, scale, to_log2)
         return loss, gradient(forward), grad_scale
 
 
 @instance_loss_cells.register_fake
-def _(student_BDhw, teacher_BDhw, prior_BCHW, valid_BHW, bank_KD, label_K, temperature, need_grad):
+def _(student_BDhw, teacher_BDhw, prior_BCHW, weight_BHW, bank_KD, label_K, log_prior_C, temperature, need_grad):
     B, D, h, w = student_BDhw.shape
     scalar = student_BDhw.new_empty((), dtype=torch.float32)
     return scalar, scalar.new_empty(B * h * w if need_grad else 0, D), torch.empty_like(scalar)
@@ -261,9 +291,9 @@ def _backward(ctx, grad_loss, _grad_of_grad, _grad_of_scale):
     if torch.is_grad_enabled():
         raise RuntimeError("instance_loss: its gradient is a constant made in the forward; no create_graph=True")
     if grad_loss is None:
-        return (None,) * 8
+        return (None,) * 9
     (grad_MD, grad_scale), ((B, D, h, w), dtype) = ctx.saved_tensors, ctx.like
-    return scaled(grad_MD, grad_loss, grad_scale, dtype).view(B, h, w, D).permute(0, 3, 1, 2), *[None] * 7
+    return scaled(grad_MD, grad_loss, grad_scale, dtype).view(B, h, w, D).permute(0, 3, 1, 2), *[None] * 8
 
 
 instance_loss_cells.register_autograd(_backward, setup_context=_setup)

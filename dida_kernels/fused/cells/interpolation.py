@@ -17,8 +17,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dida_kernels.fused.cells.geometry import Cells, cell_nodes, cell_position, enlarge_row, scratch
-from dida_kernels.fused.cells.node_logits import NodeLogits
+from dida_kernels.fused.banks import CONSTANT_SHIFT_TEMPERATURE
+from dida_kernels.fused.cells.geometry import (
+    Cells,
+    cell_nodes,
+    cell_position,
+    enlarge_row,
+    full_pixels,
+    image_pixels,
+    inside_image,
+    scratch,
+)
+from dida_kernels.fused.cells.node_logits import NodeLogits, classes_of
 from dida_kernels.fused.launch import LAUNCH
 
 # A tile of [D, cells] keeps one accumulator per element and pixel of the cell. These tiles have 4 elements a thread (2
@@ -26,9 +36,8 @@ from dida_kernels.fused.launch import LAUNCH
 NORM_CELLS = 32
 NORM_D = {2: 16, 4: 16, 8: 8}
 
-# exp((cos - 1) / t) of any cosine is a normal float32 while 2 / t <= 85; below, the shift is the pixel's maximum.
-CONSTANT_SHIFT_TEMPERATURE = 2 / 85
 MAX_CELLS = 128  # `shifts`: one cell and one of its pixel rows a thread
+LOWEST = tl.constexpr(-1e30)  # below every exponent, and finite: -inf - -inf would be NaN where all of z is 0
 
 
 @triton.jit
@@ -107,9 +116,9 @@ def rows_and_norms(*embeds_BDhw: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
 
 @triton.jit
 def _largest_logits(
-    p_a, p_r, p_max,
-    h, w, n_node, n_cell, n_k,
-    to_log2,
+    p_a, p_r, p_prior, p_log2_prior, p_label, p_start, p_max,
+    n_class, h, w, n_node, n_cell, i_first, i_stop,
+    stride_b, stride_c, stride_y, stride_x, to_log2,
     S: tl.constexpr, STREAMS: tl.constexpr, CX: tl.constexpr, RESUME: tl.constexpr,
 ):  # fmt: skip
     o_cell = tl.program_id(0) * CX + tl.arange(0, CX)
@@ -118,6 +127,9 @@ def _largest_logits(
     m_cell = o_cell < n_cell
     o_b, o_cy, o_cx = cell_position(o_cell, h, w)
     o_00, o_01, o_10, o_11 = cell_nodes(o_b, o_cy, o_cx, h, w)
+    m_pixel = inside_image(m_cell, o_cy, o_cx, i_j, h, w, S, S)
+    p_z = image_pixels(p_prior, o_b, o_cy, o_cx, i_j, stride_b, stride_y, stride_x, S)
+    m_teacher = tl.broadcast_to(i_s, (CX,)) == 0
     b_fy = (i_j + 0.5) / S
     stride = tl.cast(n_cell, tl.int64)
     o_first = (i_s * S + i_j) * S * stride + o_cell
@@ -129,37 +141,57 @@ def _largest_logits(
         if RESUME:
             b_max += (tl.load(p_max + o_pixel, mask=m_cell, other=0.0),)
         else:
-            b_max += (tl.full((CX,), float("-inf"), tl.float32),)
+            b_max += (tl.full((CX,), LOWEST, tl.float32),)
     p_row = p_a + i_s
-    for _ in range(0, n_k):
-        b_00 = tl.load(p_row + o_00 * STREAMS, mask=m_cell, other=0.0)
-        b_01 = tl.load(p_row + o_01 * STREAMS, mask=m_cell, other=0.0)
-        b_10 = tl.load(p_row + o_10 * STREAMS, mask=m_cell, other=0.0)
-        b_11 = tl.load(p_row + o_11 * STREAMS, mask=m_cell, other=0.0)
-        b_left = b_00 + b_fy * (b_10 - b_00)
-        b_step = b_01 + b_fy * (b_11 - b_01) - b_left
+    c_first, c_last = classes_of(p_label, i_first, i_stop, n_class)
+    for c in range(c_first, c_last + 1):
+        b_top = full_pixels(LOWEST, CX, S)
+        for _ in range(tl.maximum(tl.load(p_start + c), i_first), tl.minimum(tl.load(p_start + c + 1), i_stop)):
+            b_00 = tl.load(p_row + o_00 * STREAMS, mask=m_cell, other=0.0)
+            b_01 = tl.load(p_row + o_01 * STREAMS, mask=m_cell, other=0.0)
+            b_10 = tl.load(p_row + o_10 * STREAMS, mask=m_cell, other=0.0)
+            b_11 = tl.load(p_row + o_11 * STREAMS, mask=m_cell, other=0.0)
+            b_left = b_00 + b_fy * (b_10 - b_00)
+            b_step = b_01 + b_fy * (b_11 - b_01) - b_left
+            b_next = ()
+            for i in tl.static_range(S):
+                b_next += (tl.maximum(b_top[i], (b_left + ((i + 0.5) / S) * b_step) * b_r[i]),)
+            b_top = b_next
+            p_row += tl.cast(n_node, tl.int64) * STREAMS
         b_next = ()
         for i in tl.static_range(S):
-            b_next += (tl.maximum(b_max[i], (b_left + ((i + 0.5) / S) * b_step) * b_r[i]),)
+            b_class = b_top[i]
+            if STREAMS == 2:  # teacher, then student
+                p_zi = p_z + c * tl.cast(stride_c, tl.int64) + i * stride_x
+                b_z = tl.load(p_zi, mask=m_pixel[i] & m_teacher, other=0.0).to(tl.float32)
+                b_class += tl.where(m_teacher, tl.log2(b_z), tl.load(p_log2_prior + c))
+            b_next += (tl.maximum(b_max[i], b_class),)
         b_max = b_next
-        p_row += tl.cast(n_node, tl.int64) * STREAMS
     for i in tl.static_range(S):
         tl.store(p_max + o_first + i * stride, b_max[i], mask=m_cell)
 
 
-def shifts(logits: NodeLogits, r: Tensor, cells: Cells, temperature: float) -> Tensor | None:
+def shifts(
+    logits: NodeLogits, r: Tensor, cells: Cells, temperature: float, priors: tuple[Tensor, Tensor] | None = None
+) -> Tensor | None:
     """None where 1/t shifts all exponentials; else max over the slots of cos / t, in units of log2, as `r` is laid out.
 
-    Knowing the maximum *before* the sums are taken, rather than rescaling them while they are, leaves the sums of
-    chunks and programs free to be added in any grouping. The pass over the bank that it costs has no exponential.
+    `priors`, of two streams: z [B, C, H, W], whose logarithm is part of what the teacher's slots are compared by, and
+    log2 pi [C] of the student's. Knowing the maximum *before* the sums are taken, rather than rescaling them while they
+    are, leaves the sums of chunks and programs free to be added in any grouping. The pass over the bank that it costs
+    has no exponential.
     """
     if temperature >= CONSTANT_SHIFT_TEMPERATURE:
         return None
-    largest = scratch(*r.shape, like=r)
-    for start, _, a in logits:
-        slots, _, streams = a.shape
+    largest, bank = scratch(*r.shape, like=r), logits.bank
+    z, log2_prior_C = priors or (r, r)  # of one stream they are not read
+    strides = z.stride() if priors else (0, 0, 0, 0)
+    for start, stop, a in logits:
+        streams = a.shape[2]
         _largest_logits[(triton.cdiv(cells.count, MAX_CELLS), cells.S, streams)](
-            *(a, r, largest, cells.h, cells.w, cells.nodes, cells.count, slots, math.log2(math.e) / temperature),
+            *(a, r, z, log2_prior_C, bank.label_K, bank.start_C1, largest),
+            *(len(bank.start_C1) - 1, cells.h, cells.w, cells.nodes, cells.count),
+            *(start, stop, *strides, math.log2(math.e) / temperature),
             *(cells.S, streams, MAX_CELLS, start > 0),
             num_warps=4,
             **LAUNCH,

@@ -1,18 +1,19 @@
 """Eq. (6) over pixels that need no enlargement, `equations.instance_loss` in its [N, D] form, in one kernel.
 
-With s_k = (e . b_k) / (|e| t) of the student, w_k the same of the teacher and z_k the prior of the class of slot k
+With s_k = (e . b_k) / (|e| t) of the student, w_k the same of the teacher, z_k the teacher's probability of the class
+of slot k and p_k the logarithm of the student's prior of it (0 where there is none)
 
-    L = sum_k exp(s_k)       U = sum_k z_k exp(w_k)       M = sum_k z_k exp(w_k) s_k       E = sum_k exp(s_k) s_k
-    loss = log L - M / U                                  q_k = exp(s_k) / L,  q_hat_k = z_k exp(w_k) / U
-    g_k  = q_k - q_hat_k                                  sum_k g_k s_k = E / L - M / U
+    L = sum_k exp(s_k + p_k)     U = sum_k z_k exp(w_k)     M = sum_k z_k exp(w_k) s_k     P = sum_k z_k exp(w_k) p_k
+    E = sum_k exp(s_k + p_k) s_k                            q_k = exp(s_k + p_k) / L,      q_hat_k = z_k exp(w_k) / U
+    loss = log L - (M + P) / U                              g_k = q_k - q_hat_k,           sum_k g_k s_k = E / L - M / U
     de   = (sum_k g_k b_k / t - (e / |e|) sum_k g_k s_k) / |e|
 
-A program owns a block of pixels, keeps both embeddings on chip and sweeps the bank twice: the first sweep sums L, U, M
-and E, the second computes the same logits again and feeds g straight into one more product. Five products of N K D in
+A program owns a block of pixels, keeps both embeddings on chip and sweeps the bank twice: the first sweep sums L, U, M,
+E and P, the second computes the same logits again and feeds g straight into one more product. Five products of N K D in
 all, one accumulator of [pixels, D], and both embeddings read once. E is what makes the second sweep lean: the part of
-the gradient along e is known before it starts, so nothing but g . b is left to accumulate. Blocks without a valid pixel
-sweep nothing. The gradient leaves the forward pass without its factor 1 / count, which no program can know yet; the
-backward pass multiplies it by that and by the incoming gradient.
+the gradient along e is known before it starts, so nothing but g . b is left to accumulate. Blocks without a weighted
+pixel sweep nothing. The gradient leaves the forward pass without its factor 1 / sum of weights, which no program can
+know yet; the backward pass multiplies it by that and by the incoming gradient.
 
 The bank is packed first (packed_bank.py): sorted by class in segments, so that the prior is read once for 16 slots. The
 sweeps end at `used`, which the kernel reads from the device: no synchronisation; and no atomics.
@@ -21,13 +22,13 @@ sweeps end at `used`, which the kernel reads from the device: no synchronisation
     e          student_ND    [N, D] float32, bfloat16 or float16, any strides; the only input with a gradient
                teacher_ND    [N, D] as the student; two dtypes meet in the one that holds both
     z          prior_NC      [N, C] floating, any strides
+               weight_N      [N] floating, any stride
     b          packed        unit rows, bias, classes of the segments, used
 
 Not materialised: normalised embeddings (2 N D), logits, q, q_hat, g (N K each). Written: the gradient, 8 bytes a block.
 
-Numerics as in bank_similarity.py. exp(w) enters U shifted by the largest exponent possible, or found among slots with
-z > 0 (ONLINE), so that a prior on far slots alone does not underflow. Where U = 0 (no mass on a class with slots; less
-than the smallest normal float32 is as good) the pixel leaves sum and count, as in the equation. float16 gradients are
+Numerics as in bank_similarity.py. z exp(w) enters U shifted by the largest exponent possible, or in the cold by the
+largest found (ONLINE), z included, so that z on far slots alone does not underflow. float16 gradients are
 kept in float32 until they are scaled: the values before scaling span more than float16 does.
 """
 
@@ -38,9 +39,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dida_kernels.fused.banks import CONSTANT_SHIFT_TEMPERATURE, log2_prior, mass_on_slots, sort_bank
 from dida_kernels.fused.launch import INTERPRETED, LAUNCH
 from dida_kernels.fused.rows.blocks import (
-    MIN_SHIFTED,
     RowBlock,
     RowBlocks,
     block_for,
@@ -55,7 +56,7 @@ from dida_kernels.fused.rows.packed_bank import SEGMENT, load_packed, pack_bank
 from dida_kernels.fused.scaled import scaled
 
 LN_2: tl.constexpr = tl.constexpr(math.log(2))
-TINY: tl.constexpr = tl.constexpr(torch.finfo(torch.float32).tiny)
+LOWEST: tl.constexpr = tl.constexpr(-1e30)  # below every exponent, and finite: -inf - -inf would be NaN
 BLOCKS = RowBlocks(
     half=RowBlock(64, 32, 32),
     half_hopper=RowBlock(128, 64, 32),  # 64 slots: narrower blocks starve Hopper's matrix unit
@@ -65,18 +66,18 @@ BLOCKS = RowBlocks(
 
 @triton.jit
 def _row_sums(
-    b_student, b_teacher, b_scale_s, b_scale_w, p_rows, p_bias, p_class, p_prior, used, o_n, N,
+    b_student, b_teacher, b_scale_s, b_scale_w, p_rows, p_bias, p_class, p_slot_prior, p_prior, used, o_n, N,
     stride_prior_n, stride_prior_c, log2e_over_t,
     BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SEGMENT: tl.constexpr,
-    NEED_GRAD: tl.constexpr, ONLINE: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+    NEED_GRAD: tl.constexpr, ADJUSTED: tl.constexpr, ONLINE: tl.constexpr,
+    PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """One sweep over the slots: sums L, E of the student and U, M of the teacher, [BLOCK_N, BLOCK_K], one for every
+    """One sweep over the slots: sums L, E of the student and U, M, P of the teacher, [BLOCK_N, BLOCK_K], one for every
     column of the block (columns are added up once, behind the loop), and what the exponents of both were less."""
     zero = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
-    b_L, b_E, b_U, b_M = zero, zero, zero, zero
+    b_L, b_E, b_U, b_M, b_P = zero, zero, zero, zero, zero
     one = tl.full((BLOCK_N,), 1.0, tl.float32)
-    b_top_s = zero - 2 * log2e_over_t  # below every exponent, and finite: -inf - -inf would be NaN
-    b_top_w = b_top_s
+    b_top_s, b_top_w = zero + LOWEST, zero + LOWEST
     for i_k in tl.range(0, used, BLOCK_K):
         b_b, b_bias, b_z = load_packed(
             p_rows, p_bias, p_class, p_prior, i_k, o_n, N, stride_prior_n, stride_prior_c, one,
@@ -84,38 +85,43 @@ def _row_sums(
         )  # fmt: skip
         b_w = dot(b_teacher, tl.trans(b_b), zero, PRECISION, UPCAST) * b_scale_w
         b_s = dot(b_student, tl.trans(b_b), zero, PRECISION, UPCAST) * b_scale_s
+        b_p = tl.zeros((BLOCK_K,), tl.float32)
+        if ADJUSTED:
+            b_p = tl.load(p_slot_prior + i_k + tl.arange(0, BLOCK_K))
         if ONLINE:
-            b_higher_s = tl.maximum(b_top_s, b_s + b_bias[None, :])
-            b_higher_w = tl.maximum(b_top_w, tl.where(b_z > 0, b_w + b_bias[None, :], float("-inf")))
+            b_x, b_y = b_s + (b_bias + b_p)[None, :], b_w + b_bias[None, :] + tl.log2(b_z)
+            b_higher_s, b_higher_w = tl.maximum(b_top_s, b_x), tl.maximum(b_top_w, b_y)
             b_shrink_s, b_shrink_w = tl.exp2(b_top_s - b_higher_s), tl.exp2(b_top_w - b_higher_w)
             b_L, b_E, b_U, b_M = b_L * b_shrink_s, b_E * b_shrink_s, b_U * b_shrink_w, b_M * b_shrink_w
+            b_P *= b_shrink_w
             b_top_s, b_top_w = b_higher_s, b_higher_w
-            b_v = tl.exp2(b_s + (b_bias[None, :] - b_top_s))
-            # Slots with z = 0 may lie far above the maximum, and inf * 0 is NaN; of the others no exponent exceeds 0.
-            b_u = tl.exp2(tl.minimum(b_w + (b_bias[None, :] - b_top_w), 0.0)) * b_z
+            b_v, b_u = tl.exp2(b_x - b_top_s), tl.exp2(b_y - b_top_w)
         else:
-            b_v = tl.exp2(b_s + (b_bias - log2e_over_t)[None, :])
+            b_v = tl.exp2(b_s + (b_bias + b_p - log2e_over_t)[None, :])
             b_u = tl.exp2(b_w + (b_bias - log2e_over_t)[None, :]) * b_z
         b_L += b_v
         b_U += b_u
         b_M += b_u * b_s
+        if ADJUSTED:
+            b_P += b_u * b_p[None, :]
         if NEED_GRAD:
             b_E += b_v * b_s
     if ONLINE:
         b_shift_s, b_shift_w = tl.max(b_top_s, 1), tl.max(b_top_w, 1)
         b_shrink_s, b_shrink_w = tl.exp2(b_top_s - b_shift_s[:, None]), tl.exp2(b_top_w - b_shift_w[:, None])
         b_L, b_E, b_U, b_M = b_L * b_shrink_s, b_E * b_shrink_s, b_U * b_shrink_w, b_M * b_shrink_w
+        b_P *= b_shrink_w
     else:
         b_shift_s, b_shift_w = log2e_over_t, log2e_over_t
-    return b_L, b_E, b_U, b_M, b_shift_s, b_shift_w
+    return b_L, b_E, b_U, b_M, b_P, b_shift_s, b_shift_w
 
 
 @triton.jit
 def _row_gradient(
     b_student, b_teacher, b_scale_s, b_scale_w, b_shift_s, b_shift_w, b_per_L, b_per_U,
-    p_rows, p_bias, p_class, p_prior, used, o_n, N, stride_prior_n, stride_prior_c, log2e_over_t,
+    p_rows, p_bias, p_class, p_slot_prior, p_prior, used, o_n, N, stride_prior_n, stride_prior_c, log2e_over_t,
     BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SEGMENT: tl.constexpr,
-    ONLINE: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+    ADJUSTED: tl.constexpr, ONLINE: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     """A second sweep: sum of (q - q_hat) b over the slots, [BLOCK_N, BLOCK_D]."""
     b_de = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
@@ -127,29 +133,34 @@ def _row_gradient(
         )  # fmt: skip
         b_w = dot(b_teacher, tl.trans(b_b), zero, PRECISION, UPCAST) * b_scale_w
         b_s = dot(b_student, tl.trans(b_b), zero, PRECISION, UPCAST) * b_scale_s
+        b_p = tl.zeros((BLOCK_K,), tl.float32)
+        if ADJUSTED:
+            b_p = tl.load(p_slot_prior + i_k + tl.arange(0, BLOCK_K))
         if ONLINE:
-            b_w = tl.minimum(b_w + (b_bias[None, :] - b_shift_w[:, None]), 0.0)
-            b_s += b_bias[None, :] - b_shift_s[:, None]
+            b_u = tl.exp2(b_w + (b_bias[None, :] - b_shift_w[:, None]) + tl.log2(b_z))
+            b_s += (b_bias + b_p)[None, :] - b_shift_s[:, None]
         else:
-            b_w += (b_bias - log2e_over_t)[None, :]
-            b_s += (b_bias - log2e_over_t)[None, :]
-        b_g = tl.exp2(b_s) * b_per_L[:, None] - tl.exp2(b_w) * b_z
+            b_u = tl.exp2(b_w + (b_bias - log2e_over_t)[None, :]) * b_z
+            b_s += (b_bias + b_p - log2e_over_t)[None, :]
+        b_g = tl.exp2(b_s) * b_per_L[:, None] - b_u
         b_de = dot(b_g.to(p_rows.dtype.element_ty), b_b, b_de, PRECISION, UPCAST)
     return b_de
 
 
 @triton.jit
 def _rows_loss(
-    p_student, p_teacher, p_prior, p_valid, p_rows, p_bias, p_class, p_used, p_total, p_grad, N,
+    p_student, p_teacher, p_prior, p_weight, p_rows, p_bias, p_class, p_used, p_slot_prior, p_start, p_total, p_grad,
+    N, C,
     stride_student_n, stride_student_d, stride_teacher_n, stride_teacher_d, stride_prior_n, stride_prior_c,
-    stride_valid, log2e_over_t, inverse_t,
+    stride_weight, log2e_over_t, inverse_t,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_K_GRAD: tl.constexpr,
-    SEGMENT: tl.constexpr, NEED_GRAD: tl.constexpr, ONLINE: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+    SEGMENT: tl.constexpr, NEED_GRAD: tl.constexpr, ADJUSTED: tl.constexpr, ONLINE: tl.constexpr,
+    PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     DOT: tl.constexpr = p_rows.dtype.element_ty
     o_n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    m_valid = tl.load(p_valid + o_n * stride_valid, mask=o_n < N, other=0) != 0
-    used = tl.where(tl.max(m_valid.to(tl.int32), 0) > 0, tl.load(p_used), 0)
+    b_weight = tl.load(p_weight + o_n * stride_weight, mask=o_n < N, other=0.0).to(tl.float32)
+    used = tl.where(tl.max(b_weight, 0) > 0, tl.load(p_used), 0)
     b_student = load_rows(p_student, o_n, N, stride_student_n, stride_student_d, D, BLOCK_D)
     b_teacher = load_rows(p_teacher, o_n, N, stride_teacher_n, stride_teacher_d, D, BLOCK_D)
     b_r = inverse_row_norm(b_student)
@@ -157,29 +168,34 @@ def _rows_loss(
     b_scale_w = (inverse_row_norm(b_teacher) * log2e_over_t)[:, None]
     b_student, b_teacher = b_student.to(DOT), b_teacher.to(DOT)
 
-    b_L, b_E, b_U, b_M, b_shift_s, b_shift_w = _row_sums(
-        b_student, b_teacher, b_scale_s, b_scale_w, p_rows, p_bias, p_class, p_prior, used, o_n, N,
+    b_L, b_E, b_U, b_M, b_P, b_shift_s, b_shift_w = _row_sums(
+        b_student, b_teacher, b_scale_s, b_scale_w, p_rows, p_bias, p_class, p_slot_prior, p_prior, used, o_n, N,
         stride_prior_n, stride_prior_c, log2e_over_t,
-        BLOCK_D, BLOCK_N, BLOCK_K, SEGMENT, NEED_GRAD, ONLINE, PRECISION, UPCAST,
+        BLOCK_D, BLOCK_N, BLOCK_K, SEGMENT, NEED_GRAD, ADJUSTED, ONLINE, PRECISION, UPCAST,
     )  # fmt: skip
     b_sum_U = tl.sum(b_U, 1)
-    m_counts = m_valid & (b_sum_U >= TINY)
+    m_weighs = b_weight > 0
+    m_counts = m_weighs & (b_sum_U > 0)
+    m_counts &= mass_on_slots(p_prior + o_n * stride_prior_n, stride_prior_c, m_weighs, p_start, C)
     b_sum_U = tl.where(m_counts, b_sum_U, 1.0)
     b_sum_L = tl.where(m_counts, tl.sum(b_L, 1), 1.0)
     b_mean_s = tl.sum(b_M, 1) / b_sum_U
-    b_loss = tl.where(m_counts, (b_shift_s + tl.log2(b_sum_L) - b_mean_s) * LN_2, 0.0)
+    b_loss = b_shift_s + tl.log2(b_sum_L) - b_mean_s
+    if ADJUSTED:
+        b_loss -= tl.sum(b_P, 1) / b_sum_U
+    b_loss = tl.where(m_counts, b_weight * (b_loss * LN_2), 0.0)
     tl.store(p_total + tl.program_id(0) * 2, tl.sum(b_loss, 0))
-    tl.store(p_total + tl.program_id(0) * 2 + 1, tl.sum(m_counts.to(tl.float32), 0))
+    tl.store(p_total + tl.program_id(0) * 2 + 1, tl.sum(tl.where(m_counts, b_weight, 0.0), 0))
 
     if NEED_GRAD:
         # A pixel that does not count has q = q_hat = 0 in every slot, hence a gradient that is exactly 0.
-        b_per_L = tl.where(m_counts, 1 / b_sum_L, 0.0)
-        b_per_U = tl.where(m_counts, 1 / b_sum_U, 0.0)
-        b_along = tl.where(m_counts, (tl.sum(b_E, 1) / b_sum_L - b_mean_s) * LN_2, 0.0)
+        b_per_L = tl.where(m_counts, b_weight / b_sum_L, 0.0)
+        b_per_U = tl.where(m_counts, b_weight / b_sum_U, 0.0)
+        b_along = tl.where(m_counts, b_weight * ((tl.sum(b_E, 1) / b_sum_L - b_mean_s) * LN_2), 0.0)
         b_de = _row_gradient(
             b_student, b_teacher, b_scale_s, b_scale_w, b_shift_s, b_shift_w, b_per_L, b_per_U,
-            p_rows, p_bias, p_class, p_prior, used, o_n, N, stride_prior_n, stride_prior_c, log2e_over_t,
-            BLOCK_D, BLOCK_N, BLOCK_K_GRAD, SEGMENT, ONLINE, PRECISION, UPCAST,
+            p_rows, p_bias, p_class, p_slot_prior, p_prior, used, o_n, N, stride_prior_n, stride_prior_c, log2e_over_t,
+            BLOCK_D, BLOCK_N, BLOCK_K_GRAD, SEGMENT, ADJUSTED, ONLINE, PRECISION, UPCAST,
         )  # fmt: skip
         # Read again rather than kept: through the loop the accumulator needs the registers.
         b_e = load_rows(p_student, o_n, N, stride_student_n, stride_student_d, D, BLOCK_D).to(tl.float32)
@@ -192,17 +208,19 @@ def instance_loss_rows(
     student_ND: Tensor,
     teacher_ND: Tensor,
     prior_NC: Tensor,
-    valid_N: Tensor,
+    weight_N: Tensor,
     bank_KD: Tensor,
     label_K: Tensor,
+    log_prior_C: Tensor | None,
     temperature: float,
     need_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss, its unscaled gradient ([0, D] unless needed) and the scale 1 / count."""
+    """The loss, its unscaled gradient ([0, D] unless needed) and the scale 1 / sum of weights."""
     (N, D), C, device = student_ND.shape, prior_NC.shape[1], student_ND.device
     dtype = torch.promote_types(student_ND.dtype, teacher_ND.dtype)
-    block, online = block_for(BLOCKS, student_ND, dtype), temperature < MIN_SHIFTED
-    packed = pack_bank(bank_KD, label_K, C, dtype, multiple=max(block.slots, block.slots_grad))
+    block, online = block_for(BLOCKS, student_ND, dtype), temperature < CONSTANT_SHIFT_TEMPERATURE
+    bank, log2_prior_C = sort_bank(bank_KD, label_K, C), log2_prior(log_prior_C, label_K, C)
+    packed = pack_bank(bank, log2_prior_C, dtype, multiple=max(block.slots, block.slots_grad))
     total_T2 = torch.empty((triton.cdiv(N, block.pixels), 2), dtype=torch.float32, device=device)
     grad_ND = torch.empty((N if need_grad else 0, D), dtype=_saved_dtype(student_ND), device=device)
     with torch.cuda.device_of(student_ND):  # Triton launches on the current device, wherever the tensors are
@@ -210,15 +228,17 @@ def instance_loss_rows(
             student_ND,
             teacher_ND,
             prior_NC,
-            valid_N.view(torch.uint8),
+            weight_N,
             *packed,
+            bank.start_C1,
             total_T2,
             grad_ND,
             N,
+            C,
             *student_ND.stride(),
             *teacher_ND.stride(),
             *prior_NC.stride(),
-            *valid_N.stride(),
+            *weight_N.stride(),
             math.log2(math.e) / temperature,
             1 / temperature,
             D=D,
@@ -228,6 +248,7 @@ def instance_loss_rows(
             BLOCK_K_GRAD=block.slots_grad,
             SEGMENT=SEGMENT,
             NEED_GRAD=need_grad,
+            ADJUSTED=log_prior_C is not None,
             ONLINE=online,
             PRECISION=precision(dtype),
             UPCAST=INTERPRETED,
@@ -235,13 +256,13 @@ def instance_loss_rows(
             num_stages=block.stages,
             **LAUNCH,
         )
-    total, count = total_T2.sum(0)
-    scale = 1 / count.clamp(min=1)
+    total, mass = total_T2.sum(0)
+    scale = 1 / mass.where(mass > 0, 1.0)
     return total * scale, grad_ND, scale
 
 
 @instance_loss_rows.register_fake
-def _(student_ND, teacher_ND, prior_NC, valid_N, bank_KD, label_K, temperature, need_grad):
+def _(student_ND, teacher_ND, prior_NC, weight_N, bank_KD, label_K, log_prior_C, temperature, need_grad):
     scalar = student_ND.new_empty((), dtype=torch.float32)
     rows = student_ND.shape[0] if need_grad else 0
     grad_ND = student_ND.new_empty((rows, student_ND.shape[1]), dtype=_saved_dtype(student_ND))
@@ -259,7 +280,7 @@ def _setup(ctx, inputs, output):
 def _backward(ctx, grad_loss, _grad_of_grad, _grad_of_scale):
     grad_ND, scale = ctx.saved_tensors
     grads = None if grad_loss is None else scaled(grad_ND, grad_loss, scale, ctx.dtype)
-    return grads, *[None] * 7
+    return grads, *[None] * 8
 
 
 instance_loss_rows.register_autograd(_backward, setup_context=_setup)

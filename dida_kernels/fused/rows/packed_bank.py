@@ -3,6 +3,7 @@
     class 0: 18 slots, class 1: none, class 2: 16 slots        segments  0 0 2,  used = 48
     rows    b_3 b_7 ... (18)  0 ... 0 (14)  b_1 b_4 ... (16)
     bias    0   0   ...       -inf    -inf  0   0   ...        an exponent's last summand: padding weighs exp(-inf) = 0
+    prior   p_0 p_0 ...       0       0     p_2 p_2 ...        what the class adds to the student's exponent
 
 A segment is one class, so whatever is known of a (pixel, class) is read once for 16 slots and broadcast. The two ways
 without padding cost more: a read for every (pixel, slot) takes as long as the products with the bank, and a product
@@ -20,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dida_kernels.fused.banks import sort_bank
+from dida_kernels.fused.banks import SortedBank
 from dida_kernels.fused.launch import LAUNCH
 from dida_kernels.fused.rows.blocks import block_of_channels, inverse_row_norm, load_rows, store_rows
 
@@ -34,6 +35,7 @@ class PackedBank(NamedTuple):
     bias_P: Tensor  # float32: 0 for slots, -inf for padding
     class_G: Tensor  # int32
     used: Tensor  # [1] int32, rows up to the end of the last segment
+    prior_P: Tensor  # float32: log2 of the slot's class prior, 0 for padding
 
 
 @triton.jit
@@ -41,10 +43,12 @@ def _pack_bank(
     p_bank,
     p_order,
     p_start,
+    p_log2_prior,
     p_rows,
     p_bias,
     p_class,
     p_used,
+    p_prior,
     K,
     C,
     stride_k,
@@ -72,7 +76,9 @@ def _pack_bank(
     o_p = i_g * SEGMENT + tl.arange(0, SEGMENT)
     store_rows(p_rows, b_row * inverse_row_norm(b_row)[:, None], o_p, o_p + 1, BLOCK_D, BLOCK_D)
     tl.store(p_bias + o_p, tl.where(o_k < stop, 0.0, float("-inf")))
-    tl.store(p_class + i_g, tl.minimum(i_c, C - 1))
+    i_c = tl.minimum(i_c, C - 1)
+    tl.store(p_class + i_g, i_c)
+    tl.store(p_prior + o_p, tl.where(o_k < stop, tl.load(p_log2_prior + i_c), 0.0))
     if i_g == 0:
         tl.store(p_used, tl.sum(b_segments, 0) * SEGMENT)
 
@@ -94,10 +100,10 @@ def load_packed(
     return b_b, b_bias, tl.reshape(b_z, (BLOCK_N, BLOCK_K))
 
 
-def pack_bank(bank_KD: Tensor, label_K: Tensor, classes: int, dtype: torch.dtype, *, multiple: int) -> PackedBank:
-    """Sort, pad and normalise (in float32, then rounded to `dtype`); `multiple` of rows so that blocks are whole."""
+def pack_bank(bank: SortedBank, log2_prior_C: Tensor, dtype: torch.dtype, *, multiple: int) -> PackedBank:
+    """Pad and normalise (in float32, then rounded to `dtype`); `multiple` of rows so that blocks are whole."""
+    bank_KD, classes = bank.bank_KD, len(log2_prior_C)
     (K, D), device = bank_KD.shape, bank_KD.device
-    bank = sort_bank(bank_KD, label_K, classes)
     P = triton.cdiv(K + (SEGMENT - 1) * min(classes, K), multiple) * multiple
     BLOCK_D = block_of_channels(D)
     packed = PackedBank(
@@ -105,12 +111,14 @@ def pack_bank(bank_KD: Tensor, label_K: Tensor, classes: int, dtype: torch.dtype
         torch.empty(P, dtype=torch.float32, device=device),
         torch.empty(P // SEGMENT, dtype=torch.int32, device=device),
         torch.empty(1, dtype=torch.int32, device=device),
+        torch.empty(P, dtype=torch.float32, device=device),
     )
     with torch.cuda.device_of(bank_KD):  # Triton launches on the current device, wherever the tensors are
         _pack_bank[(P // SEGMENT,)](
             bank_KD,
             bank.order_K,
             bank.start_C1,
+            log2_prior_C,
             *packed,
             K,
             classes,
