@@ -48,15 +48,21 @@ def log2_prior(log_prior_C: Tensor | None, label_K: Tensor, classes: int) -> Ten
 
 
 @triton.jit
-def mass_on_slots(p_z, stride_c, m, p_start, n_class):
-    """`equations.on_slots` of a block of pixels, whose z of class 0 is at `p_z`. z is read only where some class has no
-    slots; where all have, the caller's sum over slots says what is left to ask: is it above 0?"""
+def classes_to_ask(p_start, n_class):
+    """How many classes `mass_on_slots` has to read: all, or none where all have slots."""
     slotless = 0
     for c in range(0, n_class):
         slotless += (tl.load(p_start + c + 1) == tl.load(p_start + c)).to(tl.int32)
+    return tl.where(slotless > 0, n_class, 0)
+
+
+@triton.jit
+def mass_on_slots(p_z, stride_c, m, p_start, n_asked):
+    """`equations.on_slots` of a block of pixels, whose z of class 0 is at `p_z`, but for what the caller's sum over the
+    slots says itself: is there any?"""
     b_on = tl.zeros(m.shape, tl.float32)
     b_all = tl.zeros(m.shape, tl.float32)
-    for c in range(0, tl.where(slotless > 0, n_class, 0)):
+    for c in range(0, n_asked):
         b_z = tl.load(p_z + c * tl.cast(stride_c, tl.int64), mask=m, other=0.0).to(tl.float32)
         b_all += b_z
         b_on += tl.where(tl.load(p_start + c + 1) > tl.load(p_start + c), b_z, 0.0)

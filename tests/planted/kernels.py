@@ -188,8 +188,8 @@ PLANTS = [
     Plant(
         f"{CELLS}/instance_loss.py",
         "a pixel without mass on slots counts",
-        "m_counts = m_weighs & (b_D > 0) & mass_on_slots(",
-        "m_counts = m_weighs | mass_on_slots(",
+        "m_counts = (b_w[n] > 0) & (b_D > 0)",
+        "m_counts = b_w[n] > 0",
         agreement("instance_loss", "triton", "slotless_prior"),
     ),
     Plant(

@@ -52,7 +52,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dida_kernels.fused.banks import log2_prior, mass_on_slots, sort_bank
+from dida_kernels.fused.banks import classes_to_ask, log2_prior, mass_on_slots, sort_bank
 from dida_kernels.fused.cells import interpolation
 from dida_kernels.fused.cells.geometry import (
     Cells,
@@ -105,6 +105,19 @@ def _plus_times(b_sum, b_factor, b_of_class, PIXELS: tl.constexpr):
 
 
 @triton.jit
+def _where_mass(
+    b_D, p_z, m_pixel, p_start, n_class, stride_c, stride_y, stride_x, S: tl.constexpr, PIXELS: tl.constexpr
+):
+    """Dn, and 0 where too little of z is on classes with slots: such a pixel has no q_hat and does not count."""
+    n_asked = classes_to_ask(p_start, n_class)
+    b_kept = ()
+    for n in tl.static_range(PIXELS):
+        p_zn = p_z + n // S * stride_y + n % S * stride_x
+        b_kept += (tl.where(mass_on_slots(p_zn, stride_c, m_pixel[n], p_start, n_asked), b_D[n], 0.0),)
+    return b_kept
+
+
+@triton.jit
 def _loss_fwd(
     p_a, p_r, p_prior, p_weight, p_log2_prior, p_label, p_start, p_max, p_sum,
     n_class, h, w, n_node, n_cell, i_first, i_stop, group_slots,
@@ -132,8 +145,7 @@ def _loss_fwd(
     c_first, c_last = classes_of(p_label, i_lo, i_hi, n_class)
     c_stop = tl.where(heaviest > 0, c_last + 1, c_first)
     for c in range(c_first, c_stop):
-        k_lo = tl.maximum(tl.load(p_start + c), i_lo)
-        k_hi = tl.minimum(tl.load(p_start + c + 1), i_hi)
+        k_lo, k_hi = tl.maximum(tl.load(p_start + c), i_lo), tl.minimum(tl.load(p_start + c + 1), i_hi)
         p_zc = p_z + c * tl.cast(stride_c, tl.int64)
         b_shift_x = less(b_shift_c, tl.load(p_log2_prior + c), PIXELS)
         b_shift_y = b_shift_d
@@ -161,6 +173,7 @@ def _loss_fwd(
         if not PIXEL_SHIFT:
             b_z = load_image(p_zc, m_pixel, stride_y, stride_x, S, PIXELS)
         b_D, b_N = _plus_times(b_D, b_z, b_S, PIXELS), _plus_times(b_N, b_z, b_R, PIXELS)
+    b_D = _where_mass(b_D, p_z, m_pixel, p_start, n_class, stride_c, stride_y, stride_x, S, PIXELS)
     i_sum = (i_g * (3 * S * S) + i_row * S) * stride
     store_pixels(p_sum + i_sum + o_cell, stride, b_L, m_cell, PIXELS, ADD)
     store_pixels(p_sum + (i_sum + S * S * stride) + o_cell, stride, b_D, m_cell, PIXELS, ADD)
@@ -169,9 +182,9 @@ def _loss_fwd(
 
 @triton.jit
 def _loss_reduce(
-    p_sum, p_r, p_prior, p_weight, p_start, p_loss, p_mass, p_factor, p_scale,
-    n_class, h, w, n_cell,
-    stride_b, stride_c, stride_y, stride_x, stride_wb, stride_wy, stride_wx,
+    p_sum, p_r, p_weight, p_loss, p_mass, p_factor, p_scale,
+    h, w, n_cell,
+    stride_b, stride_y, stride_x,
     S: tl.constexpr, SR: tl.constexpr, CX: tl.constexpr, GROUPS: tl.constexpr, NEED_GRAD: tl.constexpr,
 ):  # fmt: skip
     PIXELS: tl.constexpr = SR * S
@@ -182,9 +195,8 @@ def _loss_reduce(
     stride = tl.cast(n_cell, tl.int64)
     o_b, o_cy, o_cx = cell_position(o_cell, h, w)
     m_pixel = inside_image(m_cell, o_cy, o_cx, i_row, h, w, S, PIXELS)
-    p_z = image_pixels(p_prior, o_b, o_cy, o_cx, i_row, stride_b, stride_y, stride_x, S)
-    p_w = image_pixels(p_weight, o_b, o_cy, o_cx, i_row, stride_wb, stride_wy, stride_wx, S)
-    b_w = load_image(p_w, m_pixel, stride_wy, stride_wx, S, PIXELS)
+    p_w = image_pixels(p_weight, o_b, o_cy, o_cx, i_row, stride_b, stride_y, stride_x, S)
+    b_w = load_image(p_w, m_pixel, stride_y, stride_x, S, PIXELS)
     o_first = i_row * S * stride + o_cell
     b_loss = tl.zeros((CX,), tl.float32)
     b_mass = tl.zeros((CX,), tl.float32)
@@ -199,9 +211,7 @@ def _loss_reduce(
             b_L += tl.load(p_L, mask=m_cell, other=0.0)
             b_D += tl.load(p_L + S * S * stride, mask=m_cell, other=0.0)
             b_N += tl.load(p_L + 2 * S * S * stride, mask=m_cell, other=0.0)
-        m_weighs = m_pixel[n] & (b_w[n] > 0)
-        p_zn = p_z + n // S * stride_y + n % S * stride_x
-        m_counts = m_weighs & (b_D > 0) & mass_on_slots(p_zn, stride_c, m_weighs, p_start, n_class)
+        m_counts = (b_w[n] > 0) & (b_D > 0)  # Dn = 0: no mass on slots
         b_L = tl.where(m_counts, b_L, 1.0)
         b_D = tl.where(m_counts, b_D, 1.0)
         b_loss += tl.where(m_counts, b_w[n] * (tl.log(b_L) - LN2 * (b_N / b_D)), 0.0)
@@ -256,8 +266,7 @@ def instance_loss_cells(
         factor = scratch(2, cells.S**2, cells.count, like=r) if need_grad else r
         scale = scratch(parts, cells.count, like=r) if need_grad else r
         _loss_reduce[(blocks, parts)](
-            *(sums, r, prior_BCHW, weight_BHW, bank.start_C1, loss, mass, factor, scale),
-            *(C, h, w, cells.count, *prior_BCHW.stride(), *weight_BHW.stride()),
+            *(sums, r, weight_BHW, loss, mass, factor, scale, h, w, cells.count, *weight_BHW.stride()),
             *(cells.S, bwd_rows, CX, GROUPS, need_grad),
             num_warps=NUM_WARPS,
             **LAUNCH,

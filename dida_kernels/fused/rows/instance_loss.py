@@ -39,7 +39,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dida_kernels.fused.banks import CONSTANT_SHIFT_TEMPERATURE, log2_prior, mass_on_slots, sort_bank
+from dida_kernels.fused.banks import (
+    CONSTANT_SHIFT_TEMPERATURE,
+    classes_to_ask,
+    log2_prior,
+    mass_on_slots,
+    sort_bank,
+)
 from dida_kernels.fused.launch import INTERPRETED, LAUNCH
 from dida_kernels.fused.rows.blocks import (
     RowBlock,
@@ -176,7 +182,8 @@ def _rows_loss(
     b_sum_U = tl.sum(b_U, 1)
     m_weighs = b_weight > 0
     m_counts = m_weighs & (b_sum_U > 0)
-    m_counts &= mass_on_slots(p_prior + o_n * stride_prior_n, stride_prior_c, m_weighs, p_start, C)
+    n_asked = classes_to_ask(p_start, C)
+    m_counts &= mass_on_slots(p_prior + o_n * stride_prior_n, stride_prior_c, m_weighs, p_start, n_asked)
     b_sum_U = tl.where(m_counts, b_sum_U, 1.0)
     b_sum_L = tl.where(m_counts, tl.sum(b_L, 1), 1.0)
     b_mean_s = tl.sum(b_M, 1) / b_sum_U
