@@ -53,10 +53,12 @@ _TRAIN = _splits(train="train")
 _THREE = _splits(train="train", val="val", test="test")
 _TRAIN_IDS = Encoding(train_id_map(CITYSCAPES_CLASSES))
 
-# Raw ids of Mapillary Vistas 1.2 that are a class of Cityscapes; the rest of its 66 has no counterpart there.
+# Raw ids of Mapillary Vistas 1.2 (the order of its config_v1.2.json) that are a class of Cityscapes by the definitions
+# of that one, where markings, lanes of any kind and holes are road; the rest of the 66 has no counterpart there.
 _VISTAS = {
-    "road": (13, 24, 41),  # road, general lane marking, manhole
-    "sidewalk": (2, 15),  # curb, sidewalk
+    # bike lane, plain crosswalk, road, service lane, zebra crossing, general lane marking, manhole, pothole
+    "road": (7, 8, 13, 14, 23, 24, 41, 43),
+    "sidewalk": (2, 9, 11, 15),  # curb, curb cut, pedestrian area, sidewalk
     "building": (17,),
     "wall": (6,),
     "fence": (3,),

@@ -14,7 +14,7 @@ from dida.data.layouts import LAYOUTS
 from .factories import SYNTHIA_IDS, save_ids, save_image
 
 STREET = {name: c for c, name in enumerate(CITYSCAPES_CLASSES.names)}
-ROAD, CAR, RIDER, SKY = (STREET[name] for name in ("road", "car", "rider", "sky"))
+ROAD, SIDEWALK, CAR, RIDER, SKY = (STREET[name] for name in ("road", "sidewalk", "car", "rider", "sky"))
 LAND = ("background", "building", "road", "water", "barren", "forest", "agriculture")
 
 # domain, split, images with their label, and raw ids -> train ids of those labels
@@ -37,7 +37,7 @@ MADE = [
     ("bdd100k", "train", {"bdd100k/seg/images/train/0004a4c0-d4dff0ad.jpg":
                           "bdd100k/seg/labels/train/0004a4c0-d4dff0ad_train_id.png"}, {0: ROAD, 13: CAR, 255: IGNORE}),
     ("mapillary", "train", {"mapillary/training/images/a-_b.jpg": "mapillary/training/v1.2/labels/a-_b.png"},
-     {13: ROAD, 24: ROAD, 55: CAR, 20: RIDER, 21: RIDER, 27: SKY, 65: IGNORE, 0: IGNORE}),
+     {13: ROAD, 24: ROAD, 8: ROAD, 11: SIDEWALK, 55: CAR, 20: RIDER, 21: RIDER, 27: SKY, 65: IGNORE, 0: IGNORE}),
     ("mapillary", "val", {"mapillary/validation/images/c.jpg": "mapillary/validation/labels/c.png"}, {13: ROAD}),
     ("foggy-cityscapes", "val",
      {"cityscapes/leftImg8bit_foggy/val/munster/munster_000000_000019_leftImg8bit_foggy_beta_0.02.png":
