@@ -9,7 +9,7 @@ import difflib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from dida.options import COUNT, COUNT_OR_NONE, SHARE, Above, AtLeast, Range, check_values, flag, parse_size
 
@@ -191,6 +191,11 @@ class Config:
 
     The defaults shown are those of the chosen --method and --src (a toy source has a schedule of its own).
     """
+
+    EVERYDAY: ClassVar = (
+        "src", "tgt", "data_root", "method", "steps", "crop", "batch_size", "backbone", "weights", "device", "out",
+        "resume", "check_data",
+    )  # fmt: skip
 
     method: MethodName = "dida"
     """source, dacs, daformer and dida are steps of one another; oracle learns from the target's labels."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -15,6 +15,10 @@ class EvalConfig:
 
     Student and teacher are both scored, at the labels' own resolution; published numbers are those of the student.
     """
+
+    EVERYDAY: ClassVar = (
+        "run", "tgt", "split", "json", "images", "out", "confidence", "size", "window", "flip", "network", "device",
+    )  # fmt: skip
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder, whose newest checkpoint is taken; a checkpoint; a file that DAFormer, DIDA or SegFormer published; or
@@ -41,9 +45,13 @@ class EvalConfig:
     network: Literal["student", "teacher"] = "student"
     """Whose label maps are saved or drawn."""
     images: Path | None = None
-    """A picture, or a folder of them, to be labelled instead of scoring; no label is read."""
+    """Picture, video (.mp4, .avi), or folder of them, to be labelled instead of scoring; no label is read."""
     out: Path | None = None
     """Folder for labelled pictures; by default images/ in the run folder, or beside the checkpoint that was named."""
+    confidence: bool = False
+    """With --images: write confidence/ as well, the probability of the class that was taken, 0 to 255."""
+    batch_size: Annotated[int, Range(1, 4096)] = 4
+    """Pictures of one size, or frames of a video, that are labelled at once."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     workers: Annotated[int | None, Range(0, 256)] = None
@@ -57,6 +65,8 @@ class EvalConfig:
             raise ValueError("--json and --save-predictions are for scores; --images has no labels and writes to --out")
         if self.images is None and self.out is not None:
             raise ValueError("--out is where --images go; did you mean --save-predictions?")
+        if self.images is None and self.confidence:
+            raise ValueError("--confidence is written for --images, and none were named")
         if self.stride and not self.window:
             raise ValueError("--stride is the way from one --window to the next, and none was asked for")
         if self.size is not None:

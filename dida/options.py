@@ -6,14 +6,17 @@ place for command lines, saved configs, scripts and benches. Only the standard l
 that `--help` answers at once.
 """
 
+import ast
 import dataclasses
+import inspect
 import sys
+import textwrap
 import types
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 Options = TypeVar("Options")
 LARGEST = sys.float_info.max  # of the finite numbers
@@ -133,8 +136,14 @@ def read_command_line(kind: type[Options], args: list[str], program: str, defaul
     """Parse a command line over `default`, and check what it says.
 
     An unknown option, a choice that does not exist or a value that nothing could mean ends the program with a message.
-    `kind.check()`, where it has one, raises ValueError for values that do not go together.
+    `kind.check()`, where it has one, raises ValueError for values that do not go together. --help shows the options
+    that `kind.EVERYDAY` names, --help-all all of them.
     """
+    if "--help-all" in args:
+        args = ["--help"]
+    elif "--help" in args or "-h" in args:
+        print(everyday_help(kind, program, default))
+        sys.exit(0)
     import tyro  # takes a while, and only a command line needs it
 
     start: dict[str, Any] = {} if default is None else {"default": default}
@@ -146,3 +155,69 @@ def read_command_line(kind: type[Options], args: list[str], program: str, defaul
     except ValueError as error:
         sys.exit(f"{program}: {error}")
     return options
+
+
+def everyday_help(kind: type[Any], program: str, default: Any = None) -> str:
+    """The options that `kind.EVERYDAY` names, in its order, with what is said of them below their fields."""
+    known = {option.name: option for option in _described(kind, default)}
+    chosen = [known[name] for name in kind.EVERYDAY]
+    usage = " ".join([program, *(option.shown for option in chosen if option.required), "[OPTIONS]"])
+    lines = [f"usage: {usage}", "", *_paragraphs(kind.__doc__ or ""), ""]
+    for option in chosen:
+        lines += [
+            f"  {option.shown}",
+            textwrap.fill(option.said, 92, initial_indent=" " * 8, subsequent_indent=" " * 8),
+        ]
+    lines += [f"  --help-all{'':12}these and the other {len(known) - len(chosen)} options"]
+    return "\n".join(lines)
+
+
+class _Described(NamedTuple):
+    name: str
+    shown: str  # as it is typed
+    said: str
+    required: bool
+
+
+def _described(kind: type[Any], default: Any) -> Iterator[_Described]:
+    """Every field of a dataclass, those of nested ones in their place."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    texts = {
+        field.target.id: " ".join(str(below.value.value).split())
+        for field, below in zip(body.body, body.body[1:], strict=False)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(below, ast.Expr)
+        and isinstance(below.value, ast.Constant)
+    }
+    for field in dataclasses.fields(kind):
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        value = getattr(default, field.name, field.default)
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from _described(hints[field.name], None if default is None else value)
+            continue
+        said = texts[field.name] + ("" if required or value in (None, False) else f" (default: {value})")
+        form = _form(hints[field.name])
+        shown = field.name.upper() if required else f"{flag(field.name)} {form}".rstrip()
+        yield _Described(field.name, shown, said, required)
+
+
+def _form(kind: Any) -> str:
+    """What a value of a type looks like."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return "|".join(map(str, arguments))
+    if origin in (typing.Annotated, types.UnionType, typing.Union):
+        return _form(arguments[0])
+    return {bool: "", int: "N", float: "X", Path: "PATH"}.get(kind, "NAME")
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    return (_filled(paragraph) for paragraph in inspect.cleandoc(text).split("\n\n"))
+
+
+def _filled(text: str, indent: int = 0) -> str:
+    space = " " * indent
+    return textwrap.fill(text, 100, initial_indent=space, subsequent_indent=space, break_on_hyphens=False)
