@@ -130,8 +130,21 @@ def _score(config: EvalConfig, trained: Trained, size: tuple[int, int], inferenc
 
 def _label(config: EvalConfig, images: Path, trained: Trained, size: tuple[int, int], inference: Inference) -> None:
     out = _pictures_go_to(config)
-    count = label_pictures(trained, images, out, network=config.network, size=size, inference=inference)
-    print(f"{count} pictures labelled by the {config.network} of step {trained.step}: {out / 'overlay'}")
+    workers = trained.config.data.workers if config.workers is None else config.workers
+    summary = label_pictures(
+        trained,
+        images,
+        out,
+        network=config.network,
+        size=size,
+        inference=inference,
+        batch_size=config.batch_size,
+        workers=workers,
+        confidence=config.confidence,
+    )
+    print(f"{summary} by the {config.network} of step {trained.step}: {out / 'overlay'}", flush=True)
+    if summary.failed:
+        sys.exit("\n  ".join([f"eval.py: {len(summary.failed)} could not be read:", *summary.failed]))
 
 
 def run_export(config: ExportConfig) -> None:

@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from dida.batch import IGNORE
 from dida.data.classes import ClassSet
 from dida.data.labelled_images import LabelledImage
 from dida.data.transforms import Normalise
 from dida.data.workers import ReadAhead
+from dida.progress import Progress
 
 BAND = 3  # pixels that the boundary band reaches to either side of a class boundary
 
@@ -137,10 +137,14 @@ def class_scores(model: nn.Module, image: Tensor, inference: Inference) -> Tenso
 
 def predict(model: nn.Module, image: Tensor, size: tuple[int, int], inference: Inference) -> Tensor:
     """Train ids [B, H, W] uint8 at `size` = (H, W) of normalised images [B, 3, h, w], scores enlarged bilinearly."""
-    scores = class_scores(model, image, inference)
-    if scores.shape[2:] != size:
-        scores = F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
-    return scores.argmax(1).to(torch.uint8)
+    return enlarged(class_scores(model, image, inference), size).argmax(1).to(torch.uint8)
+
+
+def enlarged(scores: Tensor, size: tuple[int, int]) -> Tensor:
+    """Class scores [B, C, h, w] at `size` = (H, W), bilinearly: [B, C, H, W]."""
+    if scores.shape[2:] == size:
+        return scores
+    return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
 
 
 @contextmanager
@@ -189,9 +193,9 @@ def evaluate(
     with (
         ReadAhead(images, order, batch_size=None, workers=workers, pin_memory=pin) as samples,
         evaluating(*networks.values()),
+        Progress(len(order), "scoring", "image") as progress,
     ):
-        bar = tqdm(samples, total=len(order), desc="scoring", unit="image", disable=None)  # on a terminal only
-        for sample in bar:
+        for sample in samples:
             image = normalise(sample.image.to(device, non_blocking=True))[None]
             label = sample.label.to(device, non_blocking=True)
             band_HW = torch.from_numpy(boundary_band(sample.label.numpy())).to(device, non_blocking=True)
@@ -202,6 +206,7 @@ def evaluate(
                 in_band[name] += confusion(label.where(band_HW, IGNORE), predicted, C)
                 if on_prediction is not None:
                     on_prediction(name, sample.path, predicted.cpu().numpy())
+            progress.advance()
     if not any(matrix.any() for matrix in total.values()):
         raise NothingToScore(
             f"none of the {sum(sizes.values())} labels holds a pixel of a class, so there is nothing to score: "

@@ -1,42 +1,168 @@
-"""Pictures without labels, labelled by a trained network: overlays for people, label maps for programs."""
+"""Pictures and videos without labels, labelled by a trained network: overlays for people, label maps for programs.
 
+    OUT/overlay/NAME.png                          the picture below the colours of its classes
+    OUT/train_ids, label_ids, colour/NAME.png     see `save_prediction`
+    OUT/confidence/NAME.png                       on request: the probability of that class, 0 .. 255
+    OUT/legend.png
+
+NAME is the place of a file below the folder that was named, so trees are mirrored. A video NAME.mp4 becomes
+OUT/overlay/NAME.mp4 and a label map for each frame, OUT/train_ids/NAME.mp4/000000.png and so on.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from dida.data.image_file import read_image, save_png
+import numpy as np
+import torch
+
+from dida.data.classes import ClassSet
+from dida.data.image_file import ImageFileError, save_png
+from dida.data.pictures import Pictures, SeenPicture, find_pictures, seen_picture
+from dida.data.video_file import VideoFile, whole_video
+from dida.data.workers import ReadAhead
 from dida.evaluate import Inference
 from dida.panel import legend, overlay
-from dida.predictions import require_distinct_stems, save_prediction
-from dida.trained import Trained
+from dida.predictions import require_distinct, save_prediction
+from dida.progress import Progress
+from dida.trained import Labelled, Labeller, Trained
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+@dataclass(frozen=True)
+class Summary:
+    """What came of a labelling."""
+
+    pictures: int
+    videos: int
+    frames: int  # of the videos
+    failed: tuple[str, ...]  # of each file that could not be read, or not to its end: its name and why
+
+    def __str__(self) -> str:
+        parts = [_counted(self.pictures, "picture")] if self.pictures or not self.videos else []
+        if self.videos:
+            parts.append(f"{_counted(self.frames, 'frame')} of {_counted(self.videos, 'video')}")
+        return " and ".join(parts) + " labelled"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def label_pictures(
-    trained: Trained, images: Path, out: Path, *, network: str, size: tuple[int, int], inference: Inference
-) -> int:
-    """Label a picture, or all below a folder, each at its own size; their number.
+    trained: Trained,
+    images: Path,
+    out: Path,
+    *,
+    network: str,
+    size: tuple[int, int],
+    inference: Inference,
+    batch_size: int = 1,
+    workers: int = 0,
+    confidence: bool = False,
+) -> Summary:
+    """Label a picture or a video, or all below a folder, each at its own size. One that cannot be read ends nothing.
 
-    OUT/overlay/NAME.png, OUT/legend.png and what `save_prediction` writes. Raises FileNotFoundError where there is no
-    picture, ValueError for two of one name, ImageFileError for one that cannot be read, OSError.
+    `size` (width, height): what the network sees is scaled to fit into it. `batch_size`: pictures of one size, or
+    frames, that it sees at once. Raises FileNotFoundError where there is nothing to label, ValueError for two pictures
+    of one name, OSError for what cannot be written.
     """
-    paths = find_pictures(images)
-    require_distinct_stems(paths)
-    class_set = trained.class_set
-    with trained.labeller(network, size, inference) as label:
-        for path in paths:
-            picture = read_image(path)
-            train_ids = label(picture)
-            save_png(out / "overlay" / f"{path.stem}.png", overlay(picture, train_ids, class_set))
-            save_prediction(out, path.stem, train_ids, class_set)
-    save_png(out / "legend.png", legend(class_set))
-    return len(paths)
+    found = find_pictures(images, but=out)
+    require_distinct(found.pictures, (found.name_of(path).with_suffix("") for path in found.pictures))
+    failed: list[str] = []
+    videos = _opened(found.videos, failed)
+    pictures = Pictures(found.pictures, size, enlarge=trained.config.data.enlarge)
+    with (
+        trained.labeller(network, size, inference) as label,
+        ReadAhead(
+            pictures, range(len(pictures)), batch_size=None, workers=min(workers, len(pictures)), pin_memory=False
+        ) as read,
+        Progress(len(pictures) + sum(videos.values()), "labelling", "picture") as progress,
+    ):
+        job = _Job(label, batch_size, out, trained.class_set, confidence, progress.advance)
+        labelled = job.label_all(_readable(read, failed), found.name_of)
+        done = {path: job.label_video(path, found.name_of(path), failed) for path in videos}
+    save_png(out / "legend.png", legend(trained.class_set))
+    return Summary(labelled, len(done), sum(done.values()), tuple(failed))
 
 
-def find_pictures(path: Path) -> list[Path]:
-    """The picture itself, or all below a folder. Raises FileNotFoundError."""
-    if path.is_file():
-        return [path]
-    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES and not p.name.startswith("."))
-    if not found:
-        raise FileNotFoundError(f"--images {path}: no picture there (looked for {', '.join(PICTURES)})")
+@dataclass(frozen=True)
+class _Job:
+    """A network and where its answers go."""
+
+    label: Labeller
+    batch_size: int
+    out: Path
+    class_set: ClassSet
+    confidence: bool
+    advance: Callable[[], None]  # one more is done
+
+    def label_all(self, pictures: Iterable[SeenPicture], name_of: Callable[[Path], Path]) -> int:
+        """Label pictures; their number."""
+        count = 0
+        for picture, said in self._answers(pictures):
+            name = name_of(Path(picture.path)).with_suffix("")
+            save_png(self.out / "overlay" / f"{name}.png", self._saved(name, picture, said))
+            count += 1
+        return count
+
+    def label_video(self, path: Path, name: Path, failed: list[str]) -> int:
+        """Label a video frame by frame; the number of frames. What is said of one that breaks off joins `failed`."""
+        count = 0
+        with VideoFile(path) as video, whole_video(self.out / "overlay" / name, video.rate) as write:
+            enlarge = self.label.enlarge
+            frames = (seen_picture(frame, self.label.size, enlarge=enlarge, path=path) for frame in video.frames())
+            for picture, said in self._answers(frames):
+                write(self._saved(name / f"{count:06d}", picture, said))
+                count += 1
+            if count < video.least:
+                failed.append(f"{path}: only {count} of {video.count} frames can be read; is the file cut off?")
+        return count
+
+    def _answers(self, pictures: Iterable[SeenPicture]) -> Iterator[tuple[SeenPicture, Labelled]]:
+        """Every picture with what the network says of it, in order; neighbours of one size are asked about together."""
+        waiting: list[SeenPicture] = []
+        for picture in pictures:
+            if waiting and (len(waiting) == self.batch_size or picture.native.shape != waiting[0].native.shape):
+                yield from self._answer(waiting)
+                waiting = []
+            waiting.append(picture)
+        if waiting:
+            yield from self._answer(waiting)
+
+    def _answer(self, pictures: list[SeenPicture]) -> Iterator[tuple[SeenPicture, Labelled]]:
+        height, width = pictures[0].native.shape[:2]
+        scaled = torch.stack([picture.scaled for picture in pictures])
+        yield from zip(pictures, self.label.many(scaled, (height, width)), strict=True)
+
+    def _saved(self, name: Path, picture: SeenPicture, said: Labelled) -> np.ndarray:
+        """The overlay [H, W, 3] uint8 RGB; everything else is written."""
+        save_prediction(self.out, name, said.train_ids, self.class_set)
+        if self.confidence:
+            save_png(self.out / "confidence" / f"{name}.png", np.rint(255 * said.confidence).astype(np.uint8))
+        self.advance()
+        return overlay(picture.native.numpy(), said.train_ids, self.class_set)
+
+
+def _opened(paths: Iterable[Path], failed: list[str]) -> dict[Path, int]:
+    """Videos that can be read, with the number of frames that they promise; what is said of others joins `failed`."""
+    found = {}
+    for path in paths:
+        try:
+            with VideoFile(path) as video:
+                found[path] = video.count
+        except ImageFileError as error:
+            failed.append(str(error))
     return found
+
+
+def _readable(pictures: Iterator[SeenPicture], failed: list[str]) -> Iterator[SeenPicture]:
+    """The pictures that can be read; what is said of others joins `failed`."""
+    while True:
+        try:
+            picture = next(pictures)
+        except ImageFileError as error:
+            failed.append(str(error))
+        except StopIteration:
+            return
+        else:
+            yield picture

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 
 from dida.batch import IGNORE
-from dida.data.classes import ClassSet
 from dida.data.domains import LabelledDomain
 from dida.data.image_file import read_ids
 from dida.data.labelled_images import LabelledImages
 from dida.data.sources import published_mean_of_all
 from dida.evaluate import BAND, Evaluation, Inference, NothingToScore, Scores, evaluate
-from dida.predictions import require_distinct_stems, save_prediction
+from dida.predictions import prediction_names, save_prediction
 from dida.stored import NETWORKS
 from dida.trained import Trained
 
@@ -40,8 +39,6 @@ def score_domain(
     ValueError if no pixel of the labels belongs to a class or predictions of two images would share a name.
     """
     domain = domain.seen_as(trained.class_set)
-    if save_to is not None:
-        require_distinct_stems(domain.images)
     try:
         found = evaluate(
             trained.networks,
@@ -50,7 +47,7 @@ def score_domain(
             declared=domain.declared,
             inference=inference,
             workers=workers,
-            on_prediction=_saver(save_to, network, trained.class_set),
+            on_prediction=_saver(save_to, network, domain),
         )
     except NothingToScore as error:
         raise NothingToScore(f"{error}. The first labels hold the raw ids {_first_ids(domain)}") from error
@@ -66,14 +63,15 @@ def _first_ids(domain: LabelledDomain) -> str:
     return f"{', '.join(map(str, sorted(ids)[:12]))}; {domain.raw.ids.name} maps {', '.join(map(str, mapped[:40]))}"
 
 
-def _saver(folder: Path | None, network: str, class_set: ClassSet) -> Callable[[str, str, np.ndarray], None] | None:
+def _saver(folder: Path | None, network: str, domain: LabelledDomain) -> Callable[[str, str, np.ndarray], None] | None:
     """What to do with a predicted label map: nothing, or save it if it is that network's."""
     if folder is None:
         return None
+    names = dict(zip(map(str, domain.images), prediction_names(domain.images), strict=True))
 
     def save(name: str, image: str, train_ids: np.ndarray) -> None:
         if name == network:
-            save_prediction(folder, Path(image).stem, train_ids, class_set)
+            save_prediction(folder, names[image], train_ids, domain.class_set)
 
     return save
 

@@ -4,17 +4,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dida.assemble import build_student
 from dida.config import Config
 from dida.data.classes import ClassSet
 from dida.data.transforms import Normalise, scaled_image
-from dida.evaluate import WHOLE_IMAGE, Inference, evaluating, predict
+from dida.evaluate import WHOLE_IMAGE, Inference, class_scores, enlarged, evaluating
 from dida.paper import Printed
 from dida.state import load_weights
 from dida.stored import read_stored
@@ -52,6 +52,13 @@ class Trained:
             yield Labeller(model, normalise, size, inference, self.config.data.enlarge)
 
 
+class Labelled(NamedTuple):
+    """What a network says of a picture."""
+
+    train_ids: np.ndarray  # [H, W] uint8
+    confidence: np.ndarray  # [H, W] float32, the probability that it gives to that class
+
+
 @dataclass(frozen=True)
 class Labeller:
     """[H, W, 3] uint8 RGB -> [H, W] uint8 train ids, at the picture's own size."""
@@ -63,10 +70,18 @@ class Labeller:
     enlarge: bool  # pictures that are smaller than the size
 
     def __call__(self, picture: np.ndarray) -> np.ndarray:
-        picture_hw3 = scaled_image(picture, self.size, enlarge=self.enlarge)
-        scaled = torch.tensor(picture_hw3, device=self.normalise.mean.device).permute(2, 0, 1)
-        shape = (picture.shape[0], picture.shape[1])
-        return predict(self.network, self.normalise(scaled)[None], shape, self.inference)[0].cpu().numpy()
+        scaled = torch.tensor(scaled_image(picture, self.size, enlarge=self.enlarge)).permute(2, 0, 1)
+        (labelled,) = self.many(scaled[None], (picture.shape[0], picture.shape[1]))
+        return labelled.train_ids
+
+    def many(self, scaled: Tensor, shape: tuple[int, int]) -> "Iterator[Labelled]":
+        """What is said of pictures [B, 3, h, w] uint8 RGB that were scaled already, each at their own size (H, W)."""
+        seen = self.normalise(scaled.to(self.normalise.mean.device))
+        for scores in class_scores(self.network, seen, self.inference):
+            scores_CHW = enlarged(scores[None], shape)[0]  # one by one: at the size of a camera they are large
+            best_HW, train_ids = scores_CHW.max(0)
+            confidence = (best_HW - scores_CHW.logsumexp(0)).exp()
+            yield Labelled(train_ids.to(torch.uint8).cpu().numpy(), confidence.cpu().numpy())
 
 
 def load_trained(path: Path, device: torch.device, **hub: Any) -> Trained:

@@ -123,9 +123,19 @@ def test_an_unreadable_image_is_named(run, tmp_path, workers):
     assert "\n" not in message
 
 
+def test_pictures_that_cannot_be_read_are_named_and_the_status_says_so(run, tmp_path):
+    photos = make_folder(tmp_path / "own", 3) / "images"
+    (photos / "street 1.jpg").write_bytes(b"no picture")
+    done = script(run, "--images", photos, "--out", tmp_path / "out", "--workers", 0)
+    assert done.returncode == 1
+    assert done.stdout == f"2 pictures labelled by the student of step 400: {tmp_path / 'out' / 'overlay'}\n"
+    assert done.stderr.splitlines()[0] == "eval.py: 1 could not be read:"
+    assert done.stderr.splitlines()[1].startswith(f"  {photos / 'street 1.jpg'}: not a readable image")
+
+
 def test_two_pictures_of_one_name_are_refused(run, tmp_path):
-    for folder in ("a", "b"):
-        make_folder(tmp_path / folder, 1)
+    make_folder(tmp_path, 1)
+    (tmp_path / "images" / "street 0.png").touch()
     assert "would have the same name" in refusal(run, "--images", tmp_path)
 
 

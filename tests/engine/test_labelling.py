@@ -1,16 +1,24 @@
 """Pictures without labels, from a file or a folder to overlays and label maps."""
 
+import itertools
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from dida import labelling
 from dida.data.classes import CITYSCAPES_CLASSES, ClassSet
+from dida.data.pictures import find_pictures
+from dida.data.transforms import scaled_image
+from dida.data.video_file import VideoFile, whole_video
 from dida.evaluate import WHOLE_IMAGE
-from dida.labelling import find_pictures, label_pictures
+from dida.labelling import Summary, label_pictures
 from dida.panel import legend
+from dida.progress import Progress
 from dida.trained import Trained, load_trained
-from tests.data.factories import make_folder
+from tests.data.factories import make_folder, picture, save_image, scene
 from tests.engine.checkpoints import tiny_config, write_checkpoint
 
 
@@ -19,8 +27,17 @@ def network(tmp_path, class_set: ClassSet = CITYSCAPES_CLASSES) -> Trained:
     return load_trained(path, torch.device("cpu"))
 
 
-def label(trained: Trained, images, out, name: str = "student") -> int:
-    return label_pictures(trained, images, out, network=name, size=(64, 32), inference=WHOLE_IMAGE)
+def label(trained: Trained, images, out, name: str = "student", **options) -> Summary:
+    return label_pictures(trained, images, out, network=name, size=(64, 32), inference=WHOLE_IMAGE, **options)
+
+
+def written(folder: Path) -> list[str]:
+    """Every file below a folder."""
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
 
 
 def test_pictures_are_labelled_without_reading_any_label(tmp_path, monkeypatch):
@@ -30,7 +47,7 @@ def test_pictures_are_labelled_without_reading_any_label(tmp_path, monkeypatch):
     monkeypatch.setattr("dida.data.labelled_images.read_label", no_label)
     monkeypatch.setattr("dida.data.domains.labelled", no_label)
     photos, out = make_folder(tmp_path / "own", 2, (70, 90)) / "images", tmp_path / "out"
-    assert label(network(tmp_path), photos, out) == 2
+    assert label(network(tmp_path), photos, out) == Summary(2, 0, 0, ())
     for kind in ("overlay", "train_ids", "label_ids", "colour"):
         assert sorted(p.name for p in (out / kind).iterdir()) == ["street 0.png", "street 1.png"]
         assert Image.open(out / kind / "street 0.png").size == (70, 90)
@@ -62,21 +79,186 @@ def test_label_files_hold_the_ids_and_colours_of_the_runs_classes(tmp_path):
     assert np.array_equal(colour, farm.palette[train_ids])
 
 
-def test_two_pictures_of_one_name_are_refused(tmp_path):
-    for folder in ("a", "b"):
-        make_folder(tmp_path / "own" / folder, 1)
+def test_trees_are_mirrored(tmp_path):
+    for folder in ("cam0", "cam1"):
+        save_image(tmp_path / "own" / folder / "000.jpg", picture(scene(0), 0))
+    out = tmp_path / "out"
+    assert label(network(tmp_path), tmp_path / "own", out).pictures == 2
+    for kind in ("overlay", "train_ids", "label_ids", "colour"):
+        assert written(out / kind) == ["cam0/000.png", "cam1/000.png"]
+
+
+def test_two_pictures_of_one_place_and_name_are_refused(tmp_path):
+    make_folder(tmp_path, 1)
+    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "street 0.png")
     with pytest.raises(ValueError, match="would have the same name"):
-        label(network(tmp_path), tmp_path / "own", tmp_path / "out")
+        label(network(tmp_path), tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
+def test_of_a_data_set_the_images_are_labelled_and_nothing_that_was_drawn_before(tmp_path):
+    own = make_folder(tmp_path / "own", 2)
+    for _ in range(2):
+        assert label(network(tmp_path), own, own / "images" / "drawn").pictures == 2
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("damage", [b"", b"no picture", b"cut", b"folder"], ids=str)
+def test_one_broken_picture_ends_nothing(tmp_path, damage, workers):
+    photos = make_folder(tmp_path / "own", 5) / "images"
+    broken = photos / "street 2.jpg"
+    content = broken.read_bytes()
+    broken.unlink()
+    if damage == b"folder":
+        broken.symlink_to(tmp_path / "nowhere")  # which is neither
+    else:
+        broken.write_bytes(content[: len(content) // 2] if damage == b"cut" else damage)
+    summary = label(network(tmp_path), photos, tmp_path / "out", workers=workers)
+    assert summary.pictures == 4
+    (said,) = summary.failed
+    assert said.startswith(f"{broken}: not a readable image")
+    assert written(tmp_path / "out" / "overlay") == [f"street {i}.png" for i in (0, 1, 3, 4)]
+
+
+def test_batches_change_no_label(tmp_path):
+    """Of sizes that alternate, so that some pictures are asked about together and some are not."""
+    for i, size in enumerate([(70, 90), (70, 90), (90, 70), (70, 90), (70, 90), (70, 90), (70, 90)]):
+        save_image(tmp_path / "own" / f"{i}.png", picture(scene(i, size), i))
+    trained = network(tmp_path)
+    for n in (1, 3):
+        label(trained, tmp_path / "own", tmp_path / f"by {n}", batch_size=n)
+    alone = tmp_path / "by 1"
+    assert len(written(alone)) == 7 * 4 + 1
+    for name in written(alone / "train_ids"):
+        same = pixels(alone / "train_ids" / name) == pixels(tmp_path / "by 3" / "train_ids" / name)
+        assert same.mean() > 0.999  # sums in another order
+
+
+def test_confidence_is_the_probability_of_the_class_that_was_taken(tmp_path):
+    photo, trained, out = (
+        make_folder(tmp_path / "own", 1) / "images" / "street 0.jpg",
+        network(tmp_path),
+        tmp_path / "o",
+    )
+    label(trained, photo, out, confidence=True)
+    with trained.labeller("student", (64, 32)) as labeller:
+        seen = labeller.normalise(torch.tensor(scaled_image(pixels(photo), (64, 32))).permute(2, 0, 1))[None]
+        scores = trained.networks["student"](seen).logits
+    scores = torch.nn.functional.interpolate(scores, size=(96, 174), mode="bilinear")[0]
+    p = scores.softmax(0).amax(0).numpy()
+    np.testing.assert_allclose(pixels(out / "confidence" / "street 0.png"), 255 * p, atol=0.51)
+
+
+# ---- videos --------------------------------------------------------------------------------------------------------
+
+
+def film(path: Path, frames: int = 7, size: tuple[int, int] = (64, 48)) -> Path:
+    """A bright square that moves over a gradient."""
+    width, height = size
+    with whole_video(path, 10.0) as write:
+        for i in range(frames):
+            frame = np.stack([np.tile(np.linspace(0, 200, width), (height, 1))] * 3, -1).astype(np.uint8)
+            frame[10:30, 4 * i : 4 * i + 20] = (250, 200, 0)
+            write(frame)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "b.avi", "C.MP4", "deep/er/d.avi"])
+def test_a_video_becomes_a_video_and_a_label_map_a_frame(tmp_path, name):
+    film(tmp_path / "own" / name)
+    trained, out = network(tmp_path), tmp_path / "out"
+    assert label(trained, tmp_path / "own", out, batch_size=3, confidence=True) == Summary(0, 1, 7, ())
+    frames = [f"{name}/{i:06d}.png" for i in range(7)]
+    for kind in ("train_ids", "label_ids", "colour", "confidence"):
+        assert written(out / kind) == frames
+    assert written(out / "overlay") == [name]
+    with VideoFile(out / "overlay" / name) as drawn, VideoFile(tmp_path / "own" / name) as original:
+        assert drawn.rate == original.rate == 10
+        assert drawn.count == 7
+        with trained.labeller("student", (64, 32)) as labeller:
+            for path, overlaid, frame in zip(frames, drawn.frames(), original.frames(), strict=True):
+                train_ids = pixels(out / "train_ids" / path)
+                assert (train_ids == labeller(frame)).mean() > 0.999
+                blend = (frame.astype(float) + CITYSCAPES_CLASSES.palette[train_ids]) / 2
+                assert np.abs(overlaid - blend).mean() < 12  # of 255: it was compressed
+
+
+@pytest.mark.parametrize("size", [(63, 48), (64, 47), (33, 31)])
+@pytest.mark.parametrize("ending", [".mp4", ".avi"])
+def test_videos_of_odd_sizes_are_written(tmp_path, size, ending):
+    with VideoFile(film(tmp_path / f"odd{ending}", size=size)) as video:
+        shapes = {frame.shape for frame in video.frames()}
+    assert shapes == {(size[1] + size[1] % 2, size[0] + size[0] % 2, 3)}
+
+
+def test_frames_are_read_when_they_are_needed(tmp_path, monkeypatch):
+    """However long a video is, no more of it is in memory than a batch and the frame that follows."""
+    film(tmp_path / "own" / "a.avi", frames=20)
+    read, saved, ahead = 0, 0, []
+    frames, save = VideoFile.frames, labelling.save_prediction
+
+    def counted_frames(video):
+        nonlocal read
+        for frame in frames(video):
+            read += 1
+            ahead.append(read - saved)
+            yield frame
+
+    def counted_save(*args):
+        nonlocal saved
+        saved += 1
+        save(*args)
+
+    monkeypatch.setattr(VideoFile, "frames", counted_frames)
+    monkeypatch.setattr(labelling, "save_prediction", counted_save)
+    label(network(tmp_path), tmp_path / "own", tmp_path / "out", batch_size=4)
+    assert (read, saved, max(ahead)) == (20, 20, 5)
+
+
+def test_of_a_video_that_breaks_off_the_frames_before_are_kept(tmp_path, monkeypatch):
+    film(tmp_path / "own" / "a.avi", frames=10)
+    (tmp_path / "own" / "b.mp4").write_bytes(b"no video")
+    frames = VideoFile.frames
+    monkeypatch.setattr(VideoFile, "frames", lambda video: itertools.islice(frames(video), 6))
+    summary = label(network(tmp_path), tmp_path / "own", tmp_path / "out", batch_size=4)
+    assert (summary.videos, summary.frames) == (1, 6)
+    assert summary.failed[0] == f"{tmp_path / 'own' / 'b.mp4'}: not a readable video"
+    assert summary.failed[1].startswith(f"{tmp_path / 'own' / 'a.avi'}: only 6 of 10 frames can be read")
+    assert len(written(tmp_path / "out" / "train_ids")) == 6
+    assert written(tmp_path / "out" / "overlay") == ["a.avi"]
+
+
+def test_a_video_that_is_not_written_whole_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("cv2.VideoWriter.release", lambda writer: None)  # as on a disk that is full: no word of it
+    with pytest.raises(OSError, match=r"a\.mp4: could not be written whole .* is the disk full"):
+        film(tmp_path / "a.mp4")
+    assert written(tmp_path) == []
+
+
+# ---- what lies there -----------------------------------------------------------------------------------------------
+
+
 def test_pictures_are_found_below_a_folder_and_hidden_files_are_not(tmp_path):
-    for name in ("b.png", "deep/er/A.JPG", "._b.png", "notes.txt"):
+    for name in ("b.png", "deep/er/A.JPG", "._b.png", "notes.txt", "film.MP4"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert [path.relative_to(tmp_path).as_posix() for path in find_pictures(tmp_path)] == ["b.png", "deep/er/A.JPG"]
-    assert find_pictures(tmp_path / "b.png") == [tmp_path / "b.png"]
+    found = find_pictures(tmp_path)
+    assert [found.name_of(path).as_posix() for path in found.pictures] == ["b.png", "deep/er/A.JPG"]
+    assert found.videos == [tmp_path / "film.MP4"]
+    assert find_pictures(tmp_path / "b.png").pictures == [tmp_path / "b.png"]
+    assert find_pictures(tmp_path / "notes.txt").pictures == [tmp_path / "notes.txt"]  # whose name says nothing
     (tmp_path / "empty").mkdir()
     for nothing in ("empty", "nowhere"):
         with pytest.raises(FileNotFoundError, match=f"{nothing}: no picture there"):
             find_pictures(tmp_path / nothing)
+
+
+def test_progress_is_lines_where_there_is_no_terminal(capsys, monkeypatch):
+    monkeypatch.setattr("dida.progress.EVERY", 0.0)
+    with Progress(4, "labelling", "picture") as progress:
+        progress.advance()
+        progress.advance(3)
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("labelling: 1 of 4 pictures, ")
+    assert last.startswith("labelling: 4 of 4 pictures, ")
+    assert last.endswith("0:00:00 to go")

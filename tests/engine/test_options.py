@@ -67,7 +67,7 @@ def test_no_number_is_overlooked():
     by_default = {name for name, value in flat(Config()).items() if type(value) in (int, float)}
     assert {number.values[1] for number in NUMBERS if isinstance(number.values[0], Config)} == by_default
     assert {number.values[1] for number in NUMBERS if isinstance(number.values[0], EvalConfig)} == {
-        "window", "stride", "workers"
+        "window", "stride", "workers", "batch_size"
     }  # fmt: skip
 
 
@@ -221,6 +221,7 @@ def test_a_method_without_a_bank_asks_for_no_steps_of_it():
     [
         (["--images", "a", "--json", "b"], "--json and --save-predictions are for scores"),
         (["--out", "a"], "--out is where --images go"),
+        (["--confidence"], "--confidence is written for --images"),
         (["--stride", "8"], "none was asked for"),
         (["--size", "²x²"], "--size: expected WIDTHxHEIGHT"),
         (["--window", "-1"], r"--window: expected a number in \[0, 16384\], got -1"),

@@ -16,7 +16,7 @@ from dida.data.check import check_labelled
 from dida.data.class_file import read_class_file
 from dida.data.loader import batches
 from dida.evaluate import WHOLE_IMAGE
-from dida.labelling import label_pictures
+from dida.labelling import Summary, label_pictures
 from dida.scoring import score_domain, score_table
 from dida.step import train_step
 from dida.trained import load_trained
@@ -95,12 +95,12 @@ def test_a_warehouse_of_five_classes(tmp_path, in_colours):
     assert not any(n in text for n in ("19", "16 ", "13 ", "road"))
     assert set(np.unique(Image.open(tmp_path / "maps" / "label_ids" / "001.png"))) <= {10, 20, 30, 40, 50}
 
-    count = label_pictures(loaded, tmp_path / "real" / "images", tmp_path / "out", network="student", size=(120, 120),
+    summary = label_pictures(loaded, tmp_path / "real" / "images", tmp_path / "out", network="student", size=(120, 120),
                            inference=WHOLE_IMAGE)  # fmt: skip
-    assert count == 4
-    overlaid = np.asarray(Image.open(tmp_path / "out" / "overlay" / "001.png"))
+    assert summary == Summary(4, 0, 0, ())
+    overlaid = np.asarray(Image.open(tmp_path / "out" / "overlay" / "cam1" / "001.png"))
     assert overlaid.shape == (96, 64, 3)  # upright, at its own size
-    painted = np.asarray(Image.open(tmp_path / "out" / "colour" / "001.png")).reshape(-1, 3)
+    painted = np.asarray(Image.open(tmp_path / "out" / "colour" / "cam1" / "001.png")).reshape(-1, 3)
     assert {tuple(map(int, p)) for p in np.unique(painted, axis=0)} <= {tuple(e["color"]) for e in WAREHOUSE[:5]}
 
 
