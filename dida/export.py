@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from dida.batch import MEAN, STD
 from dida.data.image_file import read_image
+from dida.data.pictures import find_pictures
 from dida.data.toy.benchmark import Counts, draw_picture, planned_pictures
 from dida.data.transforms import Normalise, scaled_image
 from dida.evaluate import evaluating
 from dida.files import write_bytes
-from dida.labelling import find_pictures
 from dida.trained import Trained
 
 # Pixels of a picture, height and width: below, stages would have one row or column, which makes another program.
@@ -164,7 +164,7 @@ def _batches(pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
 def own_pictures(folder: Path, count: int, size: tuple[int, int]) -> Iterator[np.ndarray]:
     """The first pictures of a folder, scaled to fit into `size` as the network sees them. Raises FileNotFoundError."""
-    paths = find_pictures(folder)[:count]  # here, so that it is said before anything is written
+    paths = find_pictures(folder).pictures[:count]  # here, so that it is said before anything is written
     return (scaled_image(read_image(path), size) for path in paths)
 
 

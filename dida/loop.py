@@ -1,6 +1,7 @@
 """The training loop: a batch, a step, and what is written down now and then."""
 
 import contextlib
+import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,11 +9,14 @@ from pathlib import Path
 
 from dida.assemble import Parts
 from dida.batch import Batch, Trace
-from dida.config import Config
+from dida.config import Config, DataConfig
+from dida.data import domains
+from dida.data.domains import UnlabelledDomain
 from dida.data.image_file import ImageFileError
 from dida.data.loader import batches
 from dida.data.workers import WorkerDied
 from dida.meter import Meter
+from dida.overview import overview
 from dida.program import command_line
 from dida.run import Run
 from dida.signals import Signals, Stopped
@@ -33,7 +37,7 @@ def train(config: Config, parts: Parts) -> Path:
     opened = Run.resume(config, state.step) if config.resume else Run.start(config, parts.class_set)
     with opened as run, Signals() as signals:
         print(f"run folder {run.folder}", flush=True)
-        print("\n".join(choice_lines(device, classes=len(parts.class_set))), flush=True)
+        print("\n".join([*overview(config, parts), *choice_lines(device, classes=len(parts.class_set))]), flush=True)
         keeper = Keeper(config, parts, run)
         with (
             keeper.says_how_to_go_on(),
@@ -55,7 +59,7 @@ def train(config: Config, parts: Parts) -> Path:
                     keeper.write_what_is_due(batch, trace)
                     signals.raise_caught()
                 del trace  # its maps are let go before the next step needs the memory
-        print(f"done after step {state.step}; {next_command(run.folder, config.data.tgt)}")
+        print(f"done after step {state.step}; {next_command(run.folder, config.data, pairs.target)}")
     return opened.folder
 
 
@@ -131,12 +135,19 @@ class Keeper:
         return f", {kept}; continue with\n    {command_line('train')} --resume {folder}"
 
 
-def next_command(run: Path, target: str) -> str:
-    """What to do with a finished run. Whether a folder of one's own has labels nobody looks at while training."""
-    score = f"{command_line('eval')} {shlex.quote(str(run))}"
-    if target.startswith("folder:"):
-        return f"see what it makes of pictures with\n    {score} --images {shlex.quote(target.removeprefix('folder:'))}"
-    return f"score it with\n    {score} --tgt {target}"
+def next_command(run: Path, data: DataConfig, target: UnlabelledDomain) -> str:
+    """What to do with a finished run: score it where the target has labels to score on, else look at its pictures.
+
+    Labels are not looked at while training, only asked whether their folder is there. An own folder may have some, and
+    they may be of other classes.
+    """
+    ask = f"{command_line('eval')} {shlex.quote(str(run))}"
+    if domains.may_be_scored(data.tgt, data.data_root, "val"):
+        return f"score it with\n    {ask} --tgt {data.tgt}"
+    own = data.tgt.startswith("folder:")
+    places = [path.parent for path in target.images]
+    pictures = shlex.quote(os.path.commonpath(places) if own else str(places[0]))
+    return f"see what it makes of pictures with\n    {ask} --images {pictures}"
 
 
 def due(step: int, every: int) -> bool:

@@ -25,6 +25,7 @@ DIDA = {
     "options": (),
     "files": (),
     "device": (),
+    "progress": (),
     "signals": (),
     "program": (),
     "doctor_config": (),
@@ -40,7 +41,7 @@ DIDA = {
     "state": ("errors", "files", "method.bank", "method.prior", "method.views"),
     "recipes": ("options", "config", "state"),
     "step": ("batch", "method.passes", "optim", "state"),
-    "evaluate": ("batch", "data"),
+    "evaluate": ("batch", "data", "progress"),
     "predictions": ("data.classes", "data.image_file"),
     "panel": ("batch", "data.classes", "data.image_file", "method.bank", "kernels"),
     "provenance": ("kernels",),
@@ -53,13 +54,17 @@ DIDA = {
     "assemble": (
         "batch", "config", "data", "device", "method", "models", "optim", "options", "panel", "state", "stored",
     ),
+    "overview": ("assemble", "config", "data", "models"),
     "trained": ("assemble", "config", "data", "evaluate", "paper", "state", "stored"),
-    "labelling": ("data", "evaluate", "panel", "predictions", "trained"),
+    "labelling": ("data", "evaluate", "panel", "predictions", "progress", "trained"),
     "scoring": ("batch", "data", "evaluate", "paper", "predictions", "stored", "trained"),
     "sharing": ("config", "evaluate", "files", "models", "provenance", "state", "stored", "trained"),
     "network": ("data", "device", "evaluate", "options", "sharing", "trained"),
-    "export": ("batch", "data", "evaluate", "files", "labelling", "trained"),
-    "loop": ("assemble", "batch", "config", "data", "kernels", "meter", "program", "run", "signals", "state", "step"),
+    "export": ("batch", "data", "evaluate", "files", "trained"),
+    "loop": (
+        "assemble", "batch", "config", "data", "kernels", "meter", "overview", "program", "run", "signals", "state",
+        "step",
+    ),
     "command": (
         "assemble", "config", "data", "device", "errors", "eval_config", "evaluate", "export", "export_config", "files",
         "labelling", "loop", "network", "options", "program", "run", "scoring", "state", "trained",
@@ -88,7 +93,7 @@ ONLY = {
     "timm": ("dida.models",),
     "tyro": ("dida.options", "dida.eval_config", "dida.export_config", "dida.doctor", "dida.data.toy.__main__"),
     "torch": ("dida_kernels", *(f"dida.{name}" for name in DIDA if name not in ("claim", "errors", "events", "options",
-              "files", "signals", "config", "eval_config", "recipes", "data.classes", "program", "doctor_config",
+              "files", "progress", "signals", "config", "eval_config", "recipes", "data.classes", "program", "doctor_config",
               "export_config", "cli", "__main__", "paper"))),
 }  # fmt: skip
 

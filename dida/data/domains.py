@@ -192,6 +192,16 @@ def published_mean(source: str) -> int | None:
     return layouts[0].published_mean if layouts else None
 
 
+def may_be_scored(name: str, root: Path, split: str) -> bool:
+    """Whether a built-in domain has folders of images and labels for a split; no label is opened or listed."""
+    return any(
+        all((root / folder / _head(part, layout, split)).is_dir() for part in (layout.images, layout.labels))
+        for layout in LAYOUTS.get(ALIASES.get(name, name), ())
+        for folder in layout.folders
+        if split in layout.splits
+    )
+
+
 def _layouts(name: str, split: str, *, labels: bool) -> tuple[str, tuple[Layout, ...]]:
     """The canonical name and the layouts it may have. Raises ValueError."""
     name = ALIASES.get(name, name)
@@ -216,8 +226,9 @@ def _data_folder(
         for folder in layout.folders
         if _roots(root / folder, layout.images, layout, split)
     ]
-    whole = [(folder, layout) for folder, layout in present if _roots(folder, layout.labels, layout, split)]
-    found = (whole if labels else []) or present
+    # Label folders are looked into only where labels are asked for.
+    whole = [(folder, layout) for folder, layout in present if labels and _roots(folder, layout.labels, layout, split)]
+    found = whole or present
     if not found:
         raise _missing(name, layouts[0], root, root / layouts[0].folders[0], split, of_labels=False)
     return found[0]
@@ -232,6 +243,11 @@ def _roots(folder: Path, part: str, layout: Layout, split: str) -> list[tuple[st
         return []
     found = [(f"{middle.name}/", middle / tail) for middle in sorted((folder / head).iterdir())]
     return [(name, path) for name, path in found if path.is_dir() and not name.startswith(".")]
+
+
+def _head(part: str, layout: Layout, split: str) -> str:
+    """A folder of a layout, or where it has a * the one above."""
+    return part.format(split=layout.splits[split]).partition("/*/")[0]
 
 
 def _place(folder: Path, part: str, layout: Layout, split: str) -> str:

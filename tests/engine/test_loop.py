@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shlex
 import signal
 import time
 import weakref
@@ -17,7 +18,9 @@ from torch import Tensor
 from dida import loop, recipes
 from dida.assemble import Parts, assemble, build_pairs
 from dida.batch import Trace
-from dida.config import Config, changed
+from dida.config import Config, DataConfig, changed
+from dida.data import domains
+from dida.data.domains import UnlabelledDomain
 from dida.data.image_file import ImageFileError
 from dida.data.pairs import Pairs
 from dida.data.toy import Counts, generate
@@ -172,16 +175,26 @@ def test_a_class_set_is_kept_with_the_run_and_in_its_checkpoints(toy, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "target, command",
+    "target, folders, command",
     [
-        ("cityscapes", "python eval.py r --tgt cityscapes"),
-        ("toy-cityscapes", "python eval.py r --tgt toy-cityscapes"),
-        ("folder:/data/my cameras", "python eval.py r --images '/data/my cameras'"),
-        ("folder:cam", "python eval.py r --images cam"),
+        ("cityscapes", ("leftImg8bit/val", "gtFine/val"), "eval.py r --tgt cityscapes"),
+        ("toy-cityscapes", ("leftImg8bit/val", "gtFine/val"), "eval.py r --tgt toy-cityscapes"),
+        ("cityscapes", ("leftImg8bit/val",), "eval.py r --images {}/some"),  # labels were not downloaded
+        ("acdc", ("rgb_anon", "gt"), "eval.py r --tgt acdc"),
+        ("gta5", ("images", "labels"), "eval.py r --images {}/some"),  # it has no val split
+        ("folder:x", ("images/val", "labels/val"), "eval.py r --images {}"),
     ],
 )
-def test_the_last_line_of_a_run_is_a_command_that_works_for_it(target, command):
-    assert loop.next_command(Path("r"), target).endswith(f"\n    {command}")
+def test_the_last_line_of_a_run_is_a_command_that_works_for_it(tmp_path, target, folders, command):
+    root = tmp_path / "my data"
+    base = root / domains.LAYOUTS[target][0].folders[0] if target in domains.LAYOUTS else root
+    for folder in folders:
+        (base / folder).mkdir(parents=True)
+    pictures = UnlabelledDomain(target, "train", base, (base / "some" / "0.png", base / "other" / "1.png"))
+    said = loop.next_command(Path("r"), DataConfig(tgt=target, data_root=root), pictures)
+    place = command.partition("{}")[2]
+    wanted = command.partition("{}")[0] + (shlex.quote(f"{base}{place}") if "{}" in command else "")
+    assert said.endswith(f"\n    python {wanted}")
 
 
 # ---- whatever ends a run leaves its last step ----------------------------------------------------------------------

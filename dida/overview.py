@@ -1,0 +1,137 @@
+"""What stands at the top of a run: what was chosen, what it will need, and what may have been chosen badly."""
+
+import statistics
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+from dida.assemble import Parts
+from dida.config import Config
+from dida.data.image_file import image_size
+from dida.data.pairs import View
+from dida.data.transforms import keep_ratio_size
+from dida.models.segmentor import Segmentor
+
+LONG = 24 * 3600  # seconds from which a run is worth a hint
+_LOOKED_AT = 9  # pictures of a domain, evenly spaced, whose headers are read
+_PADDING = 0.25  # mean share of a crop from which padding is worth a hint
+_SIDE = 1024  # of the matrices that a device is tried with
+_GIB = 2**30
+
+
+class Need(NamedTuple):
+    """What a step costs; an estimate from shapes, made without doing it."""
+
+    flops: float  # of matrix products and convolutions
+    memory: int  # bytes of weights, optimizer and what a pass keeps for its gradient
+
+
+def overview(config: Config, parts: Parts) -> Iterator[str]:
+    """The lines. Raises ImageFileError for a picture whose header cannot be read."""
+    state, pairs, device = parts.state, parts.pairs, parts.device
+    data, optim, inst = config.data, config.optim, config.instance
+    student = state.student
+    assert isinstance(student, Segmentor)
+    need = step_need(config, student)
+    left = optim.steps - state.step
+    seconds = left * need.flops / flops_a_second(device)
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    yield f"device    {device} ({where})"
+    hints = []
+    for name, domain, view in (
+        ("source", pairs.source, pairs.source_view),
+        ("target", pairs.target, pairs.target_view),
+    ):
+        sizes = [image_size(path) for path in _some(domain.images)]
+        seen = [_seen(size, view) for size in sizes]
+        yield f"{name}    {len(domain.images)} pictures of {_range(sizes)}, seen at {_range(seen)}"
+        hints += _padding_hint(name, seen, data.crop)
+    yield f"a step    {data.batch_size} + {data.batch_size} crops of {data.crop}x{data.crop}"
+    names = ", ".join(parts.class_set.names)
+    yield f"classes   {len(parts.class_set)}: {names if len(names) < 90 else names[:86] + ' ...'}"
+    millions = sum(p.numel() for p in student.parameters()) / 1e6
+    yield f"network   {config.model.backbone}, {millions:.1f} million parameters"
+    bank = f"; bank of {inst.bank_size} used from step {inst.bank_start}" if inst.selecting != "off" else ""
+    yield f"schedule  {optim.steps} steps, warm-up {optim.warmup}{bank}"
+    yield f"needs     about {need.memory / _GIB:.1f} GiB, and at least {_duration(seconds)} on this device"
+    if seconds > LONG:
+        hints.append("this will take days here: fewer --steps, a smaller --crop or --backbone (mit_b0), or a GPU")
+    yield from (f"hint      {hint}" for hint in hints)
+
+
+def step_need(config: Config, student: Segmentor) -> Need:
+    """What a step costs, from one forward pass of shapes without numbers."""
+    data, teach = config.data, config.teach
+    image = torch.empty(data.batch_size, 3, data.crop, data.crop, device="meta")
+    weights = {name: _shape_of(tensor) for name, tensor in (*student.named_parameters(), *student.named_buffers())}
+    own = {tensor.untyped_storage()._cdata for tensor in weights.values()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage()._cdata not in own:
+            kept[tensor.untyped_storage()._cdata] = tensor  # kept alive, so that no other takes its place
+        return tensor
+
+    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        functional_call(student, weights, (image,))
+    trainings = 2 if teach.self_training else 1  # source; source pasted onto target
+    others = (1 if teach.self_training else 0) + (1 if teach.feature_weight > 0 else 0)  # the teacher, and ImageNet's
+    parameters = sum(p.numel() * p.element_size() for p in student.parameters())
+    # Weights, gradient and two moments of the student, and the weights of the others. A backward costs two forwards.
+    memory = (4 + others) * parameters + sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    return Need(
+        flops=(3 * trainings + others) * counter.get_total_flops(), memory=memory
+    )  # backward costs two forwards
+
+
+def flops_a_second(device: torch.device) -> float:
+    """What a device does in a matrix product in float32: no training on it is faster."""
+    a = torch.ones(_SIDE, _SIDE, device=device)
+    best = min(_seconds_of_product(a) for _ in range(3))
+    return 2 * _SIDE**3 / best
+
+
+def _seconds_of_product(a: Tensor) -> float:
+    start = time.perf_counter()
+    float((a @ a)[0, 0])  # waits for the device
+    return time.perf_counter() - start
+
+
+def _shape_of(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("meta").requires_grad_(tensor.requires_grad)
+
+
+def _some(items: tuple) -> tuple:
+    return items[:: -(-len(items) // _LOOKED_AT)]
+
+
+def _seen(size: tuple[int, int], view: View) -> tuple[int, int]:
+    scaled = keep_ratio_size(size, view.scale)
+    return scaled if view.enlarge or scaled < size else size
+
+
+def _range(sizes: list[tuple[int, int]]) -> str:
+    by_area = sorted(sizes, key=lambda size: size[0] * size[1])
+    names = [f"{width}x{height}" for width, height in (by_area[0], by_area[-1])]
+    return names[0] if len(set(sizes)) == 1 else f"{names[0]} to {names[1]}"
+
+
+def _padding_hint(name: str, seen: list[tuple[int, int]], crop: int) -> list[str]:
+    shares = [1 - min(width, crop) * min(height, crop) / crop**2 for width, height in seen]
+    padding = statistics.mean(shares)
+    if padding <= _PADDING:
+        return []
+    fits = max(int(statistics.median(min(size) for size in seen)) // 32 * 32, 32)
+    return [f"--crop {crop} is larger than pictures of the {name}: {padding:.0%} is padding; --crop {fits} fits"]
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 24 * 3600), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} seconds"

@@ -1,0 +1,95 @@
+"""What stands at the top of a run: what it needs, and what may have been chosen badly."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from dida import recipes
+from dida.assemble import assemble
+from dida.config import Config, changed
+from dida.models.segmentor import Segmentor
+from dida.overview import LONG, flops_a_second, overview, step_need
+from tests.data.factories import make_folder
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def student() -> Segmentor:
+    return Segmentor("mit_b0", 5, 16).train()
+
+
+def config(**options) -> Config:
+    return changed(recipes.dida(Config()), crop=64, feature_weight=0.0, **options)
+
+
+def test_the_need_of_a_step_is_what_was_counted_for_the_papers_network():
+    """bench/results/counted: the whole step without the instance level, allocation by allocation."""
+    counted = json.loads((ROOT / "bench/results/counted/bank_memory.json").read_text())["rest"]["peak"]
+    assert step_need(Config(), Segmentor("mit_b5").train()).memory == pytest.approx(counted, rel=0.1)
+
+
+def test_passes_and_networks_add_up(student):
+    """Trained twice (a backward costs two forwards) and asked once as the teacher; source-only is trained once."""
+    dida, source = step_need(config(), student), step_need(changed(config(), self_training=False), student)
+    assert dida.flops / source.flops == pytest.approx(7 / 3)
+    more = step_need(changed(config(), feature_weight=1.0), student)
+    assert more.flops / source.flops == pytest.approx(8 / 3)
+    weights = sum(p.numel() * 4 for p in student.parameters())
+    assert more.memory - dida.memory == dida.memory - source.memory == weights
+
+
+def test_what_is_kept_grows_with_the_batch(student):
+    two, four, eight = (step_need(config(batch_size=n), student) for n in (2, 4, 8))
+    assert eight.memory - four.memory == 2 * (four.memory - two.memory) > 0
+    assert four.flops == 2 * two.flops
+
+
+def test_counting_changes_nothing(student):
+    before, drawn = {k: v.clone() for k, v in student.state_dict().items()}, torch.get_rng_state()
+    step_need(config(), student)
+    assert all(torch.equal(v, before[k]) for k, v in student.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert all(p.grad is None for p in student.parameters())
+
+
+def lines(tmp_path, *more: str, size: tuple[int, int] = (96, 64)) -> dict[str, list[str]]:
+    """The overview of a run on own folders, by the word that a line begins with."""
+    own = make_folder(tmp_path / "own", 3, size)
+    args = ("--src", f"folder:{own}", "--tgt", f"folder:{own / 'images'}", "--backbone", "mit_b0", "--weights", "none",
+            "--embed-dim", "16", "--crop", "64", "--device", "cpu")  # fmt: skip
+    config = recipes.from_command_line([*args, *more])
+    said: dict[str, list[str]] = {}
+    for line in overview(config, assemble(config)):
+        word, _, rest = line.partition(" ")
+        said.setdefault(word, []).append(rest.strip())
+    return said
+
+
+def test_what_was_chosen_is_said(tmp_path):
+    said = lines(tmp_path, "--steps", "80")
+    assert said["device"][0].startswith("cpu (")
+    assert said["source"] == said["target"] == ["3 pictures of 96x64, seen at 96x64"]
+    assert said["classes"][0].startswith("19: road, sidewalk, ")
+    assert said["network"][0].startswith("mit_b0, 3.")
+    assert said["schedule"] == ["80 steps, warm-up 3; bank of 300 used from step 3"]
+    assert "GiB, and at least" in said["needs"][0]
+    assert "hint" not in said
+
+
+def test_a_crop_that_is_larger_than_the_pictures_is_said(tmp_path):
+    said = lines(tmp_path, "--crop", "128")["hint"]
+    padding = 1 - 96 * 64 / 128**2
+    assert said == [f"--crop 128 is larger than pictures of the {name}: {padding:.0%} is padding; --crop 64 fits"
+                    for name in ("source", "target")]  # fmt: skip
+
+
+def test_a_run_of_days_is_said(tmp_path, monkeypatch):
+    assert flops_a_second(torch.device("cpu")) > 1e8
+    monkeypatch.setattr("dida.overview.flops_a_second", lambda device: 1e6)
+    said = lines(tmp_path, "--steps", "1000000")
+    assert "days on this device" in said["needs"][0]
+    assert said["hint"][0].startswith("this will take days here: fewer --steps")
+    assert LONG == 24 * 3600
