@@ -1,0 +1,49 @@
+"""See the package."""
+
+import argparse
+import logging
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+from dida.recipes import METHODS
+from tests.pairs.made import make_domains
+from tests.pairs.run import Case, run_case
+
+
+def main() -> None:
+    """Run all cases that are asked for; exit status 1 if one of them failed."""
+    parser = argparse.ArgumentParser(description=sys.modules["tests.pairs"].__doc__)
+    parser.add_argument("--src", nargs="*", help="sources, by default all")
+    parser.add_argument("--method", nargs="*", default=list(METHODS))
+    parser.add_argument("--steps", type=int, default=20)
+    options = parser.parse_args()
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory() as folder:
+        root, out = Path(folder) / "data", Path(folder) / "run"
+        sources, targets = make_domains(root)
+        chosen = options.src or sources
+        cases = [
+            Case(src, tgt, method, options.steps)
+            for method in options.method
+            for src in (chosen if method != "oracle" else ["-"])
+            for tgt in targets
+        ]
+        failed, start = 0, time.monotonic()
+        for done, case in enumerate(cases, 1):
+            try:
+                run_case(case, root, out)
+            except (Exception, SystemExit):
+                failed += 1
+                print(f"FAILED {case}\n{traceback.format_exc(limit=-2)}", flush=True)
+            shutil.rmtree(out, ignore_errors=True)
+            if done % 50 == 0 or done == len(cases):
+                print(f"{done} of {len(cases)}, {failed} failed, {time.monotonic() - start:.0f} s", flush=True)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
