@@ -17,7 +17,7 @@ from dida.data.pairs import View
 from dida.data.transforms import keep_ratio_size
 from dida.models.segmentor import Segmentor
 
-LONG = 24 * 3600  # seconds from which a run is worth a hint
+LONG = 6 * 3600  # seconds from which a run is worth a hint
 _LOOKED_AT = 9  # pictures of a domain, evenly spaced, whose headers are read
 _PADDING = 0.25  # mean share of a crop from which padding is worth a hint
 _SIDE = 1024  # of the matrices that a device is tried with
@@ -60,7 +60,7 @@ def overview(config: Config, parts: Parts) -> Iterator[str]:
     yield f"schedule  {optim.steps} steps, warm-up {optim.warmup}{bank}"
     yield f"needs     about {need.memory / _GIB:.1f} GiB, and at least {_duration(seconds)} on this device"
     if seconds > LONG:
-        hints.append("this will take days here: fewer --steps, a smaller --crop or --backbone (mit_b0), or a GPU")
+        hints.append("that is long: fewer --steps, a smaller --crop or --backbone (mit_b0), or a GPU")
     yield from (f"hint      {hint}" for hint in hints)
 
 

@@ -16,9 +16,8 @@ from tqdm import tqdm
 
 from bench.figures.runs import domain_of, images_of, load_runs, names_of, predictions, save_facts
 from dida.batch import IGNORE
-from dida.data import domains
 from dida.data.classes import ClassSet
-from dida.data.statistics import class_statistics
+from dida.data.sources import labelled_sources
 from dida.method.sampling import balanced_slots, slot_labels, slots_by_frequency, slots_by_inverse_frequency
 
 # By what they are called in the paper; NU has the slots of RS and differs in never being updated.
@@ -54,10 +53,10 @@ def main(options: DistributionOptions) -> None:
     if len(sources := {trained.config.data.src for trained in runs}) > 1:
         raise ValueError(f"the runs learnt from different sources: {', '.join(sorted(sources))}")
     config = runs[0].config
-    source = domains.labelled(config.data.src, options.data_root or config.data.data_root, "train")
+    source = labelled_sources(config.data.src, options.data_root or config.data.data_root, "train")
     target = domain_of(runs[0], options.tgt, options.data_root, options.split)
     class_set = runs[0].class_set
-    source_C = class_statistics(source).pixels.sum(0)
+    source_C = source.statistics().pixels.sum(0)
     labels = [image.label.numpy() for image in images_of(runs[0], target)]
     truth_C = _count(labels, len(class_set))
     found = {f"source: {source.name}": source_C, f"target, truth: {target.name} {options.split}": truth_C}

@@ -62,9 +62,10 @@ def device_of(trained: Trained) -> torch.device:
 
 
 def domain_of(trained: Trained, name: str | None, root: Path | None, split: str) -> LabelledDomain:
-    """The images of a domain with their labels, by default of the run's target. Raises as `domains.labelled`."""
+    """The images of a domain, by default the run's target, with labels of the run's classes. Raises as
+    `domains.labelled`, and ValueError where the two have no class in common."""
     data = trained.config.data
-    return domains.labelled(name or data.tgt, root or data.data_root, split)
+    return domains.labelled(name or data.tgt, root or data.data_root, split).seen_as(trained.class_set)
 
 
 def evenly_spaced(domain: LabelledDomain, count: int) -> list[int]:
@@ -76,7 +77,8 @@ def evenly_spaced(domain: LabelledDomain, count: int) -> list[int]:
 
 def images_of(trained: Trained, domain: LabelledDomain) -> LabelledImages:
     """The domain as the run's networks see it."""
-    return LabelledImages(domain, parse_size(trained.config.data.tgt_size, option="--tgt-size"))
+    data = trained.config.data
+    return LabelledImages(domain, parse_size(data.tgt_size, option="--tgt-size"), enlarge=data.enlarge)
 
 
 def predictions(trained: Trained, network: str, images: Iterable[LabelledImage]) -> Iterator[np.ndarray]:

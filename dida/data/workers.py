@@ -8,8 +8,10 @@ import shutil
 import signal
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -53,21 +55,22 @@ class ReadAhead(Iterator[Any]):
         self, dataset: Dataset[Any], order: range, *, batch_size: int | None, workers: int, pin_memory: bool
     ) -> None:
         """`order`: indices of items. `batch_size`: None hands out items one by one, as they are."""
-        loader: DataLoader[Any] = DataLoader(
-            _Told(dataset),
-            sampler=order,
-            batch_size=batch_size,
-            num_workers=workers,
-            collate_fn=_one if batch_size is None else _batched,
-            pin_memory=pin_memory,
-            worker_init_fn=start_worker,
-        )
+        with _without_advice():
+            loader: DataLoader[Any] = DataLoader(
+                _Told(dataset),
+                sampler=order,
+                batch_size=batch_size,
+                num_workers=workers,
+                collate_fn=_one if batch_size is None else _batched,
+                pin_memory=pin_memory,
+                worker_init_fn=start_worker,
+            )
         others = set(multiprocessing.active_children())
         self._main_thread = threading.current_thread() is threading.main_thread()
         self._on_child = signal.getsignal(signal.SIGCHLD)
         self._workers: set[BaseProcess] = set()
         try:
-            with starting_workers():
+            with starting_workers(), _without_advice():
                 self._items = iter(loader)
         except OSError as error:
             raise self._explained(error) from error
@@ -113,6 +116,14 @@ class ReadAhead(Iterator[Any]):
         if number in (errno.ENOSPC, errno.ENOMEM, errno.EAGAIN):  # of starting them
             return WorkerDied(_no_room() if number == errno.ENOSPC else f"{os.strerror(number)}: use fewer --workers")
         return error
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """PyTorch warns, twice, of more workers than cores; the default is what a training machine has use for."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*worker processes in total")
+        yield
 
 
 def _end_all(workers: set[BaseProcess]) -> None:

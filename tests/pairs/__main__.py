@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import random
 import shutil
 import sys
 import tempfile
@@ -10,6 +11,7 @@ import traceback
 from pathlib import Path
 
 from dida.recipes import METHODS
+from dida.signals import Stopped
 from tests.pairs.made import make_domains
 from tests.pairs.run import Case, run_case
 
@@ -32,10 +34,13 @@ def main() -> None:
             for src in (chosen if method != "oracle" else ["-"])
             for tgt in targets
         ]
+        random.Random(0).shuffle(cases)  # so that a part of them is a fair part
         failed, start = 0, time.monotonic()
         for done, case in enumerate(cases, 1):
             try:
                 run_case(case, root, out)
+            except Stopped:
+                raise
             except (Exception, SystemExit):
                 failed += 1
                 print(f"FAILED {case}\n{traceback.format_exc(limit=-2)}", flush=True)

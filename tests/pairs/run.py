@@ -18,7 +18,7 @@ from dida.config import changed
 from dida.eval_config import EvalConfig
 from dida.options import read_command_line
 
-SMALL = {"crop": 64, "batch_size": 2, "workers": 0, "device": "cpu", "weights": "none", "embed_dim": 16}
+SMALL = {"crop": 32, "batch_size": 2, "workers": 0, "device": "cpu", "weights": "none", "embed_dim": 16}
 
 
 class Case(NamedTuple):
