@@ -90,11 +90,17 @@ def _require_same_run(config: Config, pairs: Pairs, checkpoint: dict[str, Any], 
             f"config.json and {path.name} differ in {values}; put config.json right, or take the options of the "
             f"checkpoint with --resume {path}"
         )
-    now_named, then_named = list(pairs.source.class_set.names), list(checkpoint["classes"]["names"])
+    class_set, then_classes = pairs.source.class_set, checkpoint["classes"]
+    now_named, then_named = list(class_set.names), list(then_classes["names"])
     if then_named != now_named:
         raise ValueError(
             f"{path}: the classes of {config.data.src} are now {', '.join(now_named)}; the run began with "
             f"{', '.join(then_named)}"
+        )
+    if list(class_set.label_ids) != list(then_classes["label_ids"]):
+        now_spelt, then_spelt = (", ".join(map(str, ids)) for ids in (class_set.label_ids, then_classes["label_ids"]))
+        raise ValueError(
+            f"{path}: the raw ids of {config.data.src}'s classes are now {now_spelt}; the run began with {then_spelt}"
         )
     then = checkpoint.get("files")
     if not isinstance(then, dict):

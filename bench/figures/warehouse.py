@@ -25,6 +25,7 @@ CLASSES = (
     {"id": 50, "name": "exit sign", "color": [30, 170, 80]},
     {"id": 0, "name": "ignore", "color": [0, 0, 0]},
 )
+RENDERED = 24  # pictures
 SIZES = ((160, 120), (128, 96), (144, 96), (160, 128))  # of rendered pictures
 _PHOTO, _UPRIGHT = (160, 120), (120, 160)
 _FLOOR, _SHELF, _BOX, _FORKLIFT, _SIGN, _WALL = (entry["id"] for entry in CLASSES)
@@ -38,7 +39,7 @@ _PHOTOGRAPHED = {_FLOOR: (96, 88, 76), _SHELF: (52, 62, 120), _BOX: (140, 104, 7
 def main(folder: Path) -> None:
     """Draw both folders. Raises OSError."""
     sim, real = folder / "warehouse_sim", folder / "warehouse_real"
-    for i in range(40):
+    for i in range(RENDERED):
         width, height = SIZES[i % len(SIZES)]
         ids = scene(np.random.default_rng(i), width, height)
         _save_photo(sim / "images" / f"cam{i % 2}" / f"{i:03d}.jpg", looks(ids, _RENDERED, np.random.default_rng(i)))
@@ -51,7 +52,7 @@ def main(folder: Path) -> None:
         _save_photo(real / f"cam{i % 2}" / f"{i:03d}.jpg", photo, on_its_side=upright)
     with whole_video(real / "round.mp4", 5.0) as write:
         wide = scene(np.random.default_rng(2000), 2 * _PHOTO[0], _PHOTO[1])
-        for left in range(0, _PHOTO[0], 8):
+        for left in range(0, _PHOTO[0], 16):
             ids = wide[:, left : left + _PHOTO[0]]
             write(looks(ids, _PHOTOGRAPHED, np.random.default_rng(left), dim=True))
 

@@ -36,7 +36,7 @@ from dida.data.class_file import Declared, read_class_file
 from dida.data.classes import CITYSCAPES_CLASSES, ClassSet, train_id_map
 from dida.data.image_file import Encoding
 from dida.data.layouts import ALIASES, IMAGE_SUFFIXES, LAYOUTS, Layout
-from dida.data.listing import files_below, likely_cause, what_lies_there
+from dida.data.listing import files_below, likely_cause, say_left_out, what_lies_there
 from dida.data.own_folder import own_layout, renamed_by_suffix
 
 _log = logging.getLogger(__name__)
@@ -120,7 +120,10 @@ def unlabelled(name: str, root: Path, split: str) -> UnlabelledDomain:
     images = _images(folder, layout, split)
     if not images:
         raise _missing(name, layout, Path(root), folder, split, of_labels=False)
-    _log.info("%s (%s): %d images in %s", name, split, len(images), _place(folder, layout.images, layout, split))
+    place = _place(folder, layout.images, layout, split)
+    _log.info("%s (%s): %d images in %s", name, split, len(images), place)
+    if name.startswith(_FOLDER):
+        say_left_out(Path(place), images.values(), IMAGE_SUFFIXES)
     return UnlabelledDomain(name, split, folder, tuple(images.values()))
 
 
@@ -157,6 +160,8 @@ def survey(name: str, root: Path, split: str) -> Survey:
         images, labels = renamed_by_suffix(images, labels)
     places = [_place(folder, part, layout, split) for part in (layout.images, layout.labels)]
     _log.info("%s (%s): %d images in %s, labels in %s", name, split, len(images), *places)
+    if name.startswith(_FOLDER):
+        say_left_out(Path(places[0]), images.values(), IMAGE_SUFFIXES)
     left_out = tuple(path for path in images.values() if path.stem in layout.broken)
     keys = [key for key, path in images.items() if key in labels and path.stem not in layout.broken]
     paired = tuple(labels[key] for key in keys)

@@ -71,6 +71,16 @@ def what_lies_there(folder: Path, wanted: Iterable[str]) -> str:
     return f"{folder} holds {len(files)} files, none ends in {endings}, e.g. {files[0].relative_to(folder)}"
 
 
+def say_left_out(folder: Path, taken: Iterable[Path], endings: Iterable[str]) -> None:
+    """Say in one line which files below a folder are not taken, because they end in none of `endings`."""
+    left = sorted(set(files_below(folder)) - set(taken))
+    if left:
+        _log.warning(
+            "%s: %d files end in none of %s and are left out, e.g. %s",
+            folder, len(left), ", ".join(endings), left[0].relative_to(folder),
+        )  # fmt: skip
+
+
 def ascii_if_odd(name: str) -> str:
     """A file's name that any terminal can show."""
     return name if name.isprintable() else ascii(name)

@@ -76,6 +76,9 @@ def find_pictures(path: Path, *, but: Path | None = None) -> Found:
             _log.info("%s is a data set: its pictures are those in %s", path, folder)
         outside = [p for p in files_below(folder) if but is None or not p.absolute().is_relative_to(but.absolute())]
         found = Found(folder, *_sorted_out(outside, any_suffix=False))
+        left = sorted(set(outside) - {*found.pictures, *found.videos})
+        if left and (found.pictures or found.videos):
+            _log.warning("%d files are neither pictures nor videos and are left out, e.g. %s", len(left), left[0])
     if not found.pictures and not found.videos:
         endings = ", ".join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
         raise FileNotFoundError(

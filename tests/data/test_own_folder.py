@@ -96,6 +96,19 @@ def test_which_files_were_taken_is_said(tmp_path, caplog):
     assert f"1 images in {tmp_path / 'images'}, labels in {tmp_path / 'labels'}" in caplog.text
 
 
+@pytest.mark.parametrize("odd", ["b.heic", "B.AVIF", "deep/c.jp2", "clip.mp4", "d.jpg.part"])
+def test_what_is_no_picture_by_its_ending_is_left_out_and_said(tmp_path, odd, caplog):
+    put(tmp_path, "images/a.png", "labels/a.png")
+    (tmp_path / "images" / odd).parent.mkdir(exist_ok=True)
+    (tmp_path / "images" / odd).write_bytes(b"x")
+    for read in (labelled, lambda folder: domains.unlabelled(f"folder:{folder}", folder, "train")):
+        caplog.clear()
+        assert names(read(tmp_path)) == ["images/a.png"]
+        (said,) = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+        assert "1 files end in none of .png, .jpg" in said
+        assert said.endswith(f"are left out, e.g. {odd}")
+
+
 # ---- K1, K17: links ------------------------------------------------------------------------------------------------
 
 

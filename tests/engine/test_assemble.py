@@ -279,12 +279,17 @@ def test_init_from_a_run_with_other_classes_is_matched_by_name(tmp_path, caplog,
 
 
 def test_a_source_whose_classes_changed_is_not_resumed(toy, tmp_path):
+    """Other names, or label maps that spell them otherwise."""
     config = options(toy)
     parts = assemble(config)
-    other = dataclasses.replace(parts.class_set, names=("street", *parts.class_set.names[1:]))
-    parts.state.save(tmp_path, to_dict(config), other.to_dict())
-    with pytest.raises(ValueError, match=r"are now road, .*; the run began with street"):
-        assemble(changed(config, resume=tmp_path))
+    classes = parts.class_set
+    for change, said in (
+        ({"names": ("street", *classes.names[1:])}, r"are now road, .*; the run began with street"),
+        ({"label_ids": (8, 7, *classes.label_ids[2:])}, r"classes are now 7, 8, .*; the run began with 8, 7, "),
+    ):
+        parts.state.save(tmp_path, to_dict(config), dataclasses.replace(classes, **change).to_dict())
+        with pytest.raises(ValueError, match=said):
+            assemble(changed(config, resume=tmp_path))
 
 
 def test_a_resumed_run_has_no_use_for_init(toy, tmp_path):

@@ -8,8 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
+from bench.figures import warehouse
 from dida import recipes
 from dida.assemble import Parts, assemble
+from dida.command import run_check, run_training
 from dida.config import Config, changed, to_dict
 from dida.data import domains
 from dida.data.check import check_labelled
@@ -18,8 +20,11 @@ from dida.data.loader import batches
 from dida.evaluate import WHOLE_IMAGE
 from dida.labelling import Summary, label_pictures
 from dida.scoring import score_domain, score_table
+from dida.state import load_checkpoint
 from dida.step import train_step
 from dida.trained import load_trained
+from tests.engine.checkpoints import evaluate
+from tests.pairs.run import small_networks
 
 CPU = torch.device("cpu")
 SIZES = ((96, 64), (64, 96), (80, 80), (120, 72))
@@ -102,6 +107,42 @@ def test_a_warehouse_of_five_classes(tmp_path, in_colours):
     assert overlaid.shape == (96, 64, 3)  # upright, at its own size
     painted = np.asarray(Image.open(tmp_path / "out" / "colour" / "cam1" / "001.png")).reshape(-1, 3)
     assert {tuple(map(int, p)) for p in np.unique(painted, axis=0)} <= {tuple(e["color"]) for e in WAREHOUSE[:5]}
+
+
+def test_from_two_folders_to_labelled_pictures_by_the_commands(tmp_path, capsys):
+    """Nested JPEGs of four sizes and some on their side, ids 10 to 50, names that are none of Cityscapes': checked,
+    trained for 30 steps, resumed from the 20th, scored, and a folder with a film in it labelled."""
+    warehouse.main(tmp_path)
+    src, tgt, run = f"folder:{tmp_path / 'warehouse_sim'}", f"folder:{tmp_path / 'warehouse_real'}", tmp_path / "run"
+    common = ("--src", src, "--tgt", tgt, "--weights", "none", "--embed-dim", "16", "--crop", "32", "--workers", "0",
+              "--device", "cpu", "--steps", "30", "--save-every", "10", "--out", str(run))  # fmt: skip
+    with small_networks():
+        with pytest.raises(SystemExit) as checked:
+            run_check(recipes.from_command_line([*common, "--check-data"]))
+        assert checked.value.code == 0
+        run_training(recipes.from_command_line([*common]))
+        straight = load_checkpoint(run / "checkpoints" / "step_000030.pt")["student"]
+        run_training(recipes.from_command_line(["--resume", str(run / "checkpoints" / "step_000020.pt")]))
+        resumed = load_checkpoint(run / "checkpoints" / "step_000030.pt")["student"]
+        assert all(torch.equal(resumed[name], tensor) for name, tensor in straight.items())
+        evaluate(run, "--tgt", src, "--json", tmp_path / "x.json", "--save-predictions", tmp_path / "maps")
+        evaluate(run, "--images", tmp_path / "warehouse_real", "--out", tmp_path / "out", "--confidence")
+    said = capsys.readouterr().out
+    assert f"python eval.py {run} --images {tmp_path / 'warehouse_real'}" in said
+    assert "mIoU (5 classes)" in said
+    assert "20 pictures and 10 frames of 1 video labelled" in said
+    names, ids = [e["name"] for e in warehouse.CLASSES[:5]], {e["id"] for e in warehouse.CLASSES[:5]}
+    assert list(json.loads((tmp_path / "x.json").read_text())["teacher"]["IoU"]) == names
+    colours = {tuple(e["color"]) for e in warehouse.CLASSES[:5]}
+    for name in ("cam0/000", "cam1/001", "round.mp4/000009"):
+        height, width = (160, 120) if name.startswith("cam1") else (120, 160)
+        label, colour = (
+            np.asarray(Image.open(tmp_path / "out" / kind / f"{name}.png")) for kind in ("label_ids", "colour")
+        )
+        assert label.shape == (height, width)  # upright
+        assert set(np.unique(label).tolist()) <= ids
+        assert {tuple(p) for p in colour.reshape(-1, 3).tolist()} <= colours
+    assert len(list((tmp_path / "maps" / "label_ids").rglob("*.png"))) == warehouse.RENDERED
 
 
 @pytest.mark.parametrize("C", [2, 7, 11, 150])
