@@ -25,6 +25,7 @@ from dida.data.transforms import Normalise
 from dida.data.workers import ReadAhead
 from dida.progress import Progress
 
+LEAST = 32  # pixels a side that an encoder can look at
 BAND = 3  # pixels that the boundary band reaches to either side of a class boundary
 
 _LABELS = 256  # values that a label of bytes can take
@@ -220,20 +221,29 @@ def evaluate(
 def _seen(model: nn.Module, image: Tensor, inference: Inference) -> Tensor:
     """Scores of the whole image at once, or the mean over the windows that show a pixel."""
     if not inference.window:
-        return model(image).logits
+        return _logits(model, image)
     height, width = image.shape[2:]
     total: Tensor | None = None  # made once a window has said how many classes there are
     windows_HW = image.new_zeros(height, width)
     for top in _starts(height, inference):
         for left in _starts(width, inference):
             place = (..., slice(top, top + inference.window), slice(left, left + inference.window))
-            scores = model(image[place]).logits
+            scores = _logits(model, image[place])
             if total is None:
                 total = scores.new_zeros(len(image), scores.shape[1], height, width)
             total[place] += scores
             windows_HW[place] += 1
     assert total is not None  # there is a window at (0, 0)
     return total / windows_HW
+
+
+def _logits(model: nn.Module, image: Tensor) -> Tensor:
+    """Class scores of an image of any size: encoders divide by 32, so less than that is continued by its edge."""
+    height, width = image.shape[2:]
+    right, bottom = max(LEAST - width, 0), max(LEAST - height, 0)
+    if right or bottom:
+        image = F.pad(image, (0, right, 0, bottom), mode="replicate")
+    return model(image).logits[:, :, :height, :width]
 
 
 def _starts(length: int, inference: Inference) -> list[int]:

@@ -61,8 +61,8 @@ class _Object(list):
 
 
 def _json(content: bytes) -> Any:
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ValueError("written in UTF-16; save it as UTF-8")
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content[:4]:  # with its mark, or without one
+        raise ValueError("written in UTF-16 or UTF-32; save it as UTF-8")
     try:
         return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_Object)  # sig: with a byte order mark, or not
     except UnicodeDecodeError as error:

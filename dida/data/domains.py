@@ -317,4 +317,7 @@ def _missing(name: str, layout: Layout, root: Path, folder: Path, split: str, *,
     ]
     if of_labels and (cause := likely_cause(files_below(folder / part.format(split=layout.splits[split])))):
         lines.append(f"  likely:   {cause}")
+    inside = next((path.parent for path in sorted(folder.glob("*/images")) if path.is_dir()), None)
+    if name.startswith(_FOLDER) and not of_labels and inside:
+        lines.append(f"  likely:   images/ lies one folder deeper; name that one, folder:{inside}")
     return FileNotFoundError("\n".join([*lines, f"  the data: {layout.origin.format(root=root)}"]))

@@ -2,7 +2,7 @@
 
 The one place that decodes. Pillow does it for everything but SYNTHIA's labels: it keeps the index of a palette PNG
 (OpenCV turns it into colours) and refuses a truncated JPEG (OpenCV fills the rest with grey). SYNTHIA's 16-bit RGB
-labels need OpenCV. Pictures are turned as their EXIF orientation says before anybody sees them; labels have none.
+labels need OpenCV. Files are turned as their EXIF orientation says before anybody sees them; labels rarely have one.
 """
 
 import struct
@@ -23,7 +23,7 @@ from dida.files import whole_file
 _DAMAGE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 
 
-_LOSSY = ("JPEG", "MPO", "JPEG2000")  # of Pillow's formats
+_LOSSY = {"MPO": "JPEG"} | {name: name for name in ("JPEG", "JPEG2000", "WEBP", "AVIF")}  # Pillow's names
 
 
 class ImageFileError(ValueError):
@@ -132,21 +132,34 @@ def _orientation(image: Image.Image) -> int:
 
 def _indices(path: Path, encoding: Encoding) -> np.ndarray:
     with _opened(path, "label") as label:
-        if label.format in _LOSSY or label.info.get("compression") == "jpeg":
+        lossy = "JPEG" if label.info.get("compression") == "jpeg" else _LOSSY.get(label.format or "")
+        if lossy:
             raise ImageFileError(
-                f"{path}: JPEG data, which changes the numbers that it stores, so its ids are not reliable; "
+                f"{path}: {lossy} data, which changes the numbers that it stores, so its ids are not reliable; "
                 "save labels as PNG"
             )
-        if label.mode in ("RGB", "RGBA") and encoding.colours:
-            return _ids_of_colours(np.asarray(label.convert("RGB")), encoding.colours)
-        if label.mode == "1":
-            return np.asarray(label).astype(np.uint8)
-        if label.mode not in ("L", "P") and not label.mode.startswith("I"):
-            raise ImageFileError(
-                f"{path}: holds colours (mode {label.mode}) where one class id per pixel is needed; "
-                'is it a colour rendering of the labels? classes.json can give each class its "color"'
-            )
+        turn = _TURNS.get(_orientation(label))
+        return _numbers(path, label if turn is None else label.transpose(turn), encoding)
+
+
+def _numbers(path: Path, label: Image.Image, encoding: Encoding) -> np.ndarray:
+    """The raw ids of a label that was opened, as its format stores them."""
+    if label.mode in ("RGB", "RGBA") and encoding.colours:
+        return _ids_of_colours(np.asarray(label.convert("RGB")), encoding.colours)
+    if label.mode == "1":
+        return np.asarray(label).astype(np.uint8)
+    if label.mode in ("L", "P") or label.mode.startswith("I"):
         return np.asarray(label)
+    if label.mode == "F":
+        raise ImageFileError(f"{path}: holds numbers with fractions (mode F) where class ids are needed")
+    pixels = np.asarray(label)
+    colours = pixels[:, :, : 1 if label.mode == "LA" else 3]  # without alpha
+    if (colours == colours[:, :, :1]).all():  # grey: one number, saved three times
+        return pixels[:, :, 0]
+    raise ImageFileError(
+        f"{path}: holds colours (mode {label.mode}) where one class id per pixel is needed; "
+        'is it a colour rendering of the labels? classes.json can give each class its "color"'
+    )
 
 
 def _ids_of_colours(rgb: np.ndarray, colours: tuple[tuple[int, int], ...]) -> np.ndarray:

@@ -62,7 +62,9 @@ def what_lies_there(folder: Path, wanted: Iterable[str]) -> str:
     """What a folder holds, as an answer to files of the endings `wanted` not being found in it."""
     if not folder.exists():
         above = next(parent for parent in folder.parents if parent.exists())
-        names = sorted(os.listdir(above)) if above.is_dir() else []
+        if not above.is_dir():
+            return f"{above} is a file, not a folder"
+        names = sorted(os.listdir(above))
         return f"{folder} does not exist; {above} holds {', '.join(map(ascii_if_odd, names[:12])) or 'nothing'}"
     files = files_below(folder)
     endings = " or ".join(wanted)

@@ -18,7 +18,7 @@ from types import MappingProxyType
 
 from dida.data.classes import CITYSCAPES_CLASSES, train_id_map
 from dida.data.image_file import Encoding
-from dida.data.layouts import Layout
+from dida.data.layouts import IMAGE_SUFFIXES, Layout
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ _CALLED = {
     "test": ("test", "testing"),
 }
 _SPLIT_OF = {name: split for split, names in _CALLED.items() for name in names}
+_LABEL_MAPS = {"label", "labels", "mask", "masks", "annotation", "annotations", "gt", "groundtruth", "ground_truth"}
 _BETWEEN = "_-. "  # what may lie between the name that image and label share and an ending
 _NEARLY = re.compile(r"(train|training|val|valid|validation|test|testing)([-_ .]?\d+|[-_ .].*|set)", re.IGNORECASE)
 
@@ -37,6 +38,7 @@ def own_layout(folder: Path, split: str, *, labels: bool) -> Layout:
     images = folder / "images"
     plain = not labels and not images.is_dir() and folder.is_dir() and not (folder / "labels").exists()
     if plain:
+        refuse_label_maps(folder)
         _log.warning("%s has no folder images/: every picture below it is taken", folder)
         images = folder
     below_images = _split_folder(images, split)
@@ -91,8 +93,26 @@ def _refuse_doubt(folder: Path, found: dict[str, list[str]], nearly: list[str], 
             f"{folder} holds {odd[0]}, which looks like a split, and {others[0]}, which does not: call the splits "
             "train, val and test, or give both folders names that are none"
         )
+    loose = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES) if found else []
+    if loose:
+        raise ValueError(
+            f"{folder} holds {next(iter(found.values()))[0]}, which is a split, and beside it {len(loose)} files that "
+            f"are in none, e.g. {loose[0]}: which split do they belong to?"
+        )
     if found and others:
         _log.warning("%s: %s belongs to no split and is left out", folder, ", ".join(others))
+
+
+def refuse_label_maps(folder: Path) -> None:
+    """Raise ValueError where a folder that is taken for pictures alone holds one that is called like label maps."""
+    for path in sorted(folder.rglob("*")):
+        if path.name.casefold() in _LABEL_MAPS and path.is_dir():
+            beside = next((p for p in sorted(path.parent.iterdir()) if p.is_dir() and p != path), None)
+            instead = f"name the folder of pictures alone, folder:{beside}" if beside else "name the folder of pictures"
+            raise ValueError(
+                f"{folder} has no folder images/, and {path} is called like label maps, which are no pictures: "
+                f"{instead}"
+            )
 
 
 # ---- names that differ by a suffix ---------------------------------------------------------------------------------

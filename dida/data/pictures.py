@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from dida.data.image_file import read_image
 from dida.data.layouts import IMAGE_SUFFIXES
 from dida.data.listing import files_below, what_lies_there
+from dida.data.own_folder import refuse_label_maps
 from dida.data.transforms import scaled_image
 
 _log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def find_pictures(path: Path, *, but: Path | None = None) -> Found:
     """The file itself, or all pictures and videos below a folder, those below the folder `but` apart.
 
     Of a data set of one's own, which has labels/ or classes.json beside images/, the images. Raises FileNotFoundError
-    where there is none, and as `files_below`.
+    where there is none, and as `files_below` and `refuse_label_maps`.
     """
     if path.is_file():
         found = Found(path.parent, *_sorted_out([path], any_suffix=True))
@@ -74,6 +75,8 @@ def find_pictures(path: Path, *, but: Path | None = None) -> Found:
         if (path / "images").is_dir() and ((path / "labels").is_dir() or (path / "classes.json").is_file()):
             folder = path / "images"
             _log.info("%s is a data set: its pictures are those in %s", path, folder)
+        else:
+            refuse_label_maps(folder)
         outside = [p for p in files_below(folder) if but is None or not p.absolute().is_relative_to(but.absolute())]
         found = Found(folder, *_sorted_out(outside, any_suffix=False))
         left = sorted(set(outside) - {*found.pictures, *found.videos})

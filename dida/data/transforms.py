@@ -42,10 +42,10 @@ class Normalise(torch.nn.Module):
 def keep_ratio_size(size: tuple[int, int], scale: tuple[int, int]) -> tuple[int, int]:
     """The largest (width, height) of the same aspect ratio that fits into `scale`, whichever way `scale` is turned.
 
-    1914x1052 into 1280x720 is 1280x704.
+    1914x1052 into 1280x720 is 1280x704. No side becomes less than a pixel.
     """
     factor = min(max(scale) / max(size), min(scale) / min(size))
-    return int(size[0] * factor + 0.5), int(size[1] * factor + 0.5)
+    return max(int(size[0] * factor + 0.5), 1), max(int(size[1] * factor + 0.5), 1)
 
 
 def scaled_image(image: np.ndarray, scale: tuple[int, int], *, enlarge: bool = True) -> np.ndarray:

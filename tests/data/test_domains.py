@@ -244,6 +244,6 @@ def test_a_truncated_jpeg_is_not_filled_with_grey(tmp_path):
 
 def test_a_colour_rendering_is_no_label(tmp_path):
     folder = make_gta(tmp_path, 1)
-    save_image(folder / "labels" / "00001.png", np.zeros((SIZE[1], SIZE[0], 3), dtype=np.uint8))
+    save_image(folder / "labels" / "00001.png", np.full((SIZE[1], SIZE[0], 3), (128, 64, 128), dtype=np.uint8))
     with pytest.raises(ImageFileError, match="holds colours"):
         label_of(domains.labelled("gta5", tmp_path, "train"), 0)

@@ -72,14 +72,41 @@ def test_an_orientation_that_does_not_exist_turns_nothing(tmp_path, value):
         ("a.jpg", {}),
         ("a.tif", {"compression": "jpeg"}),
         ("a.png", {"format": "MPO"}),
+        ("a.png", {"format": "WEBP", "quality": 80}),
+        ("a.tif", {"format": "JPEG2000"}),
     ],
 )
-def test_jpeg_data_is_no_label(tmp_path, name, options):
+def test_data_that_loses_something_is_no_label(tmp_path, name, options):
     """FAULTS 7: its ids are near what they were, and some of them are other classes."""
     path = tmp_path / name
     Image.fromarray(np.repeat(np.array([[7, 8, 11, 21, 23, 26]], dtype=np.uint8), 16, 0)).save(path, **options)
-    with pytest.raises(ImageFileError, match=rf"{name}: JPEG data.*not reliable"):
+    with pytest.raises(ImageFileError, match=rf"{name}: (JPEG|WEBP|JPEG2000) data.*not reliable"):
         read_label(path, IDS)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_grey_that_was_saved_as_colours_is_read(tmp_path, mode):
+    """As painting programs do: one number, three times."""
+    ids = np.array([[7, 8, 11], [26, 0, 255]], dtype=np.uint8)
+    Image.fromarray(ids).convert(mode).save(tmp_path / "a.png")
+    assert np.array_equal(read_ids(tmp_path / "a.png", IDS), ids)
+
+
+def test_numbers_with_fractions_are_no_ids(tmp_path):
+    Image.fromarray(np.ones((2, 3), dtype=np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(ImageFileError, match="numbers with fractions"):
+        read_ids(tmp_path / "a.tif", IDS)
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_a_label_that_is_stored_like_its_picture_is_turned_like_it(tmp_path, orientation):
+    ids = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for name in ("picture", "label"):
+        pixels = np.stack([ids] * 3, -1) if name == "picture" else ids
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png", exif=exif)
+    assert np.array_equal(read_ids(tmp_path / "label.png", IDS), read_image(tmp_path / "picture.png")[:, :, 0])
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "bmp", "gif"])

@@ -11,6 +11,7 @@ import pytest
 
 from dida.data import domains
 from dida.data.listing import files_below
+from dida.data.pictures import find_pictures
 
 from .factories import save_ids, save_image
 
@@ -81,6 +82,27 @@ def test_folders_that_are_no_splits_are_all_taken(tmp_path, folders, caplog):
     for split in ("train", "val"):
         assert names(labelled(tmp_path, split)) == [f"images/{name}/0.png" for name in sorted(folders)]
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_picture_beside_splits_is_refused(tmp_path):
+    put(tmp_path, "images/train/0.png", "labels/train/0.png", "images/1.png", "labels/1.png")
+    with pytest.raises(ValueError, match=r"images holds train, .* beside it 1 files that are in none, e\.g\. 1\.png"):
+        labelled(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "pictures, maps",
+    [("train/images", "train/labels"), ("img", "masks"), ("a/rgb", "a/GT"), ("cam0", "annotations")],
+)
+def test_label_maps_are_no_pictures_of_a_plain_folder(tmp_path, pictures, maps):
+    """Nothing to learn from, and nothing to label."""
+    for place in (pictures, maps):
+        save_image(tmp_path / place / "0.png", PIXEL)
+    for read in (lambda: domains.unlabelled(f"folder:{tmp_path}", tmp_path, "train"), lambda: find_pictures(tmp_path)):
+        with pytest.raises(ValueError, match="is called like label maps") as caught:
+            read()
+        assert f"{tmp_path / maps} is called" in str(caught.value)
+        assert str(caught.value).endswith(f"folder:{tmp_path / pictures}")
 
 
 def test_a_folder_beside_splits_is_left_out_and_said(tmp_path, caplog):
@@ -185,6 +207,18 @@ def test_labels_not_found_say_what_lies_there_and_why(tmp_path, labels, said):
     with pytest.raises(FileNotFoundError) as caught:
         labelled(tmp_path)
     assert all(part in str(caught.value) for part in said), caught.value
+
+
+def test_a_data_set_that_lies_one_folder_deeper_is_found_for_the_user(tmp_path):
+    put(tmp_path / "train", "images/0.png", "labels/0.png")
+    with pytest.raises(FileNotFoundError, match=rf"likely: .* name that one, folder:{tmp_path / 'train'}"):
+        labelled(tmp_path)
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "x.zip").touch()
+    with pytest.raises(FileNotFoundError, match=r"x\.zip is a file, not a folder"):
+        labelled(tmp_path / "x.zip")
 
 
 def test_colour_renderings_of_cityscapes_alone_are_called_so(tmp_path):

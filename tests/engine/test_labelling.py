@@ -13,7 +13,7 @@ from dida.data.classes import CITYSCAPES_CLASSES, ClassSet
 from dida.data.pictures import find_pictures
 from dida.data.transforms import scaled_image
 from dida.data.video_file import VideoFile, whole_video
-from dida.evaluate import WHOLE_IMAGE
+from dida.evaluate import WHOLE_IMAGE, Inference
 from dida.labelling import Summary, label_pictures
 from dida.panel import legend
 from dida.progress import Progress
@@ -147,6 +147,19 @@ def test_confidence_is_the_probability_of_the_class_that_was_taken(tmp_path):
     scores = torch.nn.functional.interpolate(scores, size=(96, 174), mode="bilinear")[0]
     p = scores.softmax(0).amax(0).numpy()
     np.testing.assert_allclose(pixels(out / "confidence" / "street 0.png"), 255 * p, atol=0.51)
+
+
+@pytest.mark.parametrize("inference", [WHOLE_IMAGE, Inference(16, 8)], ids=["whole", "windows"])
+def test_pictures_of_any_size_are_labelled(tmp_path, inference):
+    """FAULTS 18."""
+    sizes = [(2000, 20), (20, 2000), (5000, 4), (1, 1), (7, 5), (64, 32)]
+    for size in sizes:
+        save_image(tmp_path / "own" / f"{size[0]}.png", picture(scene(0, size), 0))
+    out = tmp_path / "out"
+    trained = network(tmp_path)
+    label_pictures(trained, tmp_path / "own", out, network="student", size=(64, 32), inference=inference)
+    for size in sizes:
+        assert Image.open(out / "label_ids" / f"{size[0]}.png").size == size
 
 
 # ---- videos --------------------------------------------------------------------------------------------------------
