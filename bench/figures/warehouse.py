@@ -22,13 +22,13 @@ CLASSES = (
     {"id": 20, "name": "shelf", "color": [60, 90, 190]},
     {"id": 30, "name": "box", "color": [200, 140, 70], "thing": True},
     {"id": 40, "name": "forklift", "color": [240, 200, 20], "thing": True},
-    {"id": 50, "name": "exit sign", "color": [30, 170, 80]},
+    {"id": 50, "name": "wall", "color": [150, 200, 190]},
     {"id": 0, "name": "ignore", "color": [0, 0, 0]},
 )
 RENDERED = 24  # pictures
 SIZES = ((160, 120), (128, 96), (144, 96), (160, 128))  # of rendered pictures
 _PHOTO, _UPRIGHT = (160, 120), (120, 160)
-_FLOOR, _SHELF, _BOX, _FORKLIFT, _SIGN, _WALL = (entry["id"] for entry in CLASSES)
+_FLOOR, _SHELF, _BOX, _FORKLIFT, _WALL, _SIGN = (entry["id"] for entry in CLASSES)
 # How a class looks, RGB: rendered in clean colours, photographed in those of a dim hall.
 _RENDERED = {_FLOOR: (150, 150, 150), _SHELF: (40, 70, 200), _BOX: (205, 150, 90), _FORKLIFT: (250, 210, 0),
              _SIGN: (0, 190, 80), _WALL: (225, 225, 230)}  # fmt: skip
@@ -58,7 +58,7 @@ def main(folder: Path) -> None:
 
 
 def scene(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
-    """[height, width] uint8 raw ids: a wall, shelves with boxes on them, a forklift on the floor, a sign."""
+    """[height, width] uint8 raw ids: a wall, shelves with boxes on them, a forklift on the floor, a sign that is no class."""
     ids = np.full((height, width), _WALL, dtype=np.uint8)
     horizon = int(height * rng.uniform(0.55, 0.7))
     ids[horizon:] = _FLOOR
