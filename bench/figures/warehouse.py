@@ -58,7 +58,7 @@ def main(folder: Path) -> None:
 
 
 def scene(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
-    """[height, width] uint8 raw ids: a wall, shelves with boxes on them, a forklift on the floor, a sign that is no class."""
+    """[height, width] uint8 raw ids: a wall, shelves with boxes, a forklift on the floor, a sign that is no class."""
     ids = np.full((height, width), _WALL, dtype=np.uint8)
     horizon = int(height * rng.uniform(0.55, 0.7))
     ids[horizon:] = _FLOOR
