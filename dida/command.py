@@ -144,7 +144,8 @@ def _label(config: EvalConfig, images: Path, trained: Trained, size: tuple[int, 
     )
     print(f"{summary} by the {config.network} of step {trained.step}: {out / 'overlay'}", flush=True)
     if summary.failed:
-        sys.exit("\n  ".join([f"eval.py: {len(summary.failed)} could not be read:", *summary.failed]))
+        unread = f"{program_name('eval')}: {len(summary.failed)} could not be read:"
+        sys.exit("\n  ".join([unread, *summary.failed]))
 
 
 def run_export(config: ExportConfig) -> None:

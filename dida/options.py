@@ -137,11 +137,11 @@ def read_command_line(kind: type[Options], args: list[str], program: str, defaul
 
     An unknown option, a choice that does not exist or a value that nothing could mean ends the program with a message.
     `kind.check()`, where it has one, raises ValueError for values that do not go together. --help shows the options
-    that `kind.EVERYDAY` names, --help-all all of them.
+    that `kind.EVERYDAY` names, if it does, and --help-all all of them.
     """
     if "--help-all" in args:
         args = ["--help"]
-    elif "--help" in args or "-h" in args:
+    elif hasattr(kind, "EVERYDAY") and ("--help" in args or "-h" in args):
         print(everyday_help(kind, program, default))
         sys.exit(0)
     import tyro  # takes a while, and only a command line needs it
@@ -164,10 +164,7 @@ def everyday_help(kind: type[Any], program: str, default: Any = None) -> str:
     usage = " ".join([program, *(option.shown for option in chosen if option.required), "[OPTIONS]"])
     lines = [f"usage: {usage}", "", *_paragraphs(kind.__doc__ or ""), ""]
     for option in chosen:
-        lines += [
-            f"  {option.shown}",
-            textwrap.fill(option.said, 92, initial_indent=" " * 8, subsequent_indent=" " * 8),
-        ]
+        lines += [f"  {option.shown}", _filled(option.said, indent=8)]
     lines += [f"  --help-all{'':12}these and the other {len(known) - len(chosen)} options"]
     return "\n".join(lines)
 
@@ -198,7 +195,7 @@ def _described(kind: type[Any], default: Any) -> Iterator[_Described]:
         if dataclasses.is_dataclass(hints[field.name]):
             yield from _described(hints[field.name], None if default is None else value)
             continue
-        said = texts[field.name] + ("" if required or value in (None, False) else f" (default: {value})")
+        said = texts[field.name] + ("" if required or value is None or value is False else f" (default: {value})")
         form = _form(hints[field.name])
         shown = field.name.upper() if required else f"{flag(field.name)} {form}".rstrip()
         yield _Described(field.name, shown, said, required)

@@ -93,8 +93,8 @@ ONLY = {
     "timm": ("dida.models",),
     "tyro": ("dida.options", "dida.eval_config", "dida.export_config", "dida.doctor", "dida.data.toy.__main__"),
     "torch": ("dida_kernels", *(f"dida.{name}" for name in DIDA if name not in ("claim", "errors", "events", "options",
-              "files", "progress", "signals", "config", "eval_config", "recipes", "data.classes", "program", "doctor_config",
-              "export_config", "cli", "__main__", "paper"))),
+              "files", "progress", "signals", "config", "eval_config", "recipes", "data.classes", "program",
+              "doctor_config", "export_config", "cli", "__main__", "paper"))),
 }  # fmt: skip
 
 
