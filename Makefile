@@ -23,11 +23,13 @@ check: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-## Source distribution and wheel in dist/, each then tried where nothing else is installed but what it declares.
+## Source distribution and wheel in dist/, each then tried where nothing else is installed but what it declares,
+## and the wheel from training to a network in use.
 package: .venv/ready
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist
 	$(BIN)/python .ci/try_packages.py dist
+	$(BIN)/python .ci/try_use.py dist
 
 ## Compile every kernel for sm_80, sm_86 and sm_90 and hold it to its budget (no GPU; UPDATE=1 rewrites them).
 budget: .venv/ready

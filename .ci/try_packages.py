@@ -80,10 +80,11 @@ def declared(wheel: Path) -> list[str]:
     return [line.partition(": ")[2] for line in content.splitlines() if line.startswith("Requires-Dist: ")]
 
 
-def asked_for(requirements: Iterable[str]) -> Libraries:
-    """What `requirements` ask for of this environment, and what that asks for in turn, by name."""
+def asked_for(requirements: Iterable[str], extra: str = "") -> Libraries:
+    """What `requirements` ask for of this environment, and what that asks for in turn, by name; `extra`: with those of
+    one extra."""
     found: Libraries = {}
-    waiting = [(Requirement(text), "") for text in requirements]
+    waiting = [(Requirement(text), extra) for text in requirements]
     seen = set()
     while waiting:
         requirement, extra = waiting.pop()
