@@ -32,6 +32,16 @@ def eval_command(args: Sequence[str]) -> None:
     run_evaluation(config)
 
 
+def label_command(args: Sequence[str]) -> None:
+    """label pictures of one's own: dida label RUN PICTURES [options of eval]"""
+    places = list(args[:2])
+    if len(places) == 2 and not any(place.startswith("-") for place in places):
+        args = [places[0], "--images", *args[1:]]
+    elif not {"-h", "--help", "--images"} & set(args):
+        sys.exit("dida label: which network, and which pictures? dida label RUN PICTURES [--out DIR]")
+    eval_command(args)
+
+
 def export_command(args: Sequence[str]) -> None:
     """write a network for programs that have nothing of this package: ONNX, torch.export, safetensors"""
     from dida.export_config import ExportConfig
@@ -62,6 +72,7 @@ def doctor_command(args: Sequence[str]) -> None:
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train_command,
     "eval": eval_command,
+    "label": label_command,
     "export": export_command,
     "check-data": check_data_command,
     "doctor": doctor_command,

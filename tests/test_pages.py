@@ -23,6 +23,7 @@ from dida import assemble, recipes
 from dida.config import Config
 from dida.data.loader import batches
 from dida.eval_config import EvalConfig
+from dida.export_config import ExportConfig
 from dida.options import flag
 from dida.step import train_step
 from tests.golden.curves import SMALL, make_files
@@ -30,7 +31,7 @@ from tests.test_paper_map import claims
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CHANGELOG.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
-TREE = ("dida", "dida_kernels", "csrc", "bench", "tests", "docs", ".ci")  # what a path of ours begins with
+TREE = ("dida", "dida_kernels", "csrc", "bench", "examples", "tests", "docs", ".ci")  # what a path of ours begins with
 SOURCES = (".py", ".md", ".cpp", ".cu", ".h", ".toml", ".cff")  # a file that ends so is ours wherever it is said to be
 README_LINES, ROAD_FILES = 150, 10
 
@@ -166,6 +167,7 @@ def program(span: str) -> str | None:
 def known(span: str) -> set[str] | None:
     """The flags that may stand in a piece of code; None where they are another program's."""
     name, train, score = program(span), set(options_of(Config)), set(options_of(EvalConfig))
+    written = {name if on else name.replace("--", "--no-") for name in options_of(ExportConfig) for on in (True, False)}
     if name in FOREIGN:
         return None
     if name == "train.py":
@@ -174,7 +176,7 @@ def known(span: str) -> set[str] | None:
         return score
     if (name and name.startswith("bench.")) or span.startswith("python bench/"):
         return set(written_in("bench"))
-    return train | score | written_in("bench") | written_in("dida")
+    return train | score | written | written_in("bench") | written_in("dida")
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -38,6 +38,15 @@ def test_a_message_names_the_command_that_was_typed(tmp_path):
     assert done.stderr.startswith(f"dida eval: {tmp_path / 'gone'}: no such run")
 
 
+def test_label_is_scoring_without_labels(monkeypatch):
+    asked = []
+    monkeypatch.setattr("dida.command.run_evaluation", asked.append)
+    cli.main(["label", "run", "pictures", "--out", "drawn"])
+    assert (asked[0].run, asked[0].images, asked[0].out) == (Path("run"), Path("pictures"), Path("drawn"))
+    with pytest.raises(SystemExit, match="dida label RUN PICTURES"):
+        cli.main(["label", "run", "--out", "drawn"])
+
+
 @pytest.mark.parametrize(
     "started, name, line",
     [

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dida.models.segmentor import Segmentor
-from dida.optim import build_optimizer, build_schedule
+from dida.optim import build_optimizer, build_schedule, rates_of_now
 
 
 def test_groups_of_mit_b5_are_the_baselines():
@@ -49,3 +49,23 @@ def test_rate_rises_and_decays_as_the_baselines(i, rate):
 def test_no_warm_up_starts_at_the_full_rate():
     optimizer = build_optimizer(nn.Linear(1, 1), lr=1.0, head_lr_factor=1, weight_decay=0.01)
     assert build_schedule(optimizer, steps=10, warmup=0).get_last_lr()[0] == 1.0
+
+
+def test_an_extended_run_has_the_rates_of_the_longer_one():
+    def made(steps: int):
+        optimizer = build_optimizer(Segmentor("mit_b0", 3, 8), lr=1.0, head_lr_factor=10, weight_decay=0.0)
+        return optimizer, build_schedule(optimizer, steps=steps, warmup=1)
+
+    optimizer, schedule = made(4)
+    for _ in range(4):
+        schedule.step()
+    assert [group["lr"] for group in optimizer.param_groups] == [0, 0, 0]
+    saved, at = optimizer.state_dict(), schedule.state_dict()
+    rates_of_now(optimizer, schedule)
+    assert optimizer.state_dict() == saved  # of a run that only goes on, they are what they were
+
+    optimizer, schedule = made(8)
+    optimizer.load_state_dict(saved)
+    schedule.load_state_dict(at)
+    rates_of_now(optimizer, schedule)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5, 5.0]

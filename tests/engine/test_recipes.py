@@ -94,6 +94,27 @@ def test_a_resumed_run_has_its_own_options(run):
     assert config == changed(Config(), phi=0.5, steps=2000, resume=run, workers=3)
 
 
+def test_a_run_can_be_extended_and_not_cut_short(run):
+    longer = recipes.from_command_line(["--resume", str(run), "--steps", "3000"])
+    assert longer == changed(Config(), phi=0.5, steps=3000, resume=run)  # warm-up and bank stay as they were
+    with pytest.raises(SystemExit, match="steps cannot change"):
+        recipes.from_command_line(["--resume", str(run), "--steps", "1999"])
+
+
+def test_saved_options_are_a_start_that_the_command_line_changes(run):
+    for saved in (run, run / "config.json"):
+        config = recipes.from_command_line(["--config", str(saved), "--seed", "3"])
+        assert config == changed(Config(), phi=0.5, steps=2000, seed=3, config=saved)
+    scaled = recipes.from_command_line(["--config", str(run), "--steps", "4000"])
+    assert (scaled.optim.steps, scaled.optim.warmup) == (4000, 3000)
+    with pytest.raises(
+        SystemExit, match=r"--method source is a set of options, and .* holds all options, those of dida"
+    ):
+        recipes.from_command_line(["--config", str(run), "--method", "source"])
+    with pytest.raises(SystemExit, match=r"--config .*gone: no run folder"):
+        recipes.from_command_line(["--config", str(run / "gone")])
+
+
 @pytest.mark.parametrize("args", [["--phi", "0.7"], ["--method", "daformer"], ["--seed", "1"], ["--src", "synthia"]])
 def test_what_would_make_another_run_of_it_cannot_change(run, args):
     with pytest.raises(SystemExit, match=f"{args[0][2:]} cannot change"):
