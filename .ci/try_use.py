@@ -22,7 +22,8 @@ generate(Path("data"), counts=Counts(source=8, source_val=1, target=4, val=3, te
 """
 TRAIN = """
 train --src toy-gta5 --tgt toy-cityscapes --steps 6 --bank-start 3 --bank-fill 2 --bank-every 1 --bank-size 40
---embed-dim 16 --crop 64 --batch-size 2 --workers 0 --log-every 3 --panel-every 0 --rare-class-pixels 1 --device cpu --out run
+--embed-dim 16 --crop 64 --batch-size 2 --workers 0 --log-every 3 --panel-every 0 --rare-class-pixels 1 --device cpu
+--out run
 """
 SHARE = """
 import dida, numpy

@@ -298,7 +298,7 @@ def _build(kind: type[Any], values: Any) -> Any:
     return kind(**read)
 
 
-def changed(config: Any, **values: Any) -> Any:
+def changed(config: Any, /, **values: Any) -> Any:
     """A copy with options replaced, each found by its name in whichever group has it.
 
     Raises ValueError for a name that no option has, with the nearest that one has.
