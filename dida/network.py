@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from PIL import Image
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from dida.data.classes import ClassSet
 from dida.data.image_file import read_image
 from dida.data.transforms import Normalise, scaled_image
 from dida.device import find_device
-from dida.evaluate import Inference, class_scores
+from dida.evaluate import Inference, class_scores, enlarged
 from dida.options import parse_size
 from dida.sharing import card_of, save_shared
 from dida.trained import Trained, load_trained
@@ -113,10 +112,12 @@ class Network(nn.Module, PyTorchModelHubMixin):
             scaled = np.stack([scaled_image(picture, self.size, enlarge=enlarge) for picture in pictures])
             _require_large_enough(pictures[0], scaled)
             image = self.normalise(torch.from_numpy(scaled).to(self.normalise.mean.device).permute(0, 3, 1, 2))
-            scores = class_scores(self.model, image, self.inference).float()
-            if scores.shape[2:] != pictures[0].shape[:2]:
-                scores = F.interpolate(scores, pictures[0].shape[:2], mode="bilinear", align_corners=False)
-            made = [[_OUTPUTS[name](one, self.class_set) for name in wanted] for one in scores]
+            shape = pictures[0].shape[:2]
+            # Enlarged one by one: at the size of a camera scores are large.
+            seen = (
+                enlarged(scores[None].float(), shape)[0] for scores in class_scores(self.model, image, self.inference)
+            )
+            made = [[_OUTPUTS[name](scores, self.class_set) for name in wanted] for scores in seen]
         return [arrays[0] if len(wanted) == 1 else tuple(arrays) for arrays in made]
 
     def _autocast(self) -> AbstractContextManager[Any]:
