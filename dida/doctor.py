@@ -19,7 +19,7 @@ from dida.doctor_config import DoctorOptions
 from dida_kernels import extension
 from dida_kernels.dispatch import SWITCH
 
-PACKAGES = ("torch", "torchvision", "timm", "triton", "numpy", "pillow", "tensorboard")
+PACKAGES = ("torch", "torchvision", "timm", "triton", "numpy", "pillow", "imagecodecs", "tensorboard")
 SPLITS = ("train", "val", "test")
 WIDTH = 24  # of the left column
 

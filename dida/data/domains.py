@@ -21,7 +21,9 @@
     folder:PATH             (none: PATH is as given)      images/ANY.* / labels/ANY.png, PATH/classes.json
 
 A label may also lie beside (or instead of) these as NAME_labelTrainIds.png, in train ids of Cityscapes; if both exist,
-the raw ids are read. Nothing needs converting beforehand. layouts.py is the table that all of them come from.
+the raw ids are read. Nothing needs converting beforehand, nor unpacking: where a folder of images or labels is not
+there, it is looked for in the zip files right in the data set's folder (archive.py). layouts.py is the table that all
+of them come from.
 
 `folder:` brings any data set with any classes, without code: own_folder.py says how it is read.
 """
@@ -32,6 +34,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dida.batch import IGNORE
+from dida.data.archive import archives_in, folders_in, is_packed, packed_below
 from dida.data.class_file import Declared, read_class_file
 from dida.data.classes import CITYSCAPES_CLASSES, ClassSet, train_id_map
 from dida.data.image_file import Encoding
@@ -120,7 +123,7 @@ def unlabelled(name: str, root: Path, split: str) -> UnlabelledDomain:
     images = _images(folder, layout, split)
     if not images:
         raise _missing(name, layout, Path(root), folder, split, of_labels=False)
-    place = _place(folder, layout.images, layout, split)
+    place = _source(folder, layout.images, layout, split)
     _log.info("%s (%s): %d images in %s", name, split, len(images), place)
     if name.startswith(_FOLDER):
         say_left_out(Path(place), images.values(), IMAGE_SUFFIXES)
@@ -158,7 +161,7 @@ def survey(name: str, root: Path, split: str) -> Survey:
             raise _missing(name, layout, root, folder, split, of_labels=what is labels)
     if name.startswith(_FOLDER) and not images.keys() & labels.keys():
         images, labels = renamed_by_suffix(images, labels)
-    places = [_place(folder, part, layout, split) for part in (layout.images, layout.labels)]
+    places = [_source(folder, part, layout, split) for part in (layout.images, layout.labels)]
     _log.info("%s (%s): %d images in %s, labels in %s", name, split, len(images), *places)
     if name.startswith(_FOLDER):
         say_left_out(Path(places[0]), images.values(), IMAGE_SUFFIXES)
@@ -240,8 +243,20 @@ def _data_folder(
 
 
 def _roots(folder: Path, part: str, layout: Layout, split: str) -> list[tuple[str, Path]]:
-    """The folders of `part` of a layout that are there; each with what its * stands for, "" where it has none."""
-    head, star, tail = part.format(split=layout.splits[split]).partition("/*/")
+    """The folders of `part` of a layout that are there, or else those in zip files; each with what its * stands for.
+
+    That is "" where it has none.
+    """
+    part = part.format(split=layout.splits[split])
+    return _unpacked(folder, part) or [found for archive in archives_in(folder) for found in folders_in(archive, part)]
+
+
+def _files(place: Path) -> list[Path]:
+    return packed_below(place) if is_packed(place) else files_below(place)
+
+
+def _unpacked(folder: Path, part: str) -> list[tuple[str, Path]]:
+    head, star, tail = part.partition("/*/")
     if not star:
         return [("", folder / head)] if (folder / head).is_dir() else []
     if not (folder / head).is_dir():
@@ -259,11 +274,17 @@ def _place(folder: Path, part: str, layout: Layout, split: str) -> str:
     return str(folder / part.format(split=layout.splits[split]))
 
 
+def _source(folder: Path, part: str, layout: Layout, split: str) -> str:
+    """Where files were found, for messages."""
+    roots = _roots(folder, part, layout, split)
+    return f"the zip files of {folder}" if roots and is_packed(roots[0][1]) else _place(folder, part, layout, split)
+
+
 def _images(folder: Path, layout: Layout, split: str) -> dict[str, Path]:
     """Image files by their name below the folder, less what all images begin and end with. Raises ValueError."""
     images: dict[str, Path] = {}
     for prefix, place in _roots(folder, layout.images, layout, split):
-        for path in files_below(place):
+        for path in _files(place):
             if path.suffix.lower() not in IMAGE_SUFFIXES or not path.stem.endswith(layout.image_ending):
                 continue
             if not path.name.startswith(layout.image_start):
@@ -280,7 +301,7 @@ def _labels(folder: Path, layout: Layout, split: str) -> dict[str, Path]:
     raw: dict[str, Path] = {}
     train: dict[str, Path] = {}
     for prefix, place in _roots(folder, layout.labels, layout, split):
-        for path in files_below(place):
+        for path in _files(place):
             name = path.name.lower()
             # train ids first: GTA5's raw ending, .png, would match these too
             endings = [e for e in (layout.train_ending, *layout.raw_endings) if name.endswith(e.lower())]

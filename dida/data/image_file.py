@@ -1,11 +1,15 @@
 """Image and label files: decoding, errors that name the file, and PNGs that are whole or not there.
 
-The one place that decodes. Pillow does it for everything but SYNTHIA's labels: it keeps the index of a palette PNG
-(OpenCV turns it into colours) and refuses a truncated JPEG (OpenCV fills the rest with grey). SYNTHIA's 16-bit RGB
-labels need OpenCV. Files are turned as their EXIF orientation says before anybody sees them; labels rarely have one.
+The one place that decodes. Pillow decides what a file is and whether it is whole: it keeps the index of a palette PNG
+(OpenCV turns it into colours) and refuses a truncated JPEG (OpenCV fills the rest with grey). PNGs without any
+peculiarity, which published data sets are made of, never get there: libspng decodes their colours and libdeflate their
+indices, to the same pixels in less time. SYNTHIA's 16-bit RGB labels are beyond Pillow. Files are turned as their
+EXIF orientation says before anybody sees them; labels rarely have one.
 """
 
+import io
 import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -13,9 +17,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
+import imagecodecs
 import numpy as np
 from PIL import Image
 
+from dida.data.archive import content, is_packed, opened
 from dida.data.classes import IdMap
 from dida.files import whole_file
 
@@ -47,24 +53,36 @@ class Encoding(NamedTuple):
 
 def image_size(path: Path) -> tuple[int, int]:
     """(width, height) as `read_image` gives it, from the header alone. Raises ImageFileError."""
-    with _opened(path, "image") as image:
+    with _named(path, "image"), opened(_regular(path)) as file, Image.open(file) as image:
         width, height = image.size
         return (height, width) if _orientation(image) in _ON_THEIR_SIDE else (width, height)
 
 
 def read_image(path: Path) -> np.ndarray:
     """The image as [H, W, 3] uint8 RGB, upright. Raises ImageFileError."""
-    with _opened(path, "image") as image:
+    return decode_image(path, encoded_file(path, "image"))
+
+
+def decode_image(path: Path, encoded: bytes) -> np.ndarray:
+    """`read_image` of a file's content; the path is for messages."""
+    if (plain := _plain_colours(encoded)) is not None:
+        return plain
+    with _named(path, "image"), Image.open(io.BytesIO(encoded)) as image:
         if image.mode.startswith(("I", "F")):
             raise ImageFileError(f"{path}: more than 8 bits per channel (mode {image.mode})")
         turn = _TURNS.get(_orientation(image))
-        image = image if image.mode == "RGB" else image.convert("RGB")
-        return np.asarray(image if turn is None else image.transpose(turn))
+        rgb = image if image.mode == "RGB" else image.convert("RGB")
+        return np.asarray(rgb if turn is None else rgb.transpose(turn))
 
 
 def read_ids(path: Path, encoding: Encoding) -> np.ndarray:
     """The raw ids of a label file as [H, W], uint8 if they all fit, else uint16. Raises ImageFileError."""
-    ids = _red_of_16_bit(path) if encoding.red_of_16_bit else _indices(path, encoding)
+    return decode_ids(path, encoded_file(path, "label"), encoding)
+
+
+def decode_ids(path: Path, encoded: bytes, encoding: Encoding) -> np.ndarray:
+    """`read_ids` of a file's content; the path is for messages."""
+    ids = _red_of_16_bit(path, encoded) if encoding.red_of_16_bit else _indices(path, encoded, encoding)
     if ids.dtype == np.uint8:
         return ids
     low, high = int(ids.min()), int(ids.max())
@@ -91,19 +109,101 @@ def require_same_size(image: Path, image_hw: tuple[int, ...], label: Path, label
         raise ImageFileError(f"image {image} is {sizes[0]}, but its label {label} is {sizes[1]}")
 
 
+def encoded_file(path: Path, kind: str) -> bytes:
+    """The content of a picture's file. `kind`: "image" or "label", for messages. Raises ImageFileError."""
+    with _named(path, kind):
+        return content(_regular(path))
+
+
+def _regular(path: Path) -> Path:
+    if not is_packed(path) and not path.is_file() and path.exists():
+        raise ImageFileError(f"{path}: no file, but a folder, a pipe or a device")  # a pipe would be waited for
+    return path
+
+
 @contextmanager
-def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
-    """A picture whose header was read. What is wrong with it, then or while it is used, becomes an ImageFileError."""
+def _named(path: Path, kind: str) -> Iterator[None]:
+    """What is wrong with a file becomes an ImageFileError that names it."""
     try:
-        if not path.is_file() and path.exists():
-            raise ImageFileError(f"{path}: no file, but a folder, a pipe or a device")  # a pipe would be waited for
-        with Image.open(path) as image:
-            yield image
+        yield
     except ImageFileError:
         raise
     except _DAMAGE as error:
         raise ImageFileError(f"{path}: not a readable {kind} ({error})") from error
 
+
+# ---- PNGs without any peculiarity ----------------------------------------------------------------------------------
+
+_GREY, _RGB, _PALETTE = 0, 2, 3  # colour types of PNG
+_PECULIAR = {b"tRNS", b"eXIf", b"acTL"}  # transparency, a turn, an animation
+
+
+class _Png(NamedTuple):
+    """The header of a PNG of 8 bits that is neither interlaced nor peculiar, nor larger than Pillow would read."""
+
+    width: int
+    height: int
+    colour: int  # type
+    data: int  # where the first chunk of pixels begins
+
+
+def _plain_png(encoded: bytes) -> _Png | None:
+    if not encoded.startswith(b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR") or len(encoded) < 33:
+        return None
+    width, height, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", encoded, 16)
+    names, at = set(), 8
+    while (name := encoded[at + 4 : at + 8]) != b"IDAT":
+        if (end := _chunk_end(encoded, at)) is None:
+            return None
+        names.add(name)
+        at = end
+    if depth != 8 or interlaced or names & _PECULIAR or not 0 < width * height <= (Image.MAX_IMAGE_PIXELS or 0):
+        return None
+    return _Png(width, height, colour, at)
+
+
+def _chunk_end(encoded: bytes, at: int) -> int | None:
+    """Where the chunk at `at` ends; None where it is cut off or its checksum is wrong."""
+    length = int.from_bytes(encoded[at : at + 4])
+    body = memoryview(encoded)[at + 4 : at + 8 + length]  # name and data
+    check = encoded[at + 8 + length : at + 12 + length]
+    return at + 12 + length if len(check) == 4 and zlib.crc32(body) == int.from_bytes(check) else None
+
+
+def _plain_colours(encoded: bytes) -> np.ndarray | None:
+    """[H, W, 3] uint8 of a plain RGB PNG; None for anything else, and for one that is damaged."""
+    png = _plain_png(encoded)
+    if png is None or png.colour != _RGB:
+        return None
+    try:
+        return imagecodecs.spng_decode(encoded)
+    except imagecodecs.SpngError:
+        return None  # Pillow then says what is wrong with it
+
+
+def _plain_indices(encoded: bytes) -> np.ndarray | None:
+    """[H, W] uint8 of a plain PNG of one channel whose rows are stored as they are; None for anything else."""
+    png = _plain_png(encoded)
+    if png is None or png.colour not in (_GREY, _PALETTE):
+        return None
+    stream, at = [], png.data
+    while encoded[at + 4 : at + 8] == b"IDAT":
+        if (end := _chunk_end(encoded, at)) is None:
+            return None
+        stream.append(encoded[at + 8 : end - 4])
+        at = end
+    size = png.height * (1 + png.width)  # each row begins with its filter
+    try:
+        rows = np.frombuffer(imagecodecs.deflate_decode(b"".join(stream), out=size), dtype=np.uint8)
+    except imagecodecs.DeflateError:
+        return None
+    if len(rows) != size:
+        return None
+    rows_HW = rows.reshape(png.height, 1 + png.width)
+    return None if rows_HW[:, 0].any() else np.ascontiguousarray(rows_HW[:, 1:])
+
+
+# ---- everything else -----------------------------------------------------------------------------------------------
 
 # EXIF orientation -> what makes the picture upright (EXIF 2.32, tag 274).
 _TURNS = {
@@ -130,8 +230,10 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _indices(path: Path, encoding: Encoding) -> np.ndarray:
-    with _opened(path, "label") as label:
+def _indices(path: Path, encoded: bytes, encoding: Encoding) -> np.ndarray:
+    if (plain := _plain_indices(encoded)) is not None:
+        return plain
+    with _named(path, "label"), Image.open(io.BytesIO(encoded)) as label:
         lossy = "JPEG" if label.info.get("compression") == "jpeg" else _LOSSY.get(label.format or "")
         if lossy:
             raise ImageFileError(
@@ -179,25 +281,19 @@ def _colour_table(colours: tuple[tuple[int, int], ...]) -> np.ndarray:
     return table
 
 
-def _red_of_16_bit(path: Path) -> np.ndarray:
-    _refuse_huge_png(path)
+def _red_of_16_bit(path: Path, encoded: bytes) -> np.ndarray:
+    _refuse_huge_png(path, encoded)
     try:
-        pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise ImageFileError(f"{path}: not a readable label ({error.err})") from error
-    if pixels is None:
-        raise ImageFileError(f"{path}: not a readable label")
+        pixels = imagecodecs.png_decode(encoded)
+    except (imagecodecs.PngError, ValueError) as error:
+        raise ImageFileError(f"{path}: not a readable label ({error})") from error
     if pixels.ndim != 3 or pixels.dtype != np.uint16:
         raise ImageFileError(f"{path}: a 16-bit RGB label was expected, this is {pixels.dtype} of shape {pixels.shape}")
-    return pixels[:, :, 2]  # OpenCV orders channels B, G, R
+    return cv2.extractChannel(pixels, 0)  # six times faster than a slice
 
 
-def _refuse_huge_png(path: Path) -> None:
-    """Raise ImageFileError for a header that claims more than Pillow would read: OpenCV would make room for it."""
-    if not path.is_file():
-        raise ImageFileError(f"{path}: not a readable label (no such file)")
-    with path.open("rb") as file:
-        header = file.read(24)  # signature, length and name of the first chunk, width, height
-    width, height = struct.unpack(">II", header[16:24]) if len(header) == 24 else (0, 0)
+def _refuse_huge_png(path: Path, encoded: bytes) -> None:
+    """Raise ImageFileError for a header that claims more than Pillow would read: libpng would make room for it."""
+    width, height = struct.unpack(">II", encoded[16:24]) if len(encoded) >= 24 else (0, 0)
     if width * height > 2 * (Image.MAX_IMAGE_PIXELS or 0):
         raise ImageFileError(f"{path}: not a readable label (its header says {width}x{height} pixels)")

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from dida.batch import IGNORE
+from dida.data.archive import stamp
 from dida.data.domains import LabelledDomain
 from dida.data.image_file import Encoding, image_size, read_ids, require_same_size
 from dida.data.sweep import sweep
@@ -87,15 +88,33 @@ def _some(names: list[str]) -> str:
 def count_label(path: Path, encoding: Encoding, *, classes: int) -> LabelCount:
     """Count one label file, whose train ids are 0 .. classes-1. Raises ImageFileError."""
     ids = read_ids(path, encoding)
-    bins = int(np.iinfo(ids.dtype).max) + 1
-    # calcHist is 9 times faster than bincount; it counts in integers and hands out float32, exact to 16 megapixels
-    counts = cv2.calcHist([ids], [0], None, [bins], [0, bins]).ravel().astype(np.int64)
+    counts = _pixels_by_value(ids)
     present = np.flatnonzero(counts)
     train = encoding.ids.train[present]
     pixels = np.bincount(train, weights=counts[present], minlength=256)[:classes].astype(np.int64)
     by_id = {int(raw): int(counts[raw]) for raw in present}
     unknown = {raw: n for raw, n in by_id.items() if not encoding.ids.known[raw]}
     return LabelCount(pixels, ids.shape, by_id, unknown)
+
+
+def _pixels_by_value(ids: np.ndarray) -> np.ndarray:
+    """[256] or [65536] int64 from contiguous uint8 or uint16."""
+    flat = ids.reshape(-1)
+    if ids.dtype == np.uint16:
+        return _histogram(flat)
+    # Two at a time: neighbours are mostly alike, and a counter that was just raised is waited for.
+    pairs = _histogram(flat[: flat.size // 2 * 2].view(np.uint16)).reshape(256, 256)
+    counts = pairs.sum(0) + pairs.sum(1)
+    counts[flat[flat.size // 2 * 2 :]] += 1
+    return counts
+
+
+def _histogram(values: np.ndarray) -> np.ndarray:
+    """[65536] int64 from [N] uint16."""
+    if not len(values):
+        return np.zeros(1 << 16, dtype=np.int64)
+    # 9 times faster than bincount; it counts in integers and hands out float32, exact to 16 megapixels
+    return cv2.calcHist([values[None]], [0], None, [1 << 16], [0, 1 << 16]).ravel().astype(np.int64)
 
 
 def tally_unknown(counts: list[LabelCount], files: list[Path]) -> dict[int, UnknownId]:
@@ -166,9 +185,9 @@ def _digest(domain: LabelledDomain) -> str:
         digest.update(encoding.ids.known.tobytes())
     digest.update(repr(domain.raw.colours).encode())
     for path in domain.labels:
-        status = path.stat()
+        size, version = stamp(path)
         relative = os.path.relpath(path, domain.folder)  # so that a data set may be moved with its cache
-        digest.update(f"{relative}\t{status.st_size}\t{status.st_mtime_ns}\n".encode())
+        digest.update(f"{relative}\t{size}\t{version}\n".encode())
     return digest.hexdigest()
 
 

@@ -1,5 +1,6 @@
 """K2: a file is what it holds, not what it is called."""
 
+import io
 import os
 
 import cv2
@@ -158,3 +159,100 @@ def test_a_header_that_claims_too_much_is_refused_by_name(tmp_path, size, encodi
     path = with_header(tmp_path / "big.png", *size)
     with pytest.raises(ImageFileError, match=r"big\.png"):
         read_label(path, encoding)
+
+
+# ---- PNGs that do not go through Pillow ----------------------------------------------------------------------------
+
+
+def scene(*channels: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (9, 14, *channels), dtype=np.uint8)
+
+
+def png(picture: Image.Image | np.ndarray, **options) -> bytes:
+    file = io.BytesIO()
+    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(file, format="PNG", **options)
+    return file.getvalue()
+
+
+def palette(transparency: int | None = None) -> bytes:
+    picture = Image.fromarray(scene())
+    picture.putpalette(list(range(256)) * 3)
+    return png(picture, **({} if transparency is None else {"transparency": transparency}))
+
+
+def turned() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+def filtered_grey() -> bytes:
+    encoded = cv2.imencode(".png", scene(), [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP])[1]
+    return encoded.tobytes()
+
+
+COLOURS = {
+    "rgb": png(scene(3)),
+    "with a profile": png(scene(3), icc_profile=b"x" * 100),
+    "a colour that is transparent": png(scene(3), transparency=(1, 2, 3)),
+    "rgba": png(scene(4)),
+    "turned": png(scene(3), exif=turned()),
+    "grey": png(scene()),
+    "palette": palette(),
+}
+INDICES = {
+    "grey": png(scene()),
+    "filtered grey": filtered_grey(),
+    "palette": palette(),
+    "palette with transparency": palette(transparency=3),
+    "one bit": png(Image.fromarray(scene() > 100)),
+    "two bits": png(Image.fromarray(scene(3)).quantize(4)),
+    "16 bits": png(scene().astype(np.uint16) * 100),
+}
+
+
+@pytest.mark.parametrize("name", COLOURS)
+def test_pictures_have_the_pixels_that_pillow_gives_them(tmp_path, name):
+    (tmp_path / "x.png").write_bytes(COLOURS[name])
+    expected = np.asarray(Image.open(tmp_path / "x.png").convert("RGB"))
+    expected = np.rot90(expected, -1) if name == "turned" else expected
+    assert np.array_equal(read_image(tmp_path / "x.png"), expected)
+
+
+@pytest.mark.parametrize("name", INDICES)
+def test_labels_have_the_indices_that_pillow_gives_them(tmp_path, name):
+    (tmp_path / "x.png").write_bytes(INDICES[name])
+    found = read_ids(tmp_path / "x.png", IDS)
+    assert np.array_equal(found, np.asarray(Image.open(tmp_path / "x.png")))
+    assert found.dtype == (np.uint16 if name == "16 bits" else np.uint8)
+
+
+def test_what_data_sets_are_made_of_does_not_go_through_pillow(tmp_path, monkeypatch):
+    for name, encoded in {"image": COLOURS["rgb"], "label": INDICES["palette"]}.items():
+        (tmp_path / f"{name}.png").write_bytes(encoded)
+    monkeypatch.setattr(Image, "open", None)
+    read_image(tmp_path / "image.png")
+    read_ids(tmp_path / "label.png", IDS)
+
+
+@pytest.mark.parametrize("encoded", [COLOURS["rgb"], INDICES["grey"], INDICES["palette"]])
+def test_a_damaged_byte_or_a_cut_is_judged_as_pillow_does(tmp_path, encoded):
+    path, rng = tmp_path / "x.png", np.random.default_rng(0)
+    read = read_image if encoded is COLOURS["rgb"] else (lambda p: read_ids(p, IDS))
+    judged = []
+    for _ in range(150):
+        damaged, at = bytearray(encoded), int(rng.integers(8, len(encoded)))
+        damaged[at] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged if rng.random() < 0.7 else encoded[:at])
+        try:
+            expected = np.asarray(Image.open(path))
+        except (OSError, SyntaxError, ValueError):
+            expected = None
+        try:
+            found = read(path)
+        except ImageFileError:
+            found = None
+        assert (found is None) == (expected is None)
+        assert found is None or np.array_equal(found, expected)
+        judged.append(found is None)
+    assert set(judged) == {True, False}

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from dida.data import domains, statistics
-from dida.data.image_file import ImageFileError
+from dida.data.classes import id_map
+from dida.data.image_file import Encoding, ImageFileError
 from dida.data.statistics import class_statistics
 
 from .factories import SIZE, make_cityscapes, make_folder, make_gta, make_synthia, save_ids, scene
@@ -255,3 +256,17 @@ def test_labels_without_a_pixel_of_any_class_name_the_ids(tmp_path, classes, sai
     with pytest.raises(ValueError, match="no pixel of any class") as caught:
         statistics.require_pixels(domain, class_statistics(domain))
     assert all(part in str(caught.value) for part in said)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (4, 6), (96, 174)])
+def test_every_pixel_is_counted_once(tmp_path, shape, dtype):
+    ids = np.random.default_rng(0).integers(0, 34, shape).astype(dtype)
+    ids.flat[-1] = 33 if dtype == np.uint8 else 700
+    count = statistics.count_label(save_ids(tmp_path / "x.png", ids), ANY_ID, classes=200)
+    values, pixels = np.unique(ids, return_counts=True)
+    assert count.ids == dict(zip(values.tolist(), pixels.tolist(), strict=True))
+    assert count.shape == shape
+
+
+ANY_ID = Encoding(id_map("any", {raw: raw for raw in range(200)}))
