@@ -53,6 +53,17 @@ def export_command(args: Sequence[str]) -> None:
     run_export(config)
 
 
+def report_command(args: Sequence[str]) -> None:
+    """write what is known of runs into one HTML file: curves, scores, calibration, pictures"""
+    from dida.options import read_command_line
+    from dida.report_config import ReportConfig
+
+    config = read_command_line(ReportConfig, list(args), program_name("report"))
+    from dida.command import run_report
+
+    run_report(config)
+
+
 def check_data_command(args: Sequence[str]) -> None:
     """read every file that training would read, and say what is wrong"""
     train_command([*args, "--check-data"])
@@ -74,6 +85,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "eval": eval_command,
     "label": label_command,
     "export": export_command,
+    "report": report_command,
     "check-data": check_data_command,
     "doctor": doctor_command,
 }

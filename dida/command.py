@@ -39,6 +39,9 @@ from dida.labelling import label_pictures
 from dida.network import load
 from dida.options import parse_size
 from dida.program import program_name
+from dida.report.gather import gather_story
+from dida.report.write import write_report
+from dida.report_config import ReportConfig
 from dida.run import require_place
 from dida.scoring import score_domain, score_table
 from dida.state import FOLDER
@@ -189,6 +192,27 @@ def _require_writer(form: str) -> None:
         raise UserError(
             f"--format {form} needs {', '.join(missing)}: not installed, pip install 'dida-segmentation[onnx]' does it"
         )
+
+
+def run_report(config: ReportConfig) -> None:
+    """Look at a domain with every run, and write what is known of them into one file."""
+    with told_in_one_line(program_name("report"), *USER_ERRORS_OF_READING, debug=config.debug):
+        first = config.runs[0]
+        out = config.out or (first if first.is_dir() else first.parent) / "report.html"
+        if config.out is not None or first.exists():
+            require_writable(out, option="--out")
+        story = gather_story(
+            config.runs,
+            tgt=config.tgt,
+            data_root=config.data_root,
+            split=config.split,
+            labels=config.labels,
+            network=config.network,
+            device=find_device(config.device),
+            workers=config.workers,
+        )
+        size = write_report(story, out, pictures=config.pictures)
+    print(f"report: {out} ({size})")
 
 
 @contextmanager

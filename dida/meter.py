@@ -14,8 +14,8 @@ from dida.batch import Trace
 from dida.data.loader import Ids
 from dida.errors import NonFinite
 from dida.files import write_json
+from dida.terms import LOSS
 
-LOSS = "loss/"  # prefix of loss names among the scalars
 GRADIENT, WEIGHTS = "gradient_norm", "weight_norm"  # names of the norms among them
 
 

@@ -24,9 +24,9 @@ from dida.data.classes import ClassSet
 from dida.errors import UserError
 from dida.events import open_events
 from dida.files import PARTIAL, Appended, require_writable, write_bytes, write_json
-from dida.meter import LOSS
 from dida.provenance import environment
 from dida.state import checkpoints, run_folder
+from dida.terms import LOSS
 
 RUNS = Path("runs")
 # What a run writes before its first checkpoint: a folder of this alone holds nothing that could be continued.

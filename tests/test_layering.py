@@ -34,6 +34,8 @@ DIDA = {
     "config": ("options",),
     "eval_config": ("options",),
     "export_config": ("options",),
+    "report_config": ("options",),
+    "terms": (),
     "data": _DATA,
     "models": ("batch", "models"),
     "method": _METHOD,
@@ -47,9 +49,9 @@ DIDA = {
     "provenance": ("kernels",),
     "paper": ("data.classes",),
     "stored": ("config", "data", "evaluate", "models", "paper", "state"),
-    "meter": ("batch", "data.loader", "errors", "files"),
+    "meter": ("batch", "data.loader", "errors", "files", "terms"),
     "run": (
-        "claim", "config", "data.classes", "errors", "events", "files", "meter", "provenance", "state",
+        "claim", "config", "data.classes", "errors", "events", "files", "provenance", "state", "terms",
     ),
     "assemble": (
         "batch", "config", "data", "device", "method", "models", "optim", "options", "panel", "state", "stored",
@@ -61,18 +63,20 @@ DIDA = {
     "sharing": ("config", "evaluate", "files", "models", "provenance", "state", "stored", "trained"),
     "network": ("data", "device", "evaluate", "options", "sharing", "trained"),
     "export": ("batch", "data", "evaluate", "files", "trained"),
+    "report": ("batch", "config", "data", "evaluate", "files", "options", "report", "state", "terms", "trained"),
     "loop": (
         "assemble", "batch", "config", "data", "kernels", "meter", "overview", "program", "run", "signals", "state",
         "step",
     ),
     "command": (
         "assemble", "config", "data", "device", "errors", "eval_config", "evaluate", "export", "export_config", "files",
-        "labelling", "loop", "network", "options", "program", "run", "scoring", "state", "trained",
+        "labelling", "loop", "network", "options", "program", "report", "report_config", "run", "scoring", "state",
+        "trained",
     ),
     "doctor": ("data", "doctor_config", "kernels", "provenance"),
     "cli": (
         "command", "doctor", "doctor_config", "eval_config", "export_config", "options", "program", "recipes",
-        "signals",
+        "report_config", "signals",
     ),
     "__main__": ("cli",),
 }  # fmt: skip
@@ -91,10 +95,11 @@ KERNELS = {
 ONLY = {
     "triton": ("dida_kernels.fused",),
     "timm": ("dida.models",),
-    "tyro": ("dida.options", "dida.eval_config", "dida.export_config", "dida.doctor", "dida.data.toy.__main__"),
+    "tyro": ("dida.options", "dida.eval_config", "dida.export_config", "dida.report_config", "dida.doctor",
+             "dida.data.toy.__main__"),
     "torch": ("dida_kernels", *(f"dida.{name}" for name in DIDA if name not in ("claim", "errors", "events", "options",
               "files", "progress", "signals", "config", "eval_config", "recipes", "data.classes", "program",
-              "doctor_config", "export_config", "cli", "__main__", "paper"))),
+              "doctor_config", "export_config", "report_config", "cli", "__main__", "paper", "terms"))),
 }  # fmt: skip
 
 

@@ -1,0 +1,38 @@
+"""What the numbers of a log line mean, for people: the legend of a run's lines and of its report.
+
+Only the standard library is imported here.
+"""
+
+LOSS = "loss/"  # prefix of loss names among the scalars
+
+# Scalar of metrics.jsonl -> (a word for it, what it is).
+TERMS: dict[str, tuple[str, str]] = {
+    "loss/source": ("source", "cross-entropy on source pictures, of which the labels are known"),
+    "loss/feature": ("feature", "distance of the encoder's features to those it had from ImageNet"),
+    "loss/target": ("target", "cross-entropy of mixed pictures with pseudo-labels, weighted by confidence"),
+    "loss/instance": ("instance", "instance loss: pixels against the bank's vectors of all classes"),
+    "pseudo_coverage": ("confident", "share of target pixels that the teacher is surer of than the threshold"),
+    "gradient_norm": ("gradient", "norm of the gradient of all losses together"),
+    "weight_norm": ("weights", "norm of the student's weights"),
+    "bank_fill": ("bank", "share of the bank's slots that hold a vector"),
+    "lr": ("lr", "learning rate of the encoder"),
+    "lr_head": ("lr of the head", "learning rate of the head"),
+    "steps_per_second": ("it/s", "steps a second"),
+    "data_wait": ("wait", "share of the time that a step waited for pictures"),
+    "memory_gib": ("mem", "most memory so far, of the GPU if there is one, in GiB"),
+}
+
+
+def is_off(name: str, value: float) -> bool:
+    """Whether a loss is exactly zero: its term is off, or has not begun."""
+    return name.startswith(LOSS) and value == 0.0
+
+
+def word_of(name: str) -> str:
+    """How a scalar is called on a line."""
+    return TERMS[name][0] if name in TERMS else name.removeprefix(LOSS)
+
+
+def meaning_of(name: str) -> str:
+    """What a scalar is, in words; its name again where nobody has said."""
+    return TERMS[name][1] if name in TERMS else name
