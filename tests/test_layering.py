@@ -63,7 +63,9 @@ DIDA = {
     "sharing": ("config", "evaluate", "files", "models", "provenance", "state", "stored", "trained"),
     "network": ("data", "device", "evaluate", "options", "sharing", "trained"),
     "export": ("batch", "data", "evaluate", "files", "trained"),
-    "report": ("batch", "config", "data", "evaluate", "files", "options", "report", "state", "terms", "trained"),
+    "report": (
+        "batch", "config", "data", "evaluate", "files", "options", "progress", "report", "state", "terms", "trained",
+    ),
     "loop": (
         "assemble", "batch", "config", "data", "kernels", "meter", "overview", "program", "run", "signals", "state",
         "step",

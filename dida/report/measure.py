@@ -5,10 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from dida.batch import IGNORE
 from dida.data.domains import UnlabelledDomain
@@ -16,7 +14,8 @@ from dida.data.image_file import read_image
 from dida.data.labelled_images import LabelledImage
 from dida.data.transforms import Normalise, scaled_image
 from dida.data.workers import ReadAhead
-from dida.evaluate import Inference, boundary_band, class_scores, confusion, evaluating, score
+from dida.evaluate import Inference, boundary_band, class_scores, confusion, enlarged, evaluating, score
+from dida.progress import Progress
 from dida.trained import Trained
 
 BINS = 15  # of confidence, of equal width; as Guo et al., On Calibration of Modern Neural Networks, ICML 2017, Sec. 4
@@ -81,19 +80,19 @@ def measure_run(
     with (
         ReadAhead(images, order, batch_size=None, workers=workers, pin_memory=device.type == "cuda") as samples,
         evaluating(*trained.networks.values()),
+        Progress(len(order), title, "picture") as progress,
     ):
-        for sample in tqdm(samples, total=len(order), desc=title, unit="image", disable=None):
+        for sample in samples:
             image = normalise(sample.image.to(device, non_blocking=True))[None]
             label, size = sample.label.to(device, non_blocking=True), tuple(sample.label.shape)
             band = torch.from_numpy(boundary_band(sample.label.numpy())).to(device, non_blocking=True)
             said = []
             for name, network in trained.networks.items():
-                scores = class_scores(network, image, inference)
-                if scores.shape[2:] != size:
-                    scores = F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
+                scores = enlarged(class_scores(network, image, inference), size)
                 said.append(tallies[name].add(scores[0].float(), label, band))
             agreed += (said[0] == said[-1]).sum()
             seen += label.numel()
+            progress.advance()
     agreement = float(agreed) / seen if len(trained.networks) > 1 else None
     return Measurement({name: tally.done() for name, tally in tallies.items()}, agreement)
 
