@@ -44,7 +44,6 @@ from dida.report.write import write_report
 from dida.report_config import ReportConfig
 from dida.run import require_place
 from dida.scoring import score_domain, score_table
-from dida.state import FOLDER
 from dida.trained import Trained, load_trained
 
 # What a user can put right, anywhere: files, disks, devices, and what is raised for users. While options, data and
@@ -109,7 +108,14 @@ def _require_places(config: EvalConfig) -> None:
 
 
 def _pictures_go_to(config: EvalConfig) -> Path:
-    return config.out or (config.run if config.run.is_dir() else config.run.parent) / "images"
+    return config.out or _home(config.run) / "images"
+
+
+def _home(run: Path) -> Path:
+    """Where results go that are told no place: the run folder, the folder of a file; here, for what is on the hub."""
+    if not run.exists():
+        return Path()
+    return run if run.is_dir() else run.parent
 
 
 def _score(config: EvalConfig, trained: Trained, size: tuple[int, int], inference: Inference) -> None:
@@ -159,8 +165,8 @@ def run_export(config: ExportConfig) -> None:
             require_writable(config.out, option="--out", folder=config.format == "safetensors")
         trained = load_trained(config.run, torch.device("cpu"))
         size = parse_size(trained.config.data.tgt_size, option="--tgt-size")
-        home = trained.path.parent.parent if trained.path.parent.name == FOLDER else trained.path.parent
-        out = config.out or home / ("shared" if config.format == "safetensors" else f"network{ENDINGS[config.format]}")
+        name = "shared" if config.format == "safetensors" else f"network{ENDINGS[config.format]}"
+        out = config.out or _home(config.run) / name
         if config.images is None:
             pictures = drawn_pictures(config.checks, size)
         else:

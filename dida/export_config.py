@@ -24,7 +24,8 @@ class ExportConfig:
     format: Literal["onnx", "torch", "safetensors"] = "onnx"
     """onnx; torch, a program of torch.export; or safetensors, a folder of weights, settings and a model card."""
     out: Path | None = None
-    """File (for safetensors the folder) to write; by default network.onnx, network.pt2 or shared/ in the run folder."""
+    """File (for safetensors the folder) to write; by default network.onnx, network.pt2 or shared/ in the
+    run folder, or beside the file that was named."""
     network: Literal["student", "teacher"] = "student"
     """Whose weights."""
     normalise: bool = True
