@@ -217,7 +217,8 @@ def _layouts(name: str, split: str, *, labels: bool) -> tuple[str, tuple[Layout,
         folder = Path(name.removeprefix(_FOLDER)).expanduser().absolute()
         return name, (own_layout(folder, split, labels=labels),)
     if name not in LAYOUTS:
-        raise ValueError(f"no domain is called {name!r}; there are {', '.join(DOMAINS)}")
+        own = f" A folder of your own is named folder:{name}" if Path(name).expanduser().is_dir() else ""
+        raise ValueError(f"no domain is called {name!r}; there are {', '.join(DOMAINS)}.{own}")
     splits = LAYOUTS[name][0].splits
     if split not in splits:
         raise ValueError(f"{name} has no split {split!r}; it has {', '.join(splits)}")

@@ -215,6 +215,12 @@ def test_a_data_set_that_lies_one_folder_deeper_is_found_for_the_user(tmp_path):
         labelled(tmp_path)
 
 
+def test_a_folder_that_was_named_without_folder_is_recognised(tmp_path):
+    put(tmp_path / "mine", "images/0.png", "labels/0.png")
+    with pytest.raises(ValueError, match=rf"no domain is called .* is named folder:{tmp_path / 'mine'}"):
+        domains.labelled(str(tmp_path / "mine"), tmp_path, "train")
+
+
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "x.zip").touch()
     with pytest.raises(FileNotFoundError, match=r"x\.zip is a file, not a folder"):
