@@ -23,9 +23,11 @@ from dida.data.video_file import VideoFile, whole_video
 from dida.data.workers import ReadAhead
 from dida.evaluate import Inference
 from dida.panel import legend, overlay
-from dida.predictions import require_distinct, save_prediction
+from dida.predictions import FOLDERS, require_distinct, save_prediction
 from dida.progress import Progress
 from dida.trained import Labelled, Labeller, Trained
+
+OUTPUTS = ("overlay", "confidence", "legend.png", *FOLDERS)
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def label_pictures(
     frames, that it sees at once. Raises FileNotFoundError where there is nothing to label, ValueError for two pictures
     of one name, OSError for what cannot be written.
     """
-    found = find_pictures(images, but=out)
+    found = find_pictures(images, but=[out / name for name in OUTPUTS])  # of an earlier time
     require_distinct(found.pictures, (found.name_of(path).with_suffix("") for path in found.pictures))
     failed: list[str] = []
     videos = _opened(found.videos, failed)

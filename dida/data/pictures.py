@@ -62,8 +62,8 @@ class Found(NamedTuple):
         return path.relative_to(self.folder)
 
 
-def find_pictures(path: Path, *, but: Path | None = None) -> Found:
-    """The file itself, or all pictures and videos below a folder, those below the folder `but` apart.
+def find_pictures(path: Path, *, but: Iterable[Path] = ()) -> Found:
+    """The file itself, or all pictures and videos below a folder, those that are, or lie below, one of `but` apart.
 
     Of a data set of one's own, which has labels/ or classes.json beside images/, the images. Raises FileNotFoundError
     where there is none, and as `files_below` and `refuse_label_maps`.
@@ -77,7 +77,8 @@ def find_pictures(path: Path, *, but: Path | None = None) -> Found:
             _log.info("%s is a data set: its pictures are those in %s", path, folder)
         else:
             refuse_label_maps(folder)
-        outside = [p for p in files_below(folder) if but is None or not p.absolute().is_relative_to(but.absolute())]
+        apart = {place.resolve() for place in but}
+        outside = [p for p in files_below(folder) if apart.isdisjoint((p.resolve(), *p.resolve().parents))]
         found = Found(folder, *_sorted_out(outside, any_suffix=False))
         left = sorted(set(outside) - {*found.pictures, *found.videos})
         if left and (found.pictures or found.videos):

@@ -96,10 +96,11 @@ def test_two_pictures_of_one_place_and_name_are_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_of_a_data_set_the_images_are_labelled_and_nothing_that_was_drawn_before(tmp_path):
+@pytest.mark.parametrize("out", ["images/drawn", "images", ".", "../out"])
+def test_of_a_data_set_the_images_are_labelled_and_nothing_that_was_drawn_before(tmp_path, out):
     own = make_folder(tmp_path / "own", 2)
     for _ in range(2):
-        assert label(network(tmp_path), own, own / "images" / "drawn").pictures == 2
+        assert label(network(tmp_path), own, own / out, confidence=True).pictures == 2
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from bench.figures import distribution
+from bench.figures import distribution, own_data, warehouse
 from bench.figures.__main__ import figures_command as cli
 from bench.figures.runs import domain_of, images_of, load_bank, load_runs, predictions
 from bench.figures.similarity import Pixel, innermost_pixels, look, parse_pixel
@@ -17,11 +17,13 @@ from dida import recipes
 from dida.assemble import build_state, build_student
 from dida.batch import IGNORE
 from dida.config import Config, changed, to_dict
+from dida.data.class_file import read_class_file
 from dida.data.classes import CITYSCAPES_CLASSES
 from dida.data.transforms import Normalise
 from dida.evaluate import evaluating
 from dida_kernels import class_similarity
 from tests.data.factories import make_cityscapes, make_folder, make_gta
+from tests.engine.checkpoints import tiny_config, write_checkpoint
 
 SIZE = (64, 32)
 C = len(CITYSCAPES_CLASSES)
@@ -194,6 +196,17 @@ def test_joined_sources_and_a_target_of_other_classes_are_drawn(config, data, tm
     assert ours[0] == other[0]
     assert {name for name, share in other[1][1].items() if share} == {"road", "sky"}
     cli(["strips", str(tmp_path / "c.png"), str(tmp_path / "run"), "--tgt", f"folder:{own}", "--images", "1"])
+
+
+def test_the_pictures_of_own_data_are_drawn_from_made_data_and_a_run(tmp_path):
+    warehouse.main(tmp_path)
+    class_set = read_class_file(tmp_path / "warehouse_sim" / "classes.json").class_set
+    run = write_checkpoint(tmp_path / "x.pt", tiny_config(tmp_path), class_set=class_set)
+    own_data.main(tmp_path / "docs", tmp_path, run)
+    for name, columns in (("before", 2), ("after", 3)):
+        picture = tmp_path / "docs" / f"own_data_{name}.png"
+        assert Image.open(picture).width >= columns * 256
+        assert len(json.loads(picture.with_suffix(".json").read_text())["columns"]) == columns
 
 
 def test_slots_follow_the_source_against_it_or_not_at_all():
