@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from dida.options import COUNT, COUNT_OR_NONE, SHARE, Above, AtLeast, Range, check_values, flag, parse_size
 
 MethodName = Literal["source", "dacs", "daformer", "dida", "oracle"]
+RecipeName = Literal["paper", "advised"]
 
 
 @dataclass(frozen=True)
@@ -199,6 +200,8 @@ class Config:
 
     method: MethodName = "dida"
     """source, dacs, daformer and dida are steps of one another; oracle learns from the target's labels."""
+    recipe: RecipeName = "paper"
+    """Options of the instance level: as the paper prints them, or as experiments advise (the toy's default)."""
     config: Path | None = None
     """Saved options to start from: a config.json, a run folder or a checkpoint; what is said beside it changes them."""
     resume: Path | None = None
@@ -255,6 +258,9 @@ MAY_GROW = {"steps"}  # on --resume: a run is extended, never cut short
 OF_ONE_COMMAND = ("config", "resume", "new_data", "check_data", "debug")  # no options of the run
 
 
+RENAMED = {"instance_pixels": "instance_weights"}  # in saved configs: what an option was called before
+
+
 def of_run(config: Config) -> Config:
     """The options of the run itself, without those that only say what one command does with it."""
     defaults = Config()
@@ -285,6 +291,7 @@ def _build(kind: type[Any], values: Any) -> Any:
     if not isinstance(values, dict):
         raise ValueError(f"expected an object with the options of {kind.__name__}, got {type(values).__name__}")
     fields = {f.name: f for f in dataclasses.fields(kind)}
+    values = {RENAMED.get(name, name): value for name, value in values.items()}
     if unknown := set(values) - set(fields):
         raise ValueError(f"unknown options {sorted(unknown)} in a saved config: it was written by another version")
     read = {}

@@ -27,6 +27,21 @@ def test_methods_are_steps_of_one_another():
     assert difference(Config(), dida) == set()  # the paper is the default
 
 
+def test_recipes_differ_in_the_instance_level_alone():
+    paper, advised = (recipes.RECIPES[name](recipes.toy(Config())) for name in ("paper", "advised"))
+    assert (paper.recipe, advised.recipe) == ("paper", "advised")
+    assert difference(paper, advised) <= {"recipe", "instance_weight", "instance_weights", "instance_prior", "phi"}
+    assert difference(recipes.paper(Config()), Config()) == set()
+    assert difference(recipes.toy(Config()), advised) == set()
+
+
+def test_a_recipe_is_asked_for_by_name():
+    assert recipes.from_command_line(["--recipe", "advised"]).instance == recipes.advised(Config()).instance
+    toy = recipes.from_command_line(["--src", "toy-gta5", "--recipe", "paper", "--instance-prior", "student"])
+    assert (toy.instance.instance_weight, toy.instance.instance_weights) == (1.0, "all")
+    assert (toy.instance.instance_prior, toy.instance.bank_size) == ("student", 190)
+
+
 def test_methods_are_named_as_they_are_called():
     assert {name: recipe(Config()).method for name, recipe in recipes.METHODS.items()} == {
         name: name for name in recipes.METHODS
