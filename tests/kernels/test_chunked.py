@@ -83,7 +83,7 @@ def test_no_gradient_is_computed_where_none_is_wanted():
     made = call("instance_loss", SCENES["ordinary"])
     with torch.no_grad():
         assert not dida_kernels.instance_loss(*made.args, **made.options).requires_grad
-    loss, gradient = instance_loss_chunked(*made.args, made.options["temperature"], False)
+    loss, gradient = instance_loss_chunked(*made.args, None, made.options["temperature"], False)
     assert loss > 0
     assert gradient.numel() == 0
 
@@ -151,17 +151,23 @@ def duration(run: Callable[[], object]) -> float:
 
 
 OPERATORS = {
-    "instance_loss": (instance_loss_chunked, lambda made: (*made.args, made.options["temperature"], True)),
+    "instance_loss": (
+        instance_loss_chunked,
+        lambda made: (*made.args, made.options.get("log_prior_C"), made.options["temperature"], True),
+    ),
     "class_similarity": (
         class_similarity_chunked,
-        lambda made: (*made.args, made.options["classes"], made.options["temperature"], list(made.options["size"])),
+        lambda made: (
+            *(*made.args, made.options.get("log_prior_C")),
+            *(made.options["classes"], made.options["temperature"], list(made.options["size"])),
+        ),
     ),
     "bank_update": (set_sums_chunked, lambda made: (*made.args[2:], made.options["classes"])),
 }
 
 
 @pytest.mark.parametrize("op", OPERATORS)
-@pytest.mark.parametrize("name", ["ordinary", "strided"])
+@pytest.mark.parametrize("name", ["ordinary", "strided", "with_prior"])
 def test_opcheck(op, name):
     operator, arguments = OPERATORS[op]
     made = call(op, SCENES[name])

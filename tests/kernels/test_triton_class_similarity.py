@@ -96,7 +96,9 @@ def test_strides_do_not_matter_and_two_runs_are_equal():
 
 def test_op_is_sound_and_compiles_without_a_break():
     (embed, bank, label), options = scene(h=1, w=1, S=2, K=3)
-    torch.library.opcheck(class_similarity_cells, (embed, bank, label, 4, 0.1, 2, 2))
+    torch.library.opcheck(
+        class_similarity_cells, (embed, bank, label, torch.arange(4.0).to(label.device), 4, 0.1, 2, 2)
+    )
     expected = fused((embed, bank, label), options)
     compiled = torch.compile(fused, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled((embed, bank, label), options), expected)

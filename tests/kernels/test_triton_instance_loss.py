@@ -202,8 +202,10 @@ def test_equal_grids_take_the_flat_kernel():
 
 def test_op_is_sound():
     student, *rest = scene(**TINY)
-    torch.library.opcheck(instance_loss_cells, (student.requires_grad_(), *rest, 0.1, True))
-    torch.library.opcheck(instance_loss_cells, (student.detach(), *rest, 0.1, False), test_utils="test_faketensor")
+    torch.library.opcheck(instance_loss_cells, (student.requires_grad_(), *rest, None, 0.1, True))
+    torch.library.opcheck(
+        instance_loss_cells, (student.detach(), *rest, None, 0.1, False), test_utils="test_faketensor"
+    )
 
 
 def test_compiles_without_a_break():

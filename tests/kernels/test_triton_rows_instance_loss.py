@@ -114,8 +114,9 @@ def loss_of(made: Call) -> Callable[[Tensor], Tensor]:
 
 def test_opcheck(made):
     student, teacher, prior = (pixels(x) for x in made.args[:3])
-    args = (teacher, prior, made.args[3].flatten(), *made.args[4:], 0.1, True)
-    torch.library.opcheck(fused.instance_loss_rows, (student.detach().requires_grad_(), *args))
+    for log_prior_C in (None, torch.arange(5.0, device=DEVICE)):
+        args = (teacher, prior, made.args[3].flatten(), *made.args[4:], log_prior_C, 0.1, True)
+        torch.library.opcheck(fused.instance_loss_rows, (student.detach().requires_grad_(), *args))
 
 
 def test_compiles_without_a_graph_break(made):
@@ -139,7 +140,7 @@ def test_autocast_checkpoint_and_a_second_run_change_no_bit(made):
 
 def test_no_gradient_is_computed_where_none_is_wanted(made):
     loss, gradient_ND, _ = fused.instance_loss_rows(
-        *(pixels(x) for x in made.args[:3]), made.args[3].flatten(), *made.args[4:], 0.1, False
+        *(pixels(x) for x in made.args[:3]), made.args[3].flatten(), *made.args[4:], None, 0.1, False
     )
     assert loss > 0
     assert gradient_ND.numel() == 0
