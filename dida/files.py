@@ -69,6 +69,7 @@ class Appended:
     """A file that grows by whole records, each on its way to the disk when `write` returns."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._file = path.open("ab", buffering=0)  # a buffer would try again, and fail again, when it is closed
 
     def write(self, record: bytes) -> None:
@@ -77,9 +78,9 @@ class Appended:
         try:
             while record:
                 record = record[self._file.write(record) :]
-        except OSError:
+        except OSError as error:
             self._file.truncate(end)
-            raise
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
 
     def close(self) -> None:
         """Writing again is an error."""

@@ -201,7 +201,9 @@ def load_checkpoint(path: Path, needs: tuple[str, ...] = ()) -> dict[str, Any]:
             wanted = "a whole number" if kind is int else "a dictionary"
             raise ValueError(f"{path}: expected {wanted} as {name!r}, found {what}")
     if bad := first_nonfinite(checkpoint):
-        raise ValueError(f"{path}: {bad} is not finite{_or_an_older_one(path)}")
+        part, _, name = bad.partition(".")
+        what = "weights" if part in ("student", "teacher") else "numbers"
+        raise ValueError(f"{path}: the {part}'s {what} are not finite, e.g. {name}{_or_an_older_one(path)}")
     return checkpoint
 
 

@@ -232,9 +232,9 @@ def page(rows: list[tuple[str, Row]], trials: Trials) -> str:
     ]
     skipped = "" if any(name.startswith("a disk") for name, _ in rows) else " Disks were left out: they take root."
     return "\n".join(lines) + (
-        f"\n\nRuns of {SHORT['steps']} steps with a checkpoint every {SHORT['save_every']}, with 0 to 4 data "
-        "processes. Those that are not counted in the last column were equal, in every bit of their "
-        f"last checkpoint, and in their log.{skipped} {about['cpu']}, {about['cores']} cores, torch {about['torch']}, "
+        f"\n\nRuns of {SHORT['steps']} steps, a checkpoint every {SHORT['save_every']}, 0 to 4 data processes. Those "
+        "that are not counted in the last column were equal to the run that was left alone in every bit of their last "
+        f"checkpoint, and in their log.{skipped} {about['cpu']}, {about['cores']} cores, torch {about['torch']}, "
         f"source {source_digest()}.\n"
     )
 
