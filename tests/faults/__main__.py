@@ -28,7 +28,7 @@ from torch import Tensor
 from dida.files import PARTIAL, write_text
 from dida.provenance import machine, source_digest
 from dida.signals import STOPPING
-from dida.state import PARTS, checkpoints, latest, leaves, load_checkpoint
+from dida.state import FOLDER, PARTS, checkpoints, latest, leaves, load_checkpoint
 from tests.faults.forked import Forked, arguments, make_toy, wait_until
 
 SHORT = {"steps": 6, "save_every": 2, "warmup": 2}
@@ -149,7 +149,7 @@ def kills(trials: Trials, count: int) -> Iterable[tuple[str, Row]]:
         process = trials.train(run, workers=number % 2 * 2)
         if row is saving:  # a third of them while a checkpoint is being written
             wait = trials.random.choice([0, 0, 0.01, 0.03])
-            wait_until(lambda run=run, p=process: any(run.rglob(f"checkpoints/{PARTIAL}")) or p.poll() is not None)
+            wait_until(lambda run=run, p=process: is_saving(run) or p.poll() is not None)
             time.sleep(wait)
         else:
             time.sleep(trials.random.uniform(0.0, trials.seconds))
@@ -161,6 +161,13 @@ def kills(trials: Trials, count: int) -> Iterable[tuple[str, Row]]:
         trials.go_on(run, row)
     yield "kill -9 at any moment", anywhere
     yield "kill -9 within a save", saving
+
+
+def is_saving(run: Path) -> bool:
+    try:
+        return any(name.endswith(".partial") for name in os.listdir(run / FOLDER))
+    except FileNotFoundError:  # no run yet
+        return False
 
 
 def signals(trials: Trials, count: int) -> Iterable[tuple[str, Row]]:
