@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from dida import loop
 from dida.assemble import assemble
 from dida.config import Config
