@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from dida.archive import Damaged, require_whole
+from dida.checksums import Damaged, require_whole
 from dida.errors import NonFinite
 from dida.files import reserve, whole_file
 from dida.method.bank import InstanceBank

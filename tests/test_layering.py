@@ -21,7 +21,7 @@ _DATA = ("batch", "data", "errors", "files", "signals")
 _METHOD = ("batch", "method", "kernels")
 DIDA = {
     "batch": (),
-    "archive": (),
+    "checksums": (),
     "errors": (),
     "options": (),
     "files": (),
@@ -38,10 +38,10 @@ DIDA = {
     "report_config": ("options",),
     "terms": (),
     "data": _DATA,
-    "models": ("archive", "batch", "models"),
+    "models": ("batch", "checksums", "models"),
     "method": _METHOD,
     "optim": (),
-    "state": ("archive", "errors", "files", "method.bank", "method.prior", "method.views"),
+    "state": ("checksums", "errors", "files", "method.bank", "method.prior", "method.views"),
     "recipes": ("options", "config", "state"),
     "step": ("batch", "method.passes", "optim", "state"),
     "evaluate": ("batch", "data", "progress"),
