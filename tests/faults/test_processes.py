@@ -31,9 +31,12 @@ def trained(tmp_path_factory, toy) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("trained") / "random.pt", tiny_config(toy, tgt="toy-cityscapes"))
 
 
+TINY = {"backbone": "test_resnet", "weights": "none"}
+
+
 def running(toy: Path, tmp_path: Path, *, steps: int = 2, **options) -> Forked:
     """A training that has come to that step."""
-    run = Forked("train.py", arguments(toy, tmp_path / "run", **options), tmp_path / "said")
+    run = Forked("train.py", arguments(toy, tmp_path / "run", **TINY | options), tmp_path / "said")
     assert wait_until(lambda: f"step {steps:>4}/" in run.said() or run.poll() is not None)
     assert run.poll() is None, run.said()
     return run
@@ -75,7 +78,7 @@ def test_what_timeout_sends_twice_is_one_request(toy, tmp_path):
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 @pytest.mark.parametrize("script", ["train.py", "eval.py"])
 def test_before_there_is_anything_to_save_it_is_quiet(toy, trained, tmp_path, script, kind):
-    args = arguments(toy, tmp_path / "run") if script == "train.py" else [str(trained), "--workers", "2"]
+    args = arguments(toy, tmp_path / "run", **TINY) if script == "train.py" else [str(trained), "--workers", "2"]
     run = Forked(script, args, tmp_path / "said")
     assert wait_until(lambda: listens(run.pid))
     time.sleep(0.02 * kind)
@@ -121,11 +124,11 @@ def small_shared_memory(size: str):
 @pytest.mark.parametrize("size", ["16k", "300k", "900k"])
 @pytest.mark.parametrize("script", ["train.py", "eval.py"])
 def test_shared_memory_that_is_full_is_said_and_nothing_hangs(toy, trained, tmp_path, script, size):
-    args = arguments(toy, tmp_path / "run", crop=256, src_size="512x256", tgt_size="512x256", workers=4)
+    args = arguments(toy, tmp_path / "run", **TINY, crop=256, src_size="512x256", tgt_size="512x256", workers=4)
     if script == "eval.py":
         args = [str(trained), "--workers", "4", "--size", "1024x512"]
     run = Forked(script, args, tmp_path / "said", before=small_shared_memory(size))
-    assert run.wait(30) == 1
+    assert run.wait() == 1
     assert not run.left_over()
     assert_told(run, f"{script}: /dev/shm (", "is full: use fewer --workers")
 
@@ -134,7 +137,7 @@ def test_a_full_disk_names_what_it_needs_and_what_is_good(toy, tmp_path):
     """The second checkpoint does not fit: a limit of this one process stands for the disk."""
     run = running(toy, tmp_path, save_every=1)
     assert wait_until(lambda: checkpoints(tmp_path / "run"))
-    resource.prlimit(run.pid, resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+    resource.prlimit(run.pid, resource.RLIMIT_FSIZE, (500_000, 500_000))
     assert run.wait() == 1
     assert_told(run, "File too large (", " MB are needed,", "is the last that was saved; continue with")
     assert [p.suffix for p in (tmp_path / "run").rglob("*") if "partial" in p.name] == []
