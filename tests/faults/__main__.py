@@ -27,6 +27,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", nargs="+", choices=("none", *inputs.ROOMS), default=list(inputs.ROOMS))
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="inputs that are tried at a time")
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--signals", type=int, default=16)
     parser.add_argument("--disks", type=int, default=8)
@@ -34,12 +35,12 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        wrong = _inputs(Path(folder), [room for room in options.inputs if room != "none"])
+        wrong = _inputs(Path(folder), [room for room in options.inputs if room != "none"], options.jobs)
         return int(wrong | _moments(Path(folder), options))
 
 
-def _inputs(folder: Path, rooms: list[str]) -> bool:
-    counts = inputs.tried_in(rooms, folder / "inputs")
+def _inputs(folder: Path, rooms: list[str], jobs: int) -> bool:
+    counts = inputs.tried_in(rooms, folder / "inputs", jobs)
     if rooms:
         _render("inputs", inputs.table(counts))
     return any(count.wrong for count in counts)
