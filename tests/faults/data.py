@@ -232,7 +232,7 @@ _TREES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         ("001.png",),
     ),
     "a header of no size": (lambda root: (root / "labels/001.png").write_bytes(_png_header(0, 0)), ("001.png",)),
-    "no pixel of a class": (_each("labels", _saved(_ids(100, 200))), ("100, 200",)),
+    "no pixel of a class": (_each("labels", _saved(_ids(100, 200))), ("raw id 100", "raw id 200")),
     "a name that is not UTF-8": (
         lambda root: shutil.copy(root / "labels/001.png", os.fsencode(root) + b"/labels/\xff.png"),
         ("UTF-8",),
