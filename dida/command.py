@@ -122,7 +122,9 @@ def _score(config: EvalConfig, trained: Trained, size: tuple[int, int], inferenc
     data = trained.config.data
     report = score_domain(
         trained,
-        domains.labelled(config.tgt or data.tgt, config.data_root or data.data_root, config.split),
+        domains.labelled(
+            data.tgt if config.tgt is None else config.tgt, config.data_root or data.data_root, config.split
+        ),
         size=size,
         inference=inference,
         workers=data.workers if config.workers is None else config.workers,

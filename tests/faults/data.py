@@ -27,9 +27,8 @@ def data_cases(places: Places) -> Iterator[Case]:
     """`folder:` data sets of 3 pictures with something wrong in them."""
     yield from _files(places)
     for name, text in _CLASSES.items():
-        yield _refused(
-            f"classes.json: {name}", lambda root, t=text: (root / "classes.json").write_bytes(t), "classes.json"
-        )
+        word = "declares one class" if name == "one class" else "classes.json"
+        yield _refused(f"classes.json: {name}", lambda root, t=text: (root / "classes.json").write_bytes(t), word)
     for name, (change, words) in _TREES.items():
         yield _refused(name, change, *words)
 
@@ -214,7 +213,10 @@ _TREES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     ),
     "a label in colours": (lambda root: _saved(_picture())(root / "labels/001.png"), ("001.png",)),
     "labels in JPEG by another name": (_each("labels", _saved(_ids(), format="JPEG")), ("000.png", "JPEG")),
-    "a label of 32 bits": (lambda root: _saved(_ids().astype(np.int32) * 70000)(root / "labels/001.png"), ("001.png",)),
+    "a label of 32 bits": (
+        lambda root: _saved(_ids().astype(np.int32) * 70000, format="TIFF")(root / "labels/001.png"),
+        ("001.png",),
+    ),
     "a label of floats": (
         lambda root: _saved(_ids().astype(np.float32), format="TIFF")(root / "labels/001.png"),
         ("001.png",),

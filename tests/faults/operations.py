@@ -58,7 +58,8 @@ def operation_cases(places: Places) -> Iterator[Case]:
         made = call(name, SCENES["ordinary"])
         for place, argument in enumerate(made.args):
             for what, change in (NO_TENSORS | _dtypes(argument)).items():
-                yield _refused(name, f"argument {place} {what}", _with(made, place, change))
+                if name != "boundary_mask" or what not in ("on meta", "empty"):  # which mean something there
+                    yield _refused(name, f"argument {place} {what}", _with(made, place, change))
         for option, values in NO_OPTIONS.items():
             if option in made.options:
                 for value in values:
@@ -72,16 +73,17 @@ def operation_cases(places: Places) -> Iterator[Case]:
         yield _refused(
             name, "an option that does not exist", lambda m=made: m._replace(options=m.options | {"nope": 1})
         )
-        for backend in OPS[name].backends:
-            for place, argument in enumerate(made.args):
-                if argument.is_floating_point():
-                    for value in NOT_FINITE:
-                        yield Case(
-                            "ops",
-                            f"{name}, {backend}: {value} in argument {place}",
-                            _agrees(name, backend, place, value),
-                            False,
-                        )
+        for place, argument in enumerate(made.args):
+            if not argument.is_floating_point():
+                continue
+            for value in NOT_FINITE:
+                what = f"{value} in argument {place}"
+                if (name, place) == ("instance_loss", 3):  # the weight: nobody could mean it
+                    yield _refused(name, what, _with(made, place, lambda x, v=value: x.fill_(v)), "weight")
+                    continue
+                for backend in OPS[name].backends:
+                    if not OPS[name].why_not(backend, *made.args, **made.options):
+                        yield Case("ops", f"{name}, {backend}: {what}", _agrees(name, backend, place, value), False)
 
 
 def _dtypes(argument: Tensor) -> dict[str, Change]:
@@ -116,7 +118,7 @@ def _agrees(name: str, backend: str, place: int, value: float) -> Callable[[], o
             assert torch.equal(a.isfinite(), b.isfinite()), (
                 f"{what}: {int((a.isfinite() != b.isfinite()).sum())} differ"
             )
-            torch.testing.assert_close(a.nan_to_num(), b.nan_to_num(), rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(a[a.isfinite()], b[b.isfinite()], rtol=1e-3, atol=1e-4)
 
     return does
 
@@ -130,5 +132,5 @@ def _outcome(name: str, backend: str, made: Call) -> tuple[Tensor, Tensor]:
         if wanted is None:
             return result.detach(), torch.zeros(1)
         (gradient,) = torch.autograd.grad(result.sum(), args[wanted])
-    lost = result.dim() == 0 and not math.isfinite(float(result))
+    lost = result.dim() == 0 and not math.isfinite(float(result.detach()))
     return result.detach(), torch.full_like(gradient, math.nan) if lost else gradient

@@ -35,7 +35,7 @@ NO_FILES = (*NO_FOLDERS[1:], "folder", ".", "/", "..", "")
 
 def output_cases(places: Places) -> Iterator[Case]:
     """Refused before the work, in a line that names the option; nothing is left behind."""
-    for where in (*NO_FOLDERS, "folder"):
+    for where in NO_FOLDERS:
         yield _refused("train.py", "out", where, lambda w: training(places.toy, out=w))
     for where in NO_FOLDERS:
         yield _refused(
@@ -83,7 +83,7 @@ PROGRAMS = {
     "bench.bank_memory": ("--steps 0", "--nope", "--json /proc/nope/x"),
     "bench.gpu.report": ("empty.json", "list.json", "cut.json", "nope", "/dev/null", "--nope", ""),
     "bench.compiled.budget": ("--kernel nope", "--kernel", "--nope"),
-    "bench.tables.__main__": (
+    "bench.tables": (
         "--jobs 0",
         "--jobs -1",
         "--jobs text",
@@ -94,7 +94,7 @@ PROGRAMS = {
         "--table nope",
         "--nope",
     ),
-    "bench.figures.__main__": (
+    "bench.figures": (
         "",
         "nope",
         "strips",
@@ -103,7 +103,7 @@ PROGRAMS = {
         "distribution out.png nope",
     ),
     "dida.doctor": ("--data-root", "--nope"),
-    "dida.data.toy.__main__": (
+    "dida.data.toy": (
         "--out file/x",
         "--out /proc/nope/x",
         "--seed text",

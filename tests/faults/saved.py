@@ -120,7 +120,6 @@ def weight_cases(places: Places) -> Iterator[Case]:
         "module.": _named("module.", own),
         "backbone.": _named("backbone.", own),
         "module.backbone.": _named("module.backbone.", own),
-        "encoder.": _named("encoder.", own),
         "with a classifier": own | {"head.weight": torch.zeros(3, 256)},
         "with a numpy number": {"state_dict": own, "meta": {"epoch": np.float64(3)}},
         "with a numpy array": {"state_dict": own, "meta": np.zeros(3)},
