@@ -36,6 +36,7 @@ from torch import Tensor
 
 import dida_kernels
 from bench import record
+from bench.arguments import output_file
 from bench.compiled import launches
 from bench.meter import CUDA_BLOCK, TensorMeter
 from dida.assemble import build_method, build_state
@@ -376,8 +377,8 @@ def _slots(found: float | None) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--json", type=output_file)
+    parser.add_argument("--plot", type=output_file)
     options = parser.parse_args()
     kind = "cuda" if options.device == "cuda" else "counted"
     folder = record.RESULTS_FOLDER / record.machine_name(kind)

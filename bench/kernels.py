@@ -33,6 +33,7 @@ from torch import Tensor
 
 import dida_kernels
 from bench import record
+from bench.arguments import whole_number
 from bench.clocks import Timing, peak_of_call, time_cpu, time_cuda
 from bench.compiled import launches, roofline
 from tests import cases
@@ -345,7 +346,7 @@ def main() -> None:
     parser.add_argument("--op", choices=sorted(dida_kernels.OPS), action="append")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), action="append", help="(default: float32)")
-    parser.add_argument("--slots", type=int, nargs="+", default=[MAIN.K], help="sizes K of the bank")
+    parser.add_argument("--slots", type=whole_number(1), nargs="+", default=[MAIN.K], help="sizes K of the bank")
     options = parser.parse_args()
     ops, on_gpu = options.op or sorted(dida_kernels.OPS), options.device == "cuda"
     dtypes = [getattr(torch, name) for name in options.dtype or ["float32"]]

@@ -41,6 +41,7 @@ if not __package__:  # python bench/step.py
 import torch
 
 from bench import record
+from bench.arguments import output_file, whole_number
 from bench.meter import TensorMeter
 from dida import recipes
 from dida.assemble import build_method, build_pairs, build_state, build_student
@@ -293,12 +294,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--backbone", default="mit_b5")
-    parser.add_argument("--crop", type=int, default=512)
-    parser.add_argument("--slots", type=int, nargs="+", default=[300, 3000], help="sizes K of DIDA's bank")
+    parser.add_argument("--crop", type=whole_number(32), default=512)
+    parser.add_argument("--slots", type=whole_number(1), nargs="+", default=[300, 3000], help="sizes K of DIDA's bank")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--steps", type=int, default=Config().instance.bank_every, help="steps of each that count")
-    parser.add_argument("--workers", type=int, default=Config().data.workers)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--steps", type=whole_number(1), default=Config().instance.bank_every, help="steps of each that count"
+    )
+    parser.add_argument("--workers", type=whole_number(0), default=Config().data.workers)
+    parser.add_argument("--json", type=output_file)
     options = parser.parse_args()
     device = torch.device(options.device)
     with tempfile.TemporaryDirectory() as data_root:

@@ -81,24 +81,26 @@ def _require_same_run(config: Config, pairs: Pairs, checkpoint: dict[str, Any], 
     A file that is gone, or one more, changes all samples, because they draw files by their number.
     """
     try:
-        before = from_dict(checkpoint["config"])
+        before, then_classes = from_dict(checkpoint["config"]), ClassSet.from_dict(checkpoint["classes"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    if not 0 <= checkpoint["step"] <= config.optim.steps:
+        raise ValueError(f"{path}: holds step {checkpoint['step']} of a run of {config.optim.steps}")
     if names := differing(before, config):
         values = ", ".join(f"{name} ({flat(config)[name]} and {flat(before)[name]})" for name in names)
         raise ValueError(
             f"config.json and {path.name} differ in {values}; put config.json right, or take the options of the "
             f"checkpoint with --resume {path}"
         )
-    class_set, then_classes = pairs.source.class_set, checkpoint["classes"]
-    now_named, then_named = list(class_set.names), list(then_classes["names"])
+    class_set = pairs.source.class_set
+    now_named, then_named = list(class_set.names), list(then_classes.names)
     if then_named != now_named:
         raise ValueError(
             f"{path}: the classes of {config.data.src} are now {', '.join(now_named)}; the run began with "
             f"{', '.join(then_named)}"
         )
-    if list(class_set.label_ids) != list(then_classes["label_ids"]):
-        now_spelt, then_spelt = (", ".join(map(str, ids)) for ids in (class_set.label_ids, then_classes["label_ids"]))
+    if class_set.label_ids != then_classes.label_ids:
+        now_spelt, then_spelt = (", ".join(map(str, ids)) for ids in (class_set.label_ids, then_classes.label_ids))
         raise ValueError(
             f"{path}: the raw ids of {config.data.src}'s classes are now {now_spelt}; the run began with {then_spelt}"
         )

@@ -49,8 +49,12 @@ class Claim:
                 break
             os.close(self._file)
         who = f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now():%Y-%m-%d %H:%M:%S},"
-        os.truncate(self._file, 0)
-        os.pwrite(self._file, who.encode(), 0)
+        try:
+            os.truncate(self._file, 0)
+            os.pwrite(self._file, who.encode(), 0)
+        except OSError as error:  # a full disk
+            self.release()
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
 
     def release(self) -> None:
         """Let others have it; nothing of it stays in the folder."""

@@ -48,7 +48,7 @@ from dida.trained import Trained, load_trained
 
 # What a user can put right, anywhere: files, disks, devices, and what is raised for users. While options, data and
 # weights are read, a ValueError is about those too; in a step it is about the program, and keeps its traceback.
-USER_ERRORS = (UserError, ImageFileError, OSError, torch.OutOfMemoryError)
+USER_ERRORS = (UserError, ImageFileError, OSError)
 USER_ERRORS_OF_READING = (*USER_ERRORS, ValueError)
 
 
@@ -122,7 +122,9 @@ def _score(config: EvalConfig, trained: Trained, size: tuple[int, int], inferenc
     data = trained.config.data
     report = score_domain(
         trained,
-        domains.labelled(config.tgt or data.tgt, config.data_root or data.data_root, config.split),
+        domains.labelled(
+            data.tgt if config.tgt is None else config.tgt, config.data_root or data.data_root, config.split
+        ),
         size=size,
         inference=inference,
         workers=data.workers if config.workers is None else config.workers,
@@ -225,13 +227,15 @@ def run_report(config: ReportConfig) -> None:
 def told_in_one_line(
     program: str, *errors: type[Exception], debug: bool = False, less: str = "less at a time"
 ) -> Iterator[None]:
-    """End the program with what one of `errors` says and exit status 1; anything else keeps its traceback.
+    """End the program with what one of `errors`, or a lack of memory, says and exit status 1.
 
-    `debug` shows the traceback of those too. `less`: what takes less memory.
+    Anything else keeps its traceback; `debug` shows that of those too. `less`: what takes less memory.
     """
     try:
         yield
-    except errors as error:
+    except Exception as error:
+        if not (isinstance(error, errors) or is_out_of_memory(error)):
+            raise
         if debug:
             traceback.print_exc()
         sys.exit("\n".join([f"{program}: {reason(error, less)}", *getattr(error, "__notes__", [])]))
@@ -239,6 +243,10 @@ def told_in_one_line(
 
 def reason(error: Exception, less: str = "less at a time") -> str:
     """What an error says to a user."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return f"the device is out of memory; {less} ({str(error).split('. ')[0]})"
-    return str(error).strip()
+    return f"out of memory; {less}" if is_out_of_memory(error) else str(error).strip()
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether there was not enough of it, on whatever device: only some of PyTorch's allocators have a class for it."""
+    words = ("out of memory", "DefaultCPUAllocator", "ALLOC_FAILED")
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in str(error) for w in words))

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -21,6 +22,7 @@ from torch.utils.data import Dataset
 from dida.batch import IGNORE
 from dida.data.classes import ClassSet
 from dida.data.labelled_images import LabelledImage
+from dida.data.statistics import UnknownId, tally_unknown
 from dida.data.transforms import Normalise
 from dida.data.workers import ReadAhead
 from dida.progress import Progress
@@ -78,6 +80,8 @@ class Evaluation(NamedTuple):
     band: dict[str, Scores]  # the same of the pixels in the boundary band alone
     images: int
     sizes: dict[tuple[int, int], int]  # images by the (width, height) that they were scored at
+    share: float  # of all pixels, those that are labelled with a class: the only ones that scores are of
+    unknown: dict[int, UnknownId]  # raw ids that the format of the labels does not define
 
 
 def confusion(label: Tensor, predicted: Tensor, classes: int) -> Tensor:
@@ -188,6 +192,7 @@ def evaluate(
         {name: torch.zeros(C, C, dtype=torch.int64, device=device) for name in networks} for _ in range(2)
     )
     sizes: Counter[tuple[int, int]] = Counter()
+    unknown: dict[Path, dict[int, int]] = {}
     order = range(len(images))  # type: ignore[arg-type]
     pin = device.type == "cuda"
     # One by one: sizes differ within a data set.
@@ -201,6 +206,7 @@ def evaluate(
             label = sample.label.to(device, non_blocking=True)
             band_HW = torch.from_numpy(boundary_band(sample.label.numpy())).to(device, non_blocking=True)
             sizes[label.shape[1], label.shape[0]] += 1
+            unknown[Path(sample.path)] = sample.unknown
             for name, network in networks.items():
                 predicted = predict(network, image, tuple(label.shape), inference)[0]
                 total[name] += confusion(label, predicted, C)
@@ -215,7 +221,10 @@ def evaluate(
         )
     subsets = class_set.subsets if declared is None else class_set.subsets_among(declared)
     scores, band = ({name: score(matrix, subsets) for name, matrix in counted.items()} for counted in (total, in_band))
-    return Evaluation(scores, band, sum(sizes.values()), dict(sizes))
+    pixels = sum(width * height * count for (width, height), count in sizes.items())
+    share = int(next(iter(total.values())).sum()) / pixels
+    tally = tally_unknown(list(unknown.values()), list(unknown))
+    return Evaluation(scores, band, sum(sizes.values()), dict(sizes), share, tally)
 
 
 def _seen(model: nn.Module, image: Tensor, inference: Inference) -> Tensor:

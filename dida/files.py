@@ -69,6 +69,7 @@ class Appended:
     """A file that grows by whole records, each on its way to the disk when `write` returns."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._file = path.open("ab", buffering=0)  # a buffer would try again, and fail again, when it is closed
 
     def write(self, record: bytes) -> None:
@@ -77,9 +78,9 @@ class Appended:
         try:
             while record:
                 record = record[self._file.write(record) :]
-        except OSError:
+        except OSError as error:
             self._file.truncate(end)
-            raise
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
 
     def close(self) -> None:
         """Writing again is an error."""
@@ -91,15 +92,14 @@ def require_writable(path: Path, *, option: str, folder: bool = False) -> None:
 
     Asked before the work whose result is to go there. It tries, and leaves nothing behind.
     """
-    place = path / "file" if folder else path
+    place, made = path / "file" if folder else path, []
     try:
         place = Path(os.path.realpath(place))
-        missing = [parent for parent in place.parents if not parent.exists()]
-        if not place.parents[len(missing)].is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        _require_replaceable(place)
         try:
-            _require_replaceable(place)
-            place.parent.mkdir(parents=True, exist_ok=True)
+            for parent in reversed([parent for parent in place.parents if not parent.exists()]):
+                parent.mkdir()
+                made.append(parent)
             trial = place.with_name(f".{os.getpid()}.partial")
             trial.touch()
             trial.unlink()
@@ -107,9 +107,8 @@ def require_writable(path: Path, *, option: str, folder: bool = False) -> None:
                 os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
                 place.unlink()
         finally:
-            for parent in missing:
-                if parent.is_dir():
-                    parent.rmdir()
+            for parent in reversed(made):
+                parent.rmdir()
     except OSError as error:
         raise OSError(f"{option} {path}: cannot be written to ({error.strerror or error})") from error
 

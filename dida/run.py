@@ -57,7 +57,7 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         with _claimed(folder) as claim:
             _require_free(folder)
-            for old in _files(folder):
+            for old in list(_files(folder)):
                 if old.name != LOCK:
                     old.unlink()
             options = to_dict(of_run(config))
@@ -84,7 +84,7 @@ class Run:
             for path in newer:
                 aside = path.rename(path.with_name(path.name + ".aside"))
                 print(f"a checkpoint of a later step is set aside: {aside}")
-            for partial in folder.rglob(PARTIAL):
+            for partial in (*folder.glob(PARTIAL), *folder.glob(f"*/{PARTIAL}")):
                 partial.unlink()
             options = to_dict(of_run(config))
             write_json(folder / "config.json", options)
@@ -155,18 +155,19 @@ def _claimed(folder: Path) -> Iterator[Claim]:
 
 def _require_free(folder: Path) -> None:
     """Raise FileExistsError for a folder that holds more than a start that came to no checkpoint."""
-    foreign = [path for path in _files(folder) if not _START.fullmatch(path.relative_to(folder).as_posix())]
-    if foreign:
+    names = (path.relative_to(folder).as_posix() for path in _files(folder))
+    foreign = next((name for name in names if not _START.fullmatch(name)), None)  # of what may be a whole disk
+    if foreign is not None:
         found = checkpoints(folder)
         instead = f"or continue that run with --resume {folder}" if found else "or remove it"
         raise FileExistsError(
-            f"{folder}: exists and is not empty (it holds {foreign[0].relative_to(folder)}); a run is never "
-            f"overwritten. Choose another --out, {instead}"
+            f"{folder}: exists and is not empty (it holds {foreign}); a run is never overwritten. Choose another "
+            f"--out, {instead}"
         )
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if not path.is_dir())
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if not path.is_dir())
 
 
 def run_name(config: Config, now: datetime) -> str:

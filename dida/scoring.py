@@ -12,6 +12,7 @@ from dida.data.domains import LabelledDomain
 from dida.data.image_file import read_ids
 from dida.data.labelled_images import LabelledImages
 from dida.data.sources import published_mean_of_all
+from dida.data.statistics import warn_of_ids
 from dida.evaluate import BAND, Evaluation, Inference, NothingToScore, Scores, evaluate
 from dida.predictions import prediction_names, save_prediction
 from dida.stored import NETWORKS
@@ -51,6 +52,7 @@ def score_domain(
         )
     except NothingToScore as error:
         raise NothingToScore(f"{error}. The first labels hold the raw ids {_first_ids(domain)}") from error
+    warn_of_ids(domain, found.unknown, found.share)
     return as_json(found, trained, inference, domain, size)
 
 
@@ -101,6 +103,8 @@ def as_json(
         "toy": domain.name.startswith("toy"),
         "split": domain.split,
         "images": found.images,
+        "scored_pixels": percent(found.share),
+        "unknown_ids": {str(raw): unknown.pixels for raw, unknown in found.unknown.items()},
         "size": f"{size[0]}x{size[1]}",
         "enlarge": config.data.enlarge,
         "scored_at": [f"{width}x{height}" for width, height in sorted(found.sizes)],
@@ -154,6 +158,7 @@ def score_table(report: Report) -> Iterator[str]:
     yield f"{report['domain']} {report['split']}{toy}: {report['images']} images at {most}{report['size']}{how}"
     yield (f"{first} classes{below}, {' and '.join(networks)}, scored at full resolution ({scored})")
     yield f"{_origin(report)}: {report['checkpoint']}"
+    yield f"{report['scored_pixels']:.1f} % of all pixels are labelled with one of these classes; no other is scored"
     if absent := report["without_pixels"]:
         yield f"no pixel is labelled {', '.join(absent)}: in no mean"
     yield from _rows(report, networks, means)

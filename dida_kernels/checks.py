@@ -41,10 +41,12 @@ def check_instance_loss(
 
 
 def check_scatter(semantic_NC: Tensor, label_K: Tensor) -> None:
+    check_rows("semantic", semantic_NC)
     check_labels(label_K, semantic_NC, classes=semantic_NC.shape[1])
 
 
 def check_gather(q_NK: Tensor, label_K: Tensor, *, classes: int) -> None:
+    check_rows("q", q_NK)
     check_labels(label_K, q_NK, classes=classes, slots=q_NK.shape[1])
 
 
@@ -62,13 +64,14 @@ def check_class_similarity(
     check_bank(bank_KD, label_K, embed_BDhw, classes=classes)
     check_temperature(temperature)
     check_log_prior(log_prior_C, bank_KD, classes=classes)
+    check_size(size, embed_BDhw)
     check_no_gradient(embed=embed_BDhw)
 
 
 def check_boundary_mask(label_BHW: Tensor, *, classes: int, threshold: int = 2) -> None:
     check_labels(label_BHW, label_BHW, classes=classes, ignore=IGNORE, dims=3)
-    if threshold < 1:
-        raise ValueError(f"threshold: expected at least 1 distinct class, got {threshold}")
+    if not _is_whole(threshold) or threshold < 1:
+        raise ValueError(f"threshold: expected a whole number of at least 1 distinct class, got {threshold!r}")
 
 
 def check_bank_update(
@@ -88,14 +91,30 @@ def check_bank_update(
         raise ValueError(f"label: expected {len(embed_BDhw)} images, as the embedding has, got {len(label_BHW)}")
     check_mask("boundary", boundary_BHW, label_BHW)
     check_no_gradient(embed=embed_BDhw)
-    if not 0 <= momentum <= 1:
-        raise ValueError(f"momentum: expected a number in [0, 1], got {momentum}")
+    if not _is_number(momentum) or not 0 <= momentum <= 1:
+        raise ValueError(f"momentum: expected a number in [0, 1], got {momentum!r}")
 
 
 def check_temperature(temperature: float) -> None:
     """t must be a finite number above zero."""
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ValueError(f"temperature: expected a finite number > 0, got {temperature}")
+    if not (_is_number(temperature) and 0 < temperature < math.inf):  # not isfinite, which no compiler can trace
+        raise ValueError(f"temperature: expected a finite number > 0, got {temperature!r}")
+
+
+def check_size(size: tuple[int, int], embed_BDhw: Tensor) -> None:
+    """The grid that an embedding is enlarged to: (H, W), two whole numbers, none less than the embedding's."""
+    h, w = embed_BDhw.shape[2:]
+    pair = isinstance(size, tuple | list) and len(size) == 2 and all(map(_is_whole, size))
+    if not pair or size[0] < h or size[1] < w:
+        raise ValueError(f"size: expected (H, W) of at least {(h, w)}, the embedding's, got {size!r}")
+
+
+def check_rows(name: str, x_NX: Tensor) -> None:
+    """One row a pixel: floating, two dimensions."""
+    if not x_NX.is_floating_point():
+        raise TypeError(f"{name}: expected a floating dtype, got {x_NX.dtype}")
+    if x_NX.dim() != 2:
+        raise ValueError(f"{name}: expected two dimensions, one row a pixel, got {list(x_NX.shape)}")
 
 
 def check_embed(*embeds: Tensor) -> None:
@@ -178,16 +197,24 @@ def check_labels(
     dims: int = 1,
 ) -> None:
     """Labels are integers in 0 .. classes-1 (or `ignore`), with `dims` dimensions, on the device of `like`."""
-    if classes < 1:
-        raise ValueError(f"classes: expected at least 1, got {classes}")
+    if not _is_whole(classes) or not 1 <= classes < 2**31:
+        raise ValueError(f"classes: expected a whole number of at least 1, got {classes!r}")
     if label.dtype not in (LABEL_DTYPES if dims == 3 else (torch.int64,)):
         raise TypeError(f"label: expected {'uint8, int32 or int64' if dims == 3 else 'int64'}, got {label.dtype}")
-    if label.dim() != dims or (slots is not None and len(label) != slots):
+    if label.dim() != dims or (dims == 1 and len(label) == 0) or (slots is not None and len(label) != slots):
         expected = f"{dims} dimensions" if slots is None else f"[{slots}]"
         raise ValueError(f"label: expected {expected}, got shape {list(label.shape)}")
     _same_device("label", label, like)
     if _looked_at(label):
         _check_range(label, classes, ignore)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int | torch.SymInt) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | torch.SymInt | torch.SymFloat) and not isinstance(value, bool)
 
 
 def check_no_gradient(**tensors: Tensor) -> None:

@@ -14,6 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor
+
 ORDER = ("cuda", "triton", "cpp", "chunked", "equation")
 SWITCH = "DIDA_BACKEND"
 SWITCHES = ("auto", "equation")  # what every op can honour for a whole run
@@ -53,6 +56,9 @@ class Op:
         self.name = equation.__name__
         self.equation = equation
         self.check = check
+        parameters = list(enumerate(inspect.signature(equation).parameters.values()))
+        self._tensors = [(place, p.name) for place, p in parameters if p.annotation is Tensor]
+        self._optional = [p.name for _, p in parameters if p.annotation == Tensor | None]  # by name only
         self.backends: dict[str, Implementation] = {"equation": Implementation(equation, _never_refuses)}
         OPS[self.name] = self
 
@@ -96,8 +102,21 @@ class Op:
         raise RuntimeError(f"{self.name}: backend {wish!r} was asked for but cannot run: {reason}")
 
     def __call__(self, *args: Any, **options: Any) -> Any:
+        for place, name in self._tensors:
+            _require_tensor(f"{self.name}, {name}", args[place] if place < len(args) else options.get(name))
+        for name in self._optional:
+            if options.get(name) is not None:
+                _require_tensor(f"{self.name}, {name}", options[name])
         self.check(*args, **options)
         return self.backends[self.choose(*args, **options)].run(*args, **options)
+
+
+def _require_tensor(name: str, value: Any) -> None:
+    """Raise TypeError for what is no tensor, or one whose values do not lie in order; a check may ask for its shape."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got {value.layout}")
 
 
 def op(check: Callable[..., None]) -> Callable[[Callable[..., Any]], Op]:

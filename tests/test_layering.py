@@ -21,6 +21,7 @@ _DATA = ("batch", "data", "errors", "files", "signals")
 _METHOD = ("batch", "method", "kernels")
 DIDA = {
     "batch": (),
+    "checksums": (),
     "errors": (),
     "options": (),
     "files": (),
@@ -37,10 +38,10 @@ DIDA = {
     "report_config": ("options",),
     "terms": (),
     "data": _DATA,
-    "models": ("batch", "models"),
+    "models": ("batch", "checksums", "models"),
     "method": _METHOD,
     "optim": (),
-    "state": ("errors", "files", "method.bank", "method.prior", "method.views"),
+    "state": ("checksums", "errors", "files", "method.bank", "method.prior", "method.views"),
     "recipes": ("options", "config", "state"),
     "step": ("batch", "method.passes", "optim", "state"),
     "evaluate": ("batch", "data", "progress"),

@@ -337,6 +337,8 @@ def main() -> int:
     options = parser.parse_args()
 
     rows = compile_all(options.kernel)
+    if not rows:
+        parser.error(f"argument --kernel: no kernel is called {options.kernel!r}; see bench/compiled/budgets")
     print(budget_table(rows), end="\n\n")
     budgets = read_budgets(BUDGETS)
     if options.exceptions:

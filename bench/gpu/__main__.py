@@ -15,6 +15,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from bench.arguments import seconds
 from bench.gpu.runner import Request, run_stages
 from bench.gpu.stages import STAGES, chosen_stages
 
@@ -24,7 +25,7 @@ def main() -> int:
         "python -m bench.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the two files")
-    parser.add_argument("--seconds", type=float, default=545, help="for all stages (default: 545)")
+    parser.add_argument("--seconds", type=seconds, default=545, help="for all stages (default: 545)")
     parser.add_argument("--stages", nargs="+", default=[], choices=[stage.name for stage in STAGES], metavar="NAME",
                         help=f"only these: {', '.join(stage.name for stage in STAGES)}")  # fmt: skip
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: tiny sizes, to try the command")

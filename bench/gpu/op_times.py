@@ -13,6 +13,7 @@ import torch
 
 import dida_kernels
 from bench import kernels
+from bench.arguments import seconds, whole_number
 from bench.gpu.agreement import doubts
 from bench.gpu.program import begin, stage_parser
 from tests.cases import MAIN, Scene, resized
@@ -42,8 +43,8 @@ def tiny_scene(slots: int) -> Scene:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = stage_parser(__doc__)
     parser.add_argument("--op", choices=sorted(dida_kernels.OPS), required=True)
-    parser.add_argument("--slots", type=int, nargs="+", required=True, help="sizes K of the bank")
-    parser.add_argument("--compile-seconds", type=float, default=0.0, help="in which torch.compile may be begun")
+    parser.add_argument("--slots", type=whole_number(1), nargs="+", required=True, help="sizes K of the bank")
+    parser.add_argument("--compile-seconds", type=seconds, default=0.0, help="in which torch.compile may be begun")
     program, options = begin(parser, arguments)
     report = program.to.with_name(f"{AGREEMENT}.json")  # stages leave what they find side by side
     tested = json.loads(report.read_text()) if report.exists() else {}

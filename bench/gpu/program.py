@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.arguments import seconds
 from dida.files import write_json
 
 
@@ -33,7 +34,7 @@ def stage_parser(description: str | None) -> argparse.ArgumentParser:
     """A parser that knows what every stage is given; a stage adds what is its own."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--seconds", type=float, default=60.0, help="to be done in")
+    parser.add_argument("--seconds", type=seconds, default=60.0, help="to be done in")
     parser.add_argument("--to", type=Path, required=True, help="JSON file of what is found, written as it goes")
     return parser
 

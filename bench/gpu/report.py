@@ -251,6 +251,8 @@ def main() -> int:
     parser.add_argument("--results", type=Path, help="folder of the folders of machines, such as bench/results")
     parser.add_argument("--page", type=Path, help="page whose block is replaced, such as docs/performance.md")
     options = parser.parse_args()
+    if not (options.file or options.page):
+        parser.error("nothing to do: name a results.json, or a --page")
     try:
         measured = with_floors(Measurements.read(options.file)) if options.file else Measurements({})
         why = why_no_record(measured) if options.file else None

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from bench import record
 from bench.tables.comparison import Comparison, collect, rows_of
@@ -25,7 +25,7 @@ from bench.tables.jobs import Jobs
 from bench.tables.render import as_csv, filled, page
 from bench.tables.rows import BENCHMARKS, Row
 from bench.tables.trainings import Setting, plan, this_source
-from dida.options import read_command_line
+from dida.options import COUNT, COUNT_OR_NONE, read_command_line
 from dida.signals import Signals
 
 NUMBERS = {"1": "methods", "2": "methods"}  # Tables I and II have the same rows
@@ -47,13 +47,13 @@ class TablesOptions:
     """What is scored: val to make choices, test to report."""
     rows: tuple[str, ...] = ()
     """Names of the rows to run; by default all."""
-    jobs: int = 1
+    jobs: Annotated[int, COUNT] = 1
     """Trainings side by side."""
-    threads: int = 1
+    threads: Annotated[int, COUNT] = 1
     """Threads of each of them."""
-    warm_steps: int | None = None
+    warm_steps: Annotated[int | None, COUNT_OR_NONE] = None
     """Steps of the shared source-only start; 0 has none."""
-    branch_steps: int | None = None
+    branch_steps: Annotated[int | None, COUNT] = None
     """Steps of every row after it."""
     options: str = ""
     """More options of train.py for every run, as in --options="--lr 1e-3"; a row's own options win over them."""
@@ -142,6 +142,8 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         first, dash, last = part.partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):
             raise ValueError(f"--seeds {text}: expected numbers and ranges such as 0-7 or 100,102")
+        if int(last or first) < int(first):
+            raise ValueError(f"--seeds {text}: {part} is empty, its end lies before its start")
         seeds += range(int(first), int(last or first) + 1)
     return tuple(dict.fromkeys(seeds))
 

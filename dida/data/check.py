@@ -129,7 +129,7 @@ def check_labelled(survey: Survey, *, workers: int | None = None) -> Report:
         encoding=domain.raw,
         class_set=domain.class_set,
         pixels=sum((count.pixels for count in counts), np.zeros(C, dtype=np.int64)),
-        unknown=tally_unknown(counts, [path for _, path in counted]),
+        unknown=tally_unknown([count.unknown for count in counts], [path for _, path in counted]),
         unreadable=_texts(look.unreadable_label for look in looks),
         mismatched=_texts(look.mismatch for look in looks),
         images_without_label=_texts(survey.images_without_label),

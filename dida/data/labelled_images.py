@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dida.data.domains import LabelledDomain
-from dida.data.image_file import read_image, read_label, require_same_size
+from dida.data.image_file import read_ids, read_image, require_same_size
+from dida.data.statistics import unknown_ids
 from dida.data.transforms import scaled_image
 
 
@@ -18,6 +19,7 @@ class LabelledImage(NamedTuple):
     image: Tensor  # [3, h, w] uint8 RGB, scaled
     label: Tensor  # [H, W] uint8 train ids, native resolution
     path: str  # of the image
+    unknown: dict[int, int]  # pixels by raw id, of those that the label's format does not define
 
 
 class LabelledImages(Dataset[LabelledImage]):
@@ -35,10 +37,14 @@ class LabelledImages(Dataset[LabelledImage]):
     def __getitem__(self, index: int) -> LabelledImage:
         """Raises ImageFileError if a file is unreadable or a label's size is not that of its image."""
         image_path, label_path = self.domain.images[index], self.domain.labels[index]
-        label = read_label(label_path, self.domain.encoding(index))
+        encoding = self.domain.encoding(index)
+        ids = read_ids(label_path, encoding)
         image = read_image(image_path)
-        require_same_size(image_path, image.shape, label_path, label.shape)
+        require_same_size(image_path, image.shape, label_path, ids.shape)
         scaled = scaled_image(image, self.scale, enlarge=self.enlarge)
         return LabelledImage(
-            torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1))), torch.from_numpy(label), str(image_path)
+            torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1))),
+            torch.from_numpy(encoding.ids.apply(ids)),
+            str(image_path),
+            unknown_ids(ids, encoding),
         )

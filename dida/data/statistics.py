@@ -64,7 +64,7 @@ def class_statistics(domain: LabelledDomain, *, workers: int | None = None) -> S
     if statistics is None:
         statistics = _count(domain, workers)
         _store(places, digest, statistics)
-    _warn(domain, statistics)
+    warn_of_ids(domain, statistics.unknown, statistics.pixels.sum() / max(statistics.total.sum(), 1))
     return statistics
 
 
@@ -117,12 +117,18 @@ def _histogram(values: np.ndarray) -> np.ndarray:
     return cv2.calcHist([values[None]], [0], None, [1 << 16], [0, 1 << 16]).ravel().astype(np.int64)
 
 
-def tally_unknown(counts: list[LabelCount], files: list[Path]) -> dict[int, UnknownId]:
-    """Sum up the undefined ids of many files, each with the file that holds most of it."""
+def unknown_ids(ids: np.ndarray, encoding: Encoding) -> dict[int, int]:
+    """Pixels by raw id, of those in a label file that its format does not define."""
+    found, pixels = np.unique(ids[~encoding.ids.known[ids]], return_counts=True)
+    return dict(zip(found.tolist(), pixels.tolist(), strict=True))
+
+
+def tally_unknown(found: list[dict[int, int]], files: list[Path]) -> dict[int, UnknownId]:
+    """Sum up the undefined ids of many files, in pixels by raw id, each with the file that holds most of it."""
     tally: dict[int, UnknownId] = {}
     largest: dict[int, int] = {}
-    for count, file in zip(counts, files, strict=True):
-        for raw, n in count.unknown.items():
+    for unknown, file in zip(found, files, strict=True):
+        for raw, n in unknown.items():
             before = tally.get(raw, UnknownId(0, 0, ""))
             example = str(file) if n > largest.get(raw, 0) else before.example
             largest[raw] = max(n, largest.get(raw, 0))
@@ -152,12 +158,13 @@ def _count(domain: LabelledDomain, workers: int | None) -> Statistics:
     return Statistics(
         np.stack([count.pixels for count in counts]),
         np.array([count.shape[0] * count.shape[1] for count in counts], dtype=np.int64),
-        tally_unknown(counts, list(domain.labels)),
+        tally_unknown([count.unknown for count in counts], list(domain.labels)),
     )
 
 
-def _warn(domain: LabelledDomain, statistics: Statistics) -> None:
-    for raw, found in statistics.unknown.items():
+def warn_of_ids(domain: LabelledDomain, unknown: dict[int, UnknownId], share: float) -> None:
+    """Log what label files of a domain hold that their format does not define, and that few pixels are of a class."""
+    for raw, found in unknown.items():
         _log.warning(
             "%s (%s): %s is not defined, its %d pixels in %d files are read as 255; most are in %s",
             domain.name,
@@ -167,7 +174,6 @@ def _warn(domain: LabelledDomain, statistics: Statistics) -> None:
             found.files,
             found.example,
         )
-    share = statistics.pixels.sum() / max(statistics.total.sum(), 1)
     if share < MIN_CLASS_SHARE:
         _log.warning(
             "%s (%s): only %.0f %% of all pixels belong to a class; do the label files hold other ids than expected?",

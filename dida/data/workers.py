@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
+from types import TracebackType
 from typing import Any
 
 import cv2
@@ -42,6 +44,16 @@ def start_worker(*_: object) -> None:
     ignore_signals()  # on a terminal they get Ctrl-C too, and the process that they work for ends them
     # Python runs this between two calls, never within the one that makes and hides a file of shared memory.
     signal.signal(_END, lambda *_: os._exit(0))
+    sys.excepthook = _unless_left
+
+
+def _unless_left(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Say what went wrong, but not that whoever reads the items left in the middle of one: then the run is at its end.
+
+    A thread of the worker, which hands over the files that tensors are in, reports by the hook that this replaces.
+    """
+    if not isinstance(error, EOFError | ConnectionError):
+        sys.__excepthook__(kind, error, trace)
 
 
 class ReadAhead(Iterator[Any]):

@@ -3,23 +3,22 @@
 Start weights are those of ImageNet: the feature distance holds the student to the same ones, so an encoder that was
 trained to segment cannot stand in for them.
 
-MiT weights exist in two layouts. SegFormer's own files and DAFormer's checkpoints use the keys of `mit.py`; the hub's
-`nvidia/mit-b*` use those of the transformers library and are converted here.
+MiT weights exist in three layouts. SegFormer's own files and DAFormer's checkpoints use the keys of `mit.py`; the hub's
+`nvidia/mit-b*` use those of the transformers library, and files converted for OpenMMLab's have theirs (mit_names.py).
 """
 
-import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from timm.models._features import FeatureGetterNet
 from torch import nn
 
 from dida.models.mit import VARIANTS, MixVisionTransformer
+from dida.models.mit_names import mit_layout
 from dida.models.segmentor import stage_info
 from dida.models.weight_file import State, read_weights
 
@@ -139,48 +138,6 @@ def _imagenet_part(state: State, path: Path) -> tuple[State, str]:
     return state, ""
 
 
-# Where the encoder is in the file of a whole classifier: of OpenMMLab's libraries, and of transformers.
-_ENCODER_PREFIXES = ("backbone.", "segformer.")
-_CLASSIFIER_PREFIXES = ("head.", "classifier.")
-
-# transformers counts stages from 0, and splits into query, key and value what the checkpoints hold as q and kv
-_STAGE = re.compile(r"^encoder\.(patch_embeddings|block|layer_norm)\.(\d+)\.")
-_STAGE_NAMES = {"patch_embeddings": "patch_embed", "block": "block", "layer_norm": "norm"}
-_INNER_NAMES = (
-    (".layer_norm.", ".norm."),
-    (".layer_norm_1.", ".norm1."),
-    (".layer_norm_2.", ".norm2."),
-    (".attention.self.query.", ".attn.q."),
-    (".attention.self.", ".attn."),
-    (".attention.output.dense.", ".attn.proj."),
-    (".mlp.dense1.", ".mlp.fc1."),
-    (".mlp.dense2.", ".mlp.fc2."),
-)
-
-
-def mit_layout(state: State) -> State:
-    """The weights of a MiT encoder under the names of `mit.py`, from either layout; a classifier is dropped."""
-    for prefix in _ENCODER_PREFIXES:
-        if any(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)}
-            break
-    state = {_mit_name(name): v for name, v in state.items() if not name.startswith(_CLASSIFIER_PREFIXES)}
-    for key in [name for name in state if ".attn.key." in name]:
-        value = key.replace(".key.", ".value.")
-        if value in state:
-            state[key.replace(".key.", ".kv.")] = torch.cat([state.pop(key), state.pop(value)])  # 2 x [C, C] -> [2C, C]
-    return state
-
-
-def _mit_name(name: str) -> str:
-    if not _STAGE.match(name):
-        return name
-    name = _STAGE.sub(lambda m: f"{_STAGE_NAMES[m[1]]}{int(m[2]) + 1}.", name)
-    for theirs, ours in _INNER_NAMES:
-        name = name.replace(theirs, ours)
-    return name
-
-
 def _features_layout(state: State, backbone: nn.Module) -> State:
     """timm's files name the modules of the whole classifier. Its features-only models have lost the last layers, and
     have either flattened the outer containers (stages.0 -> stages_0) or put all in `model`."""
@@ -204,14 +161,22 @@ def _load_exactly(backbone: nn.Module, state: State, complaint: str) -> None:
         for name in expected.keys() & state.keys()
         if state[name].shape != expected[name].shape
     ]
+    odd = [
+        f"{name} {state[name].dtype}"
+        for name in expected.keys() & state.keys()
+        if state[name].is_floating_point() != expected[name].is_floating_point()
+    ]
     problems = {
         "missing": expected.keys() - state.keys(),
         "unexpected": state.keys() - expected.keys(),
         "of another shape": misshaped,
+        "of another kind of numbers": odd,
     }
     if any(problems.values()):
         listed = "\n".join(f"  {len(names)} {what}: {_some(names)}" for what, names in problems.items() if names)
         raise ValueError(f"{complaint}; take the file of this very variant:\n{listed}")
+    if bad := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+        raise ValueError(f"{complaint}: {_some(bad)} {'are' if len(bad) > 1 else 'is'} not finite")
     backbone.load_state_dict(state)
 
 

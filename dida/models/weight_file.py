@@ -18,11 +18,15 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from dida.checksums import require_whole
+
 State = dict[str, Tensor]
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 CONFIG = "config.json"  # beside weights, as the hub has it
 _UNDER = ("state_dict", "model", "student")  # where a state dict is in a file; the last one is of checkpoints of ours
+# What programs that save a network put before every name: for several GPUs, for a compiler, for a class of their own.
+_BEFORE_EVERY_NAME = ("module.", "_orig_mod.")
 
 
 class WeightFile(NamedTuple):
@@ -102,6 +106,7 @@ def _read_pickle(path: Path) -> Any:
     program = False
     try:
         if not is_pickle:
+            require_whole(path)
             with zipfile.ZipFile(path) as archive:
                 program = any(name.endswith("/constants.pkl") for name in archive.namelist())
         if not program:
@@ -114,11 +119,22 @@ def _read_pickle(path: Path) -> Any:
 
 
 def _state_dict(saved: Any, path: Path) -> State:
+    saved = _innermost(saved)
+    if (
+        not isinstance(saved, dict)
+        or not saved
+        or not all(isinstance(n, str) and isinstance(v, Tensor) for n, v in saved.items())
+    ):
+        raise ValueError(f"{path} holds no state dict: expected names with tensors, flat or under state_dict or model")
+    while before := next((b for b in _BEFORE_EVERY_NAME if all(name.startswith(b) for name in saved)), None):
+        saved = {name.removeprefix(before): value for name, value in saved.items()}
+    return saved
+
+
+def _innermost(saved: Any) -> Any:
     for key in _UNDER:
         if isinstance(saved, dict) and isinstance(saved.get(key), dict):
-            saved = saved[key]
-    if not isinstance(saved, dict) or not saved or not all(isinstance(v, Tensor) for v in saved.values()):
-        raise ValueError(f"{path} holds no state dict: expected names with tensors, flat or under state_dict or model")
+            return _innermost(saved[key])
     return saved
 
 

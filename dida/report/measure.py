@@ -64,7 +64,8 @@ class WithoutLabels(Dataset[LabelledImage]):
         picture = read_image(path)
         scaled = scaled_image(picture, self._scale, enlarge=self._enlarge)
         nothing = torch.full(picture.shape[:2], IGNORE, dtype=torch.uint8)
-        return LabelledImage(torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1))), nothing, str(path))
+        image = torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
+        return LabelledImage(image, nothing, str(path), {})
 
 
 def measure_run(

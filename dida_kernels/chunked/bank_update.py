@@ -40,8 +40,12 @@ def set_sums_chunked(
             label_P = label_BHW[b][tile.pixels].flatten().long()
             set_P = torch.where(label_P == IGNORE, -1, label_P + classes * boundary_BHW[b][tile.pixels].flatten())
             member_PS = set_P[:, None] == set_S
-            weight_rcS = tile.adjoint(member_PS.to(dtype))
-            sum_SD.addmm_(weight_rcS.flatten(0, 1).T, tile.nodes_of(embed_BDhw[b], dtype).flatten(0, 1))
+            weight_SN = tile.adjoint(member_PS.to(dtype)).flatten(0, 1).T
+            node_ND = tile.nodes_of(embed_BDhw[b], dtype).flatten(0, 1)
+            finite_ND = node_ND.isfinite()
+            sum_SD.addmm_(weight_SN, node_ND.where(finite_ND, 0.0))
+            if not finite_ND.all():  # these reach the sets of their pixels; as products, 0 x NaN, they would reach all
+                sum_SD[weight_SN @ (~finite_ND).to(dtype) > 0] = torch.nan
             count_S += member_PS.sum(0)
     return sum_SD, count_S
 

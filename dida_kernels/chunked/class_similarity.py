@@ -47,6 +47,9 @@ def class_similarity_chunked(
     with torch.autocast(embed_BDhw.device.type, enabled=False):
         for b, tile in plan.tiles(size, embed_BDhw, dtype):
             embed_rcD = tile.nodes_of(embed_BDhw[b], dtype)
+            # Enlarging is a product, in which 0 x NaN would reach the whole tile and not the node's own pixels.
+            lost_rc1 = ~embed_rcD.isfinite().all(2, keepdim=True)
+            embed_rcD = embed_rcD.masked_fill(lost_rc1, 0.0)
             scale_P1 = inverse_norm(tile.enlarge(embed_rcD)) / temperature
             peak_P1 = torch.full_like(scale_P1, -math.inf)
             sum_PC = scale_P1.new_zeros(len(scale_P1), classes)
@@ -58,6 +61,7 @@ def class_similarity_chunked(
             if log_prior_C is not None:
                 sum_PC *= log_prior_C.to(dtype).softmax(0)
             sum_PC /= sum_PC.sum(1, keepdim=True)
+            sum_PC.masked_fill_(tile.enlarge(lost_rc1.to(dtype)) > 0, math.nan)
             q_ga_BCHW[(b, slice(None), *tile.pixels)] = sum_PC.T.unflatten(1, (len(tile.Y_Rr), -1))
     return q_ga_BCHW
 

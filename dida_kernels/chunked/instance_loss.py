@@ -68,6 +68,7 @@ def instance_loss_chunked(
                 continue
             z_PC = tile.pixels_of(prior_BCHW[b], dtype)
             weight_P = tile.pixels_of(weight_BHW[b][None], dtype).squeeze(1) * on_slots(z_PC, label_K)
+            z_PC = z_PC.where(weight_P[:, None] > 0, 1.0)  # what counts nothing may be NaN, and 0 x NaN is NaN
             student_rcD = tile.nodes_of(student_BDhw[b], dtype)
             teacher_rcD = tile.nodes_of(teacher_BDhw[b], dtype)
             pair = _Pair(tile, student_rcD, teacher_rcD, z_PC, log_prior_K, bank, temperature)

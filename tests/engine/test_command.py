@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dida.claim import Claimed
-from dida.command import USER_ERRORS, reason, told_in_one_line
+from dida.command import USER_ERRORS, told_in_one_line
 from dida.data.image_file import ImageFileError
 from dida.data.workers import WorkerDied
 from dida.errors import NonFinite, UserError
@@ -42,7 +42,7 @@ def test_notes_are_said_too():
     "error",
     [
         UserError("x"), NonFinite("x"), WorkerDied("x"), Claimed("x"), ImageFileError("x"), FileExistsError("x"),
-        PermissionError("x"), OSError(28, "x"), torch.OutOfMemoryError("CUDA out of memory. Tried to"),
+        PermissionError("x"), OSError(28, "x"),
     ],
 )  # fmt: skip
 def test_what_a_user_can_put_right_has_no_traceback_anywhere(error):
@@ -54,8 +54,21 @@ def test_in_a_step_these_are_faults_of_the_program(error):
     assert not isinstance(error, USER_ERRORS)
 
 
-def test_out_of_memory_says_what_takes_less():
-    error = torch.OutOfMemoryError(
-        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB"
-    )
-    assert reason(error, "lower --crop") == "the device is out of memory; lower --crop (CUDA out of memory)"
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        MemoryError("Unable to allocate 93.1 GiB for an array"),
+    ],
+)
+def test_lack_of_memory_says_what_takes_less(error):
+    with pytest.raises(SystemExit, match=r"^train\.py: out of memory; lower --crop$"):
+        with told_in_one_line("train.py", less="lower --crop"):
+            raise error
+
+
+def test_lack_of_memory_of_the_host_is_one_too():
+    with pytest.raises(SystemExit, match="out of memory"), told_in_one_line("train.py"):
+        torch.empty(1 << 60, dtype=torch.uint8)

@@ -128,6 +128,8 @@ IMPOSSIBLE = {  # below a folder that holds `file` and `fifo`: path, and whether
     "300 characters": ("n" * 300, False),
     "folder of 300 characters": ("n" * 300, True),
     "a folder as a file": (".", False),
+    "300 characters in a new folder": ("new/" + "n" * 300, True),
+    "the root": ("/", False),
     "a device": ("/dev/full", False),
     "a FIFO": ("fifo", False),
 }

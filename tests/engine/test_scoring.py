@@ -76,6 +76,40 @@ def test_every_number_is_that_of_the_label_maps(trained, data, tmp_path):
     json.dumps(report, allow_nan=False)
 
 
+def relabelled(folder, change):
+    """Apply `change` to the ids of every label below a folder."""
+    for path in folder.rglob("*_labelIds.png"):
+        Image.fromarray(change(np.array(Image.open(path)))).save(path)
+
+
+TRAIN_IDS = np.full(256, 255, np.uint8)
+TRAIN_IDS[list(CITYSCAPES_CLASSES.label_ids)] = range(CLASSES)
+
+
+@pytest.mark.parametrize(
+    "change, warned",
+    [
+        (lambda ids: ids, ()),
+        (lambda ids: TRAIN_IDS[ids], ("raw id 255 is not defined", "only ")),  # where label ids belong
+        (lambda ids: np.where(ids < 12, 0, ids).astype(np.uint8), ("only ",)),  # void
+        (lambda ids: np.where(ids < 12, 77, ids).astype(np.uint8), ("raw id 77 is not defined", "only ")),
+        (lambda ids: np.where(ids > 23, 200, ids).astype(np.uint8), ("raw id 200 is not defined",)),
+    ],
+)
+def test_the_share_of_the_pixels_that_scores_are_of_is_said(trained, tmp_path, caplog, change, warned):
+    relabelled(make_cityscapes(tmp_path, val=2), change)
+    domain = domains.labelled("cityscapes", tmp_path, "val")
+    report = scored(trained, domain)
+    of_class = np.mean([read_label(label, domain.encoding(i)) < CLASSES for i, label in enumerate(domain.labels)])
+    assert report["scored_pixels"] == pytest.approx(100 * of_class, abs=1e-4)
+    assert any(line.startswith(f"{100 * of_class:.1f} % of all pixels are labelled") for line in score_table(report))
+    for words in warned:
+        assert words in caplog.text
+    assert bool(warned) == bool(caplog.text)
+    known = [255, 77, 200]
+    assert list(report["unknown_ids"]) == [str(raw) for raw in known if f"raw id {raw} " in caplog.text]
+
+
 def test_the_table_shows_the_report(trained, data):
     report = scored(trained, domains.labelled("cityscapes", data, "val"))
     lines = list(score_table(report))

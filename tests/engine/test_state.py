@@ -241,11 +241,11 @@ FOREIGN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda c: c["student"].update({k: v.cfloat() for k, v in c["student"].items()}), "holds torch.complex64"
     ),
     "weights that are no tensors": (lambda c: c["student"].update(dict.fromkeys(c["student"], 1)), "is no tensor"),
-    "NaN in the student": (lambda c: spoil(c["student"]), "student..* is not finite"),
-    "NaN in the bank": (lambda c: spoil(c["bank"]), "bank.features is not finite"),
+    "NaN in the student": (lambda c: spoil(c["student"]), "the student's weights are not finite, e.g. "),
+    "NaN in the bank": (lambda c: spoil(c["bank"]), "the bank's numbers are not finite, e.g. features"),
     "infinite moments": (
         lambda c: c["optimizer"]["state"].update({0: {"exp_avg": torch.tensor(torch.inf)}}),
-        "optimizer.state.0.exp_avg is not finite",
+        "the optimizer's numbers are not finite, e.g. state.0.exp_avg",
     ),
 }  # fmt: skip
 

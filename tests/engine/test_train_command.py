@@ -16,6 +16,7 @@ from dida.state import FORMAT, checkpoints, latest, load_checkpoint
 from tests.data.factories import make_cityscapes, make_gta, make_synthia
 
 ROOT = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}  # more threads would sum in another order
 SMALL = (
     "--backbone mit_b0 --weights none --embed-dim 16 --crop 64 --src-size 174x96 --tgt-size 128x64 "
     "--rare-class-pixels 20 "
@@ -40,8 +41,7 @@ def train(*args: object) -> None:
 
 def run(*args: object, **options) -> subprocess.CompletedProcess:
     command = [sys.executable, "train.py", *map(str, args)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, **options)
+    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, **options)
 
 
 @pytest.mark.parametrize("src", ["gta5", "synthia"])
@@ -83,7 +83,7 @@ print("LABELS", [path for path in seen if "gtFine" in path])
 def interrupted_run(args: list[str]) -> None:
     """Start a run, send SIGTERM once it has logged step 3, and wait for its good end."""
     command = [sys.executable, "-u", "train.py", *args]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
     said = ""
     for line in process.stdout:
         said += line

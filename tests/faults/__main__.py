@@ -1,269 +1,74 @@
-"""Kills, signals and full disks at random moments; every run is gone on with and compared with one that was left alone.
+"""What can go wrong, tried: bad inputs of every kind, and kills, signals and full disks at random moments.
 
-    python -m tests.faults                                  30 kills, 16 signals, 8 disks: a few minutes
-    python -m tests.faults --kills 100 --signals 40 --disks 20
+    python -m tests.faults                                  about 2000 inputs, 30 kills, 16 signals, 8 disks
+    python -m tests.faults --inputs none --kills 100 --signals 40 --disks 20
+    python -m tests.faults --inputs checkpoints weights --kills 0 --signals 0 --disks 0
 
-The table goes into docs/reliability.md. Exit status 1 if a run was lost or differs, a file is torn, or anything hung or
-ended in a traceback. Disks are mounted, which takes root; without it they are left out, and the table says so.
+Tables of what was tried go into docs/reliability.md. Exit status 1 if an input ended in a traceback, was taken
+silently, hung or got a message that does not name it; or if a run was lost or differs, or a file is torn. Disks are
+mounted, which takes root; without it they are left out, and the table says so.
 """
 
 import argparse
-import itertools
-import json
 import os
-import random
-import signal
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from dida.files import PARTIAL, write_text
-from dida.provenance import machine, source_digest
-from dida.signals import STOPPING
-from dida.state import PARTS, checkpoints, latest, leaves, load_checkpoint
-from tests.faults.forked import Forked, arguments, make_toy, wait_until
+from dida.files import write_text
+from tests.faults import inputs, moments
 
-SHORT = {"steps": 6, "save_every": 2, "warmup": 2}
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
-BEGIN, END = "<!-- tried -->\n", "<!-- /tried -->"
-CHECKPOINT_MB = 54  # about: disks are between none and three of them
-
-
-@dataclass
-class Row:
-    """What came of one kind of trial."""
-
-    tried: int = 0
-    early: int = 0  # there was no checkpoint yet
-    finished: int = 0  # the run had ended before
-    faults: list[str] = field(default_factory=list)
-
-
-class Trials:
-    """Runs of one data set, and the one that nothing happened to."""
-
-    def __init__(self, folder: Path, seed: int) -> None:
-        self.folder, self.random = folder, random.Random(seed)
-        self.data = make_toy(folder / "data")
-        begin = time.monotonic()
-        self.straight = folder / "straight"
-        assert self.train(self.straight).wait() == 0
-        self.seconds = time.monotonic() - begin
-        self.expected = content(self.straight)
-        self.log = losses(self.straight)
-        self.number = 0
-
-    def place(self) -> Path:
-        self.number += 1
-        return self.folder / f"run_{self.number}"
-
-    def train(self, out: Path, **options: Any) -> Forked:
-        return Forked("train.py", arguments(self.data, out, **SHORT, **options), said(out))
-
-    def go_on(self, run: Path, row: Row) -> None:
-        """Finish a run that something happened to, and hold it to the one that nothing happened to."""
-        self.torn(run, row)
-        if checkpoints(run):
-            again = Forked("train.py", ["--resume", str(run)], said(run))
-        else:
-            row.early += 1
-            again = self.train(run)
-        self.ends(again, {0}, run, row)
-        if again.status != 0:
-            return
-        if bad := difference(content(run), self.expected):
-            row.faults.append(f"{run.name}: {bad} differs")
-        if losses(run) != self.log:
-            row.faults.append(f"{run.name}: its log differs")
-        if left := [path.name for path in run.rglob("*") if path.name == "lock" or path.match(PARTIAL)]:
-            row.faults.append(f"{run.name}: {', '.join(left)} stayed")
-
-    def ends(self, run: Forked, statuses: set[int], out: Path, row: Row) -> None:
-        """Wait for the end of a process, which must have one of the statuses and leave nobody."""
-        try:
-            status = run.wait(120)
-        except AssertionError:
-            row.faults.append(f"{out.name}: hung")
-            return
-        if status not in statuses:
-            row.faults.append(f"{out.name}: status {status}, {run.said().strip().splitlines()[-1:]}")
-        if "Traceback" in run.said():
-            row.faults.append(f"{out.name}: a traceback")
-        if run.left_over():
-            row.faults.append(f"{out.name}: processes stayed")
-
-    def torn(self, run: Path, row: Row) -> None:
-        """Every file of the run is whole."""
-        for path in run.rglob("*"):
-            try:
-                if path.match(PARTIAL):
-                    continue
-                if path.suffix == ".pt":
-                    load_checkpoint(path)
-                elif path.suffix == ".json":
-                    json.loads(path.read_text())
-            except ValueError as error:
-                row.faults.append(f"{run.name}: {path.name} is torn ({error})")
-
-
-def said(run: Path) -> Path:
-    return run.with_suffix(".txt")
-
-
-def content(run: Path) -> dict[str, Any]:
-    checkpoint = load_checkpoint(latest(run))
-    return {name: checkpoint[name] for name in (*PARTS, "step")}
-
-
-def difference(a: Any, b: Any) -> str | None:
-    """The name of the first of two nested values that differ in a bit."""
-    found, expected = dict(leaves(a)), dict(leaves(b))
-    if found.keys() != expected.keys():
-        return "what there is"
-    for name, value in expected.items():
-        if not (torch.equal(found[name], value) if isinstance(value, Tensor) else found[name] == value):
-            return name
-    return None
-
-
-def losses(run: Path) -> list[dict[str, float]]:
-    """The log, without the speed of the machine."""
-    lines = (json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
-    return [
-        {k: v for k, v in line.items() if k.startswith("loss/") or k in ("step", "gradient_norm")} for line in lines
-    ]
-
-
-def kills(trials: Trials, count: int) -> Iterable[tuple[str, Row]]:
-    anywhere, saving = Row(), Row()
-    for number in range(count):
-        row, run = (saving if number % 3 == 2 else anywhere), trials.place()
-        process = trials.train(run, workers=number % 2 * 2)
-        if row is saving:  # a third of them while a checkpoint is being written
-            wait = trials.random.choice([0, 0, 0.01, 0.03])
-            wait_until(lambda run=run, p=process: any(run.rglob(f"checkpoints/{PARTIAL}")) or p.poll() is not None)
-            time.sleep(wait)
-        else:
-            time.sleep(trials.random.uniform(0.0, trials.seconds))
-        row.tried += 1
-        row.finished += process.poll() == 0
-        if process.poll() is None:
-            process.signal(signal.SIGKILL, group=number % 4 < 2)
-            process.wait()
-        trials.go_on(run, row)
-    yield "kill -9 at any moment", anywhere
-    yield "kill -9 within a save", saving
-
-
-def signals(trials: Trials, count: int) -> Iterable[tuple[str, Row]]:
-    rows = {kind: Row() for kind in STOPPING}
-    cases = itertools.cycle(itertools.product(STOPPING, (0, 4), (False, True)))
-    for kind, workers, group in itertools.islice(cases, count):
-        row, run = rows[kind], trials.place()
-        process = trials.train(run, workers=workers)
-        wait_until(lambda p=process: listens(p.pid))
-        time.sleep(trials.random.uniform(0.0, trials.seconds * 0.8))
-        row.tried += 1
-        if process.poll() is None:
-            process.signal(kind, group=group)
-        trials.ends(process, {128 + kind, 0}, run, row)
-        row.finished += process.status == 0
-        trials.go_on(run, row)
-    yield from ((kind.name, row) for kind, row in rows.items())
-
-
-def listens(pid: int) -> bool:
-    """Whether a process has handlers for the signals that stop it; of SIGUSR1 nobody else has one."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return True
-    caught = int(next(line for line in status.splitlines() if line.startswith("SigCgt")).split()[1], 16)
-    return bool(caught >> (signal.SIGUSR1 - 1) & 1)
-
-
-def disks(trials: Trials, count: int) -> Iterable[tuple[str, Row]]:
-    row = Row()
-    for _ in range(count):
-        disk = trials.place()
-        disk.mkdir()
-        size = trials.random.randrange(16, 3 * CHECKPOINT_MB * 1000)
-        mount("-t", "tmpfs", "-o", f"size={size}k", "tmpfs", str(disk))
-        try:
-            run = disk / "run"
-            process = Forked("train.py", arguments(trials.data, run, **SHORT), said(disk))
-            row.tried += 1
-            trials.ends(process, {0, 1}, disk, row)
-            row.finished += process.status == 0
-            if process.status == 1 and not {"No space left", "cannot be written"} & told(process):
-                row.faults.append(f"{disk.name}: {process.said().splitlines()[-3:]}")
-            if left := [path.name for path in disk.rglob(PARTIAL)]:
-                row.faults.append(f"{disk.name}: {', '.join(left)} stayed")
-            mount("-o", "remount,size=1g", str(disk))
-            trials.go_on(run, row)
-        finally:
-            subprocess.run(["umount", str(disk)], check=True)
-    yield "a disk of random size", row
-
-
-def told(process: Forked) -> set[str]:
-    return {words for words in ("No space left", "cannot be written") if words in process.said()}
-
-
-def mount(*args: str) -> None:
-    subprocess.run(["mount", *args], check=True)
-
-
-def page(rows: list[tuple[str, Row]], trials: Trials) -> str:
-    """The table, as Markdown."""
-    about = machine()
-    lines = [
-        "| what happened | times | before the first checkpoint | after the end | lost, torn, hung, different |",
-        "|---|---|---|---|---|",
-        *(f"| {name} | {r.tried} | {r.early} | {r.finished} | {len(r.faults)} |" for name, r in rows if r.tried),
-    ]
-    skipped = "" if any(name.startswith("a disk") for name, _ in rows) else " Disks were left out: they take root."
-    return "\n".join(lines) + (
-        f"\n\nRuns of {SHORT['steps']} steps with a checkpoint every {SHORT['save_every']}, with 0 to 4 data "
-        "processes. Those that are not counted in the last column were equal, in every bit of their "
-        f"last checkpoint, and in their log.{skipped} {about['cpu']}, {about['cores']} cores, torch {about['torch']}, "
-        f"source {source_digest()}.\n"
-    )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inputs", nargs="+", choices=("none", *inputs.ROOMS), default=list(inputs.ROOMS))
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="inputs that are tried at a time")
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--signals", type=int, default=16)
     parser.add_argument("--disks", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    kinds: list[tuple[Callable[[Trials, int], Iterable[tuple[str, Row]]], int]] = [
-        (kills, options.kills),
-        (signals, options.signals),
-    ]
-    if os.geteuid() == 0:
-        kinds.append((disks, options.disks))
-    rows: list[tuple[str, Row]] = []
     with tempfile.TemporaryDirectory() as folder:
-        trials = Trials(Path(folder), options.seed)
-        for kind, count in kinds:
-            for name, row in kind(trials, count):
-                rows.append((name, row))
-                print(f"{name}: {row.tried} times", *row.faults, sep="\n  ", flush=True)
-        text = PAGE.read_text()
-        before, after = text.split(BEGIN)[0], text.split(END)[1]
-        write_text(PAGE, f"{before}{BEGIN}{page(rows, trials)}{END}{after}")
-    return int(any(row.faults for _, row in rows))
+        wrong = _inputs(Path(folder), [room for room in options.inputs if room != "none"], options.jobs)
+        return int(wrong | _moments(Path(folder), options))
+
+
+def _inputs(folder: Path, rooms: list[str], jobs: int) -> bool:
+    counts = inputs.tried_in(rooms, folder / "inputs", jobs)
+    if rooms:
+        _render("inputs", inputs.table(counts))
+    return any(count.wrong for count in counts)
+
+
+def _moments(folder: Path, options: argparse.Namespace) -> bool:
+    kinds: list[tuple[Callable[[moments.Trials, int], Iterable[tuple[str, moments.Row]]], int]] = [
+        (moments.kills, options.kills),
+        (moments.signals, options.signals),
+        (moments.disks, options.disks if os.geteuid() == 0 else 0),
+    ]
+    if not any(count for _, count in kinds):
+        return False
+    rows: list[tuple[str, moments.Row]] = []
+    (folder / "moments").mkdir()
+    trials = moments.Trials(folder / "moments", options.seed)
+    for kind, count in kinds:
+        for name, row in kind(trials, count):
+            rows.append((name, row))
+            print(f"{name}: {row.tried} times", *row.faults, sep="\n  ", flush=True)
+    _render("moments", moments.table([(name, row) for name, row in rows if row.tried]))
+    return any(row.faults for _, row in rows)
+
+
+def _render(block: str, text: str) -> None:
+    begin, end = f"<!-- {block} -->\n", f"<!-- /{block} -->"
+    page = PAGE.read_text()
+    write_text(PAGE, f"{page.split(begin)[0]}{begin}{text}{end}{page.split(end)[1]}")
 
 
 if __name__ == "__main__":

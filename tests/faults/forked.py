@@ -33,7 +33,7 @@ def make_toy(folder: Path) -> Path:
     return folder
 
 
-def arguments(data: Path, out: Path, **options: Any) -> list[str]:
+def arguments(data: Path, out: Path | str, **options: Any) -> list[str]:
     """The command line of a tiny run."""
     named = {"src": "toy-gta5", "tgt": "toy-cityscapes", "data_root": data, "out": out} | SMALL | options
     assert set(named) <= set(flat(changed(Config())))

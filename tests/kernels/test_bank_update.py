@@ -14,6 +14,7 @@ from torch import Tensor
 
 import dida_kernels
 from dida_kernels import backend, bank_update
+from tests.cases import SCENES, call
 
 CLASSES = 5
 MOMENTUM = 0.75
@@ -373,3 +374,20 @@ def test_no_host_synchronisation(device):
             bank_update(*x.values(), classes=CLASSES, momentum=MOMENTUM)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("place", [0, 2])
+@pytest.mark.parametrize("name", ["chunked", "cpp"])
+def test_what_is_not_finite_reaches_the_classes_of_its_pixels_alone(name, place, value):
+    made = call("bank_update", SCENES["ordinary"])
+    x = made.args[place]
+    x.view(-1)[x.numel() // 2] = value
+    if why := bank_update.why_not(name, *made.args, **made.options):
+        pytest.skip(why)
+    with backend(name):
+        found = bank_update(*made.args, **made.options)
+    expected = bank_update.reference(*made.args, **made.options)
+    assert not expected.isfinite().all()
+    assert torch.equal(found.isfinite(), expected.isfinite())
+    torch.testing.assert_close(found[found.isfinite()], expected[expected.isfinite()], rtol=1e-5, atol=1e-5)

@@ -3,6 +3,7 @@
 The same list is held against every backend: what is refused must not depend on who would have run.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -107,8 +108,8 @@ MISTAKES = {
     "infinite_temperature": ("temperature", lambda t: float("inf"), ValueError, "temperature: expected .* got inf"),
     "float_boundary": ("boundary", Tensor.float, TypeError, "boundary: expected bool, got torch.float32"),
     "boundary_grid": ("boundary", lambda x: x[:, 1:], ValueError, r"boundary: expected \[B, H, W\]"),
-    "no_threshold": ("threshold", lambda t: 0, ValueError, "threshold: expected at least 1"),
-    "no_classes": ("classes", lambda c: 0, ValueError, "classes: expected at least 1"),
+    "no_threshold": ("threshold", lambda t: 0, ValueError, "threshold: expected a whole number of at least 1"),
+    "no_classes": ("classes", lambda c: 0, ValueError, "classes: expected a whole number of at least 1"),
     "momentum_above_one": ("momentum", lambda m: 1.5, ValueError, r"momentum: expected a number in \[0, 1\], got 1.5"),
     "negative_momentum": ("momentum", lambda m: -0.1, ValueError, "momentum: expected"),
     "meta_teacher": ("teacher", on_meta, ValueError, "embedding: expected it on cpu, got meta"),
@@ -170,3 +171,59 @@ def test_without_autograd_nothing_is_asked_for(name):
     made = replaced("instance_loss", name, wanting_gradient)
     with torch.no_grad():
         assert dida_kernels.instance_loss(*made.args, **made.options) > 0
+
+
+NO_TENSORS = {
+    "None": lambda x: None,
+    "a list": lambda x: x.tolist(),
+    "a numpy array": lambda x: x.numpy(),
+    "a number": lambda x: 1.0,
+    "text": lambda x: "x",
+    "sparse": lambda x: x.to_sparse(),
+}
+
+
+@pytest.mark.parametrize("what", NO_TENSORS)
+@pytest.mark.parametrize("op", ARGUMENTS)
+def test_what_is_no_dense_tensor_is_named(op, what):
+    made = call(op, SCENES["ordinary"])
+    names = list(inspect.signature(dida_kernels.OPS[op].equation).parameters)
+    for place, name in enumerate(names[: len(made.args)]):
+        args = [NO_TENSORS[what](x) if i == place else x for i, x in enumerate(made.args)]
+        with pytest.raises(TypeError, match=f"{op}, {name}: expected a (dense )?tensor, got "):
+            dida_kernels.OPS[op](*args, **made.options)
+        by_name = dict(zip(names, args, strict=False))
+        with pytest.raises(TypeError, match=f"{op}, {name}: expected a (dense )?tensor, got "):
+            dida_kernels.OPS[op](**by_name, **made.options)
+
+
+NO_OPTIONS = {
+    "temperature": (0, -1.0, float("nan"), float("inf"), "0.1", None, [0.1], 1j, True),
+    "classes": (0, -1, 2.5, "5", None, float("nan"), [5], 10**30, True),
+    "momentum": (-0.1, 1.1, float("nan"), "0.9", None, [0.9]),
+    "threshold": (0, -1, 2.5, "2", None, float("nan")),
+    "size": ((16,), (), None, 5, (0, 8), (-6, 8), (6.5, 8), ("6", "8"), (6, 8, 1), (2, 3), [6, None]),
+}
+
+
+@pytest.mark.parametrize("option", NO_OPTIONS)
+def test_an_option_that_is_no_such_number_is_named(option):
+    for op in affected(option):
+        for value in NO_OPTIONS[option]:
+            made = replaced(op, option, lambda _, value=value: value)
+            with pytest.raises((TypeError, ValueError), match=f"^{option}: expected "):
+                dida_kernels.OPS[op](*made.args, **made.options)
+
+
+@pytest.mark.parametrize("op", ARGUMENTS)
+def test_shapes_that_change_compile(op):
+    made = call(op, SCENES["ordinary"])
+    compiled = torch.compile(
+        lambda *args: dida_kernels.OPS[op](*args, **made.options), dynamic=True, fullgraph=True, backend="aot_eager"
+    )
+    with dida_kernels.backend("equation"):
+        for scene in ("ordinary", "few_valid"):
+            args = call(op, SCENES[scene]).args
+            if "size" in made.options and args[0].shape[2:] > made.options["size"]:
+                continue
+            torch.testing.assert_close(compiled(*args), dida_kernels.OPS[op](*args, **made.options))

@@ -191,3 +191,24 @@ def test_compiles_without_a_graph_break(op):
     for x in inputs:
         ours, truth = (torch.autograd.grad(y.sum(), x)[0] for y in (got, eager))
         torch.testing.assert_close(ours, truth, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("op, place", [("instance_loss", 0), ("instance_loss", 1), ("instance_loss", 2),
+                                       ("class_similarity", 0), ("class_similarity", 1)])  # fmt: skip
+def test_what_is_not_finite_is_as_far_as_in_the_equation(op, place, value):
+    made = call(op, SCENES["ordinary"])
+    x = made.args[place]
+    x.view(-1)[x.numel() // 2] = value
+    found = {}
+    for name in ("equation", "chunked"):
+        args = [arg.clone().requires_grad_(i == 0 and op == "instance_loss") for i, arg in enumerate(made.args)]
+        with dida_kernels.backend(name):
+            result = dida_kernels.OPS[op](*args, **made.options)
+        if op == "instance_loss" and result.isfinite():  # nobody takes the step of a loss that is not
+            found[name, "gradient"] = torch.autograd.grad(result, args[0])[0]
+        found[name, "result"] = result.detach()
+    for what in {what for _, what in found}:
+        a, b = found["chunked", what], found["equation", what]
+        assert torch.equal(a.isfinite(), b.isfinite())
+        torch.testing.assert_close(a[a.isfinite()], b[b.isfinite()], rtol=1e-4, atol=1e-5)

@@ -1,7 +1,10 @@
 """Start weights from the hub, from timm and from files; and every way in which that can go wrong."""
 
 import pathlib
+import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import timm
@@ -47,6 +50,80 @@ def test_both_layouts_from_every_kind_of_file(published, layout, suffix, tmp_pat
     said = load_backbone(backbone, "mit_b0", write(tmp_path / f"weights{suffix}", layout(published)))
     assert_holds(backbone, published)
     assert said == f"mit_b0: 176 tensors from {tmp_path / f'weights{suffix}'}"
+
+
+def as_openmmlab(state: State) -> State:
+    """The same weights as OpenMMLab's converter writes them: an MLP of convolutions, one projection into q, k and v."""
+    renamed = {}
+    for name, v in state.items():
+        if m := re.fullmatch(r"patch_embed(\d)\.(proj|norm)\.(\w+)", name):
+            part = {"proj": "projection", "norm": "norm"}[m[2]]
+            renamed[f"layers.{int(m[1]) - 1}.0.{part}.{m[3]}"] = v
+        elif m := re.fullmatch(r"norm(\d)\.(\w+)", name):
+            renamed[f"layers.{int(m[1]) - 1}.2.{m[2]}"] = v
+        elif m := re.fullmatch(r"block(\d)\.(\d+)\.(.+)\.(weight|bias)", name):
+            block = f"layers.{int(m[1]) - 1}.1.{m[2]}"
+            if m[3] == "attn.q":
+                kv = state[name.replace(".q.", ".kv.")]
+                renamed[f"{block}.attn.attn.in_proj_{m[4]}"] = torch.cat([v, kv])
+            elif m[3] in ("mlp.fc1", "mlp.fc2"):
+                place = {"mlp.fc1": 0, "mlp.fc2": 4}[m[3]]
+                renamed[f"{block}.ffn.layers.{place}.{m[4]}"] = v[:, :, None, None] if m[4] == "weight" else v
+            elif m[3] != "attn.kv":
+                part = {"attn.proj": "attn.attn.out_proj", "mlp.dwconv.dwconv": "ffn.layers.1"}.get(m[3], m[3])
+                renamed[f"{block}.{part}.{m[4]}"] = v
+    return renamed
+
+
+@pytest.mark.parametrize("prefix", ["", "backbone.", "module.backbone."])
+def test_as_openmmlab_has_them(published, prefix, tmp_path):
+    backbone = encoder()
+    load_backbone(backbone, "mit_b0", write(tmp_path / "weights.pth", prefixed(prefix, as_openmmlab(published))))
+    assert_holds(backbone, published)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "module.backbone."])
+def test_what_stands_before_every_name_is_no_part_of_it(published, prefix, tmp_path):
+    backbone = encoder()
+    load_backbone(backbone, "mit_b0", write(tmp_path / "weights.pth", prefixed(prefix, published)))
+    assert_holds(backbone, published)
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [np.float64(3), np.zeros(3, np.float32), np.int64(3), {"log": [np.float32(1)]}, np.array(["a"]), np.bool_(True)],
+)
+def test_numbers_of_numpy_among_the_meta_data_are_read(published, meta, tmp_path):
+    backbone = encoder()
+    load_backbone(backbone, "mit_b0", write(tmp_path / "weights.pth", {"state_dict": published, "meta": meta}))
+    assert_holds(backbone, published)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (torch.Tensor.char, "of another kind of numbers: .* torch.int8"),
+        (torch.Tensor.bool, "of another kind of numbers: .* torch.bool"),
+        (lambda v: v.to(torch.complex64), "of another kind of numbers: .* torch.complex64"),
+        (torch.Tensor.to_sparse, "holds no state dict"),
+        (lambda v: v * float("nan"), "are not finite"),
+        (lambda v: v / 0, "are not finite"),
+    ],
+)
+def test_numbers_that_no_weight_can_be_are_refused(published, change, said, tmp_path):
+    changed = published | {name: change(published[name]) for name in ("norm1.weight", "norm2.weight")}
+    with pytest.raises(ValueError, match=rf"(?s)weights\.pth .*{said}"):
+        load_backbone(encoder(), "mit_b0", write(tmp_path / "weights.pth", changed))
+
+
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.7, 0.9])
+def test_a_flipped_bit_is_seen(published, place, tmp_path):
+    path = Path(write(tmp_path / "weights.pth", published))
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"weights\.pth is damaged.*download it again"):
+        load_backbone(encoder(), "mit_b0", str(path))
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model"])

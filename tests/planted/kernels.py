@@ -74,8 +74,8 @@ PLANTS = [
     Plant(
         "dida_kernels/checks.py",
         "a negative momentum is let in",
-        "if not 0 <= momentum <= 1:",
-        "if not momentum <= 1:",
+        "not 0 <= momentum <= 1:",
+        "not momentum <= 1:",
         f"{TESTS}/test_checks.py -k momentum",
     ),
     Plant(

@@ -1,0 +1,110 @@
+"""One bad input, tried in a process of its own that is forked, and what came of it."""
+
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Case", "Outcome", "told", "tried"]
+PATIENCE = 300  # seconds, on a machine that does other things too
+LONGEST = 24  # lines of one message
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is done, in an empty folder, and what is right: a message of one piece with `words`, or no complaint."""
+
+    room: str
+    name: str
+    does: Callable[[], object]
+    refused: bool | None = True  # None: either; what `does` returns without a complaint it has looked at itself
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`what`: refused or taken, where that is right; else what is wrong."""
+
+    case: Case
+    what: str
+    said: str
+
+    @property
+    def right(self) -> bool:
+        return self.what in ("refused", "taken")
+
+
+def told(does: Callable[[], object], *errors: type[Exception]) -> Callable[[], object]:
+    """For what raises where a program says: `errors` end the process as a program's message would."""
+
+    def run() -> None:
+        try:
+            does()
+        except errors as error:
+            sys.exit(f"{type(error).__name__}: {error}")
+
+    return run
+
+
+def tried(case: Case) -> Outcome:
+    """Do it, and judge."""
+    with tempfile.TemporaryDirectory() as folder:
+        said = Path(folder) / "said"
+        status = _status(case, Path(folder), said)
+        text = said.read_text(errors="replace") if said.exists() else ""
+    return Outcome(case, _judged(case, status, text), text)
+
+
+def _judged(case: Case, status: int | None, said: str) -> str:
+    if status is None:
+        return "hung"
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}"
+    if "Traceback" in said:
+        return "traceback"
+    if not status:
+        return "silent" if case.refused else "taken"
+    if case.refused is False:
+        return "refused wrongly"
+    if missing := [word for word in case.words if word not in said]:
+        return f"does not name {missing[0]}"
+    return "refused" if 0 < len(said.strip().splitlines()) <= LONGEST else "no message, or a long one"
+
+
+def _status(case: Case, folder: Path, said: Path) -> int | None:
+    sys.stdout.flush()
+    pid = os.fork()
+    if not pid:
+        _do(case, folder, said)
+    _, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return None if code == -signal.SIGALRM else code
+
+
+def _do(case: Case, folder: Path, said: Path) -> None:
+    status = 70
+    try:
+        signal.alarm(PATIENCE)  # its end, whatever it waits for
+        file = os.open(said, os.O_WRONLY | os.O_CREAT)
+        for stream in (1, 2):
+            os.dup2(file, stream)
+        sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+        (folder / "here").mkdir()
+        os.chdir(folder / "here")
+        case.does()
+        status = 0
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else 1 if ended.code else 0
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
