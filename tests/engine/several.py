@@ -10,7 +10,7 @@ from torch import nn
 from dida import recipes
 from dida.config import Config
 from dida.data.toy import Counts, generate
-from dida.models import mit
+from dida.models.mit import MixVisionTransformer
 from dida.models.segmentor import Segmentor
 from tests.golden.curves import SMALL
 
@@ -19,9 +19,9 @@ TINY = SMALL | {"batch_size": 4, "crop": 32, "backbone": "mit_tiny", "embed_dim"
 
 
 @register_model
-def mit_tiny(pretrained: bool = False, **options: Any) -> nn.Module:
+def mit_tiny(pretrained: bool = False, *, drop_path_rate: float = 0.0, **others: Any) -> nn.Module:
     """A block a stage."""
-    return mit._build("mit_tiny", pretrained, embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1), **options)
+    return MixVisionTransformer((8, 16, 20, 32), (1, 1, 1, 1), drop_path_rate=drop_path_rate)
 
 
 def make_files(folder: Path) -> Path:
