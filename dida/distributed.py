@@ -150,8 +150,6 @@ class Group(World):
         rank, first, told = next((rank, error, told) for rank, (error, told) in errors if error is not None)
         first.__cause__ = OfProcess(f"in process {rank}:\n{told}")
         self.ended_together = True
-        if not self.leads:
-            _mute()
         raise mine if mine is not None and rank == self.rank else first
 
     @contextmanager
@@ -182,15 +180,15 @@ def joined() -> Iterator[World]:
         yield ALONE
         return
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
-    group = Group()
+    group, own, nowhere = Group(), (sys.stdout, sys.stderr), open(os.devnull, "w")
     if not group.leads:
-        sys.stdout = open(os.devnull, "w")  # errors are for stderr
+        sys.stdout = sys.stderr = nowhere
         logging.disable()
     try:
         yield group
     except BaseException:
-        if not group.ended_together and not _first_to_speak():
-            _mute()
+        speaks = group.leads if group.ended_together else _first_to_speak()
+        sys.stdout, sys.stderr = own if speaks else (nowhere, nowhere)
         raise
     dist.destroy_process_group()
 
@@ -233,11 +231,6 @@ def _first_to_speak() -> bool:
         return dist.distributed_c10d._get_default_store().add(_SPOKEN, 1) == 1
     except (RuntimeError, ValueError):  # the store is gone with torchrun itself
         return True
-
-
-def _mute() -> None:
-    """Another process tells why the run ends."""
-    sys.stdout = sys.stderr = open(os.devnull, "w")
 
 
 def _bits(tensor: Tensor) -> Tensor:
