@@ -21,14 +21,17 @@ from dida.data.rare_class import RareClasses, rare_classes
 from dida.data.sources import Sources, labelled_sources
 from dida.data.statistics import Statistics
 from dida.device import find_device
+from dida.distributed import ALONE, World
 from dida.method import discrimination, prior, regeneration, sampling, teacher, views
 from dida.method.bank import BankRule, InstanceBank, NoBankRule, Select
 from dida.method.feature_distance import FeatureDistance, NoFeatureDistance, feature_distance
 from dida.method.passes import Abstain, Believe, Method, MixedPass, SourcePass
+from dida.method.replicas import replicated
 from dida.models.daformer import DAFormerHead
 from dida.models.pretrained import load_backbone
 from dida.models.segformer import SegFormerHead
 from dida.models.segmentor import Segmentor
+from dida.models.whole_batch import over_all_processes
 from dida.optim import build_optimizer, build_schedule, rates_of_now
 from dida.options import flag, parse_size
 from dida.panel import Panel
@@ -53,26 +56,45 @@ class Parts(NamedTuple):
         return self.pairs.source.class_set
 
 
-def assemble(config: Config) -> Parts:
+def assemble(config: Config, world: World = ALONE) -> Parts:
     """All parts of a run; one to resume goes on from its newest checkpoint, or the one that is named.
+
+    Each of several processes of a `world` has all parts, which still have to be joined, see `join`.
 
     Raises OSError or ValueError for data, weights, devices or options that are not there or do not fit.
     """
+    if config.data.batch_size % world.size:
+        raise ValueError(
+            f"--batch-size {config.data.batch_size}: {world.size} processes share it equally, so it is a multiple of "
+            f"{world.size}"
+        )
     device = find_device(config.run.device)
     pairs, pixels_C = build_pairs(config)
     class_set = pairs.source.class_set
     torch.manual_seed(config.run.seed)
     student, imagenet = load_networks(config, class_set, device)
-    state = build_state(config, class_set, pixels_C, device, student=student)
+    state = build_state(config, class_set, pixels_C, device, student=student, world=world)
     if config.resume:
         path = latest(config.resume)
         checkpoint = load_checkpoint(path, needs=WHOLE)
         _require_same_run(config, pairs, checkpoint, path)
         state.load(checkpoint, source=str(path))
         rates_of_now(state.optimizer, state.schedule)
-    method = build_method(config, class_set, imagenet=imagenet)
+    method = build_method(config, class_set, imagenet=imagenet, world=world)
     panel = Panel(class_set, config.instance.boundary_classes, config.instance.temperature)
     return Parts(state, method, pairs, panel, device)
+
+
+def join(parts: Parts) -> Parts:
+    """The parts of one process to those of a run of several: norms and draws are over the images of all, gradients
+    averaged. To be called by all of them at once.
+    """
+    world = parts.state.world
+    if world is ALONE:
+        return parts
+    for network in (parts.state.student, parts.state.teacher):
+        over_all_processes(network, world)
+    return parts._replace(method=replicated(parts.method, parts.state.student))
 
 
 def _require_same_run(config: Config, pairs: Pairs, checkpoint: dict[str, Any], path: Path) -> None:
@@ -231,7 +253,13 @@ def _for_classes(stored: Stored, class_set: ClassSet, student: nn.Module) -> tup
 
 
 def build_state(
-    config: Config, class_set: ClassSet, pixels_C: Tensor, device: torch.device, *, student: nn.Module | None = None
+    config: Config,
+    class_set: ClassSet,
+    pixels_C: Tensor,
+    device: torch.device,
+    *,
+    student: nn.Module | None = None,
+    world: World = ALONE,
 ) -> TrainState:
     """All that changes during training, before the first step.
 
@@ -255,13 +283,16 @@ def build_state(
         optimizer=optimizer,
         schedule=build_schedule(optimizer, steps=optim.steps, warmup=optim.warmup),
         seed=config.run.seed,
+        world=world,
     )
 
 
 # ---- Sec. III ------------------------------------------------------------------------------------------------------
 
 
-def build_method(config: Config, class_set: ClassSet, *, imagenet: nn.Module | None = None) -> Method:
+def build_method(
+    config: Config, class_set: ClassSet, *, imagenet: nn.Module | None = None, world: World = ALONE
+) -> Method:
     """The strategies that a config names.
 
     `imagenet` is the encoder of the feature distance, None where there are no ImageNet weights.
@@ -269,18 +300,22 @@ def build_method(config: Config, class_set: ClassSet, *, imagenet: nn.Module | N
     teach, C = config.teach, len(class_set)
     distance: FeatureDistance | NoFeatureDistance = NoFeatureDistance()
     if imagenet is not None and teach.feature_weight > 0:
-        distance = feature_distance(imagenet, weight=teach.feature_weight, things=class_set.things, classes=C)
+        distance = feature_distance(
+            imagenet, weight=teach.feature_weight, things=class_set.things, classes=C, world=world
+        )
     return Method(
         source_pass=SourcePass(distance),
-        believe=_build_believe(config) if teach.self_training else Abstain(),
-        target_passes=(_build_mixed_pass(config, C),) if teach.self_training else (),
+        believe=_build_believe(config, world) if teach.self_training else Abstain(),
+        target_passes=(_build_mixed_pass(config, C, world),) if teach.self_training else (),
         update_teacher=teacher.AverageTeacher(teach.teacher_momentum, buffers=teach.teacher_norm == "averaged"),
         update_bank=_build_bank_rule(config.instance, C),
-        update_shares=prior.KeepShares() if config.instance.instance_prior == "none" else prior.AverageShares(),
+        update_shares=prior.KeepShares()
+        if config.instance.instance_prior == "none"
+        else prior.AverageShares(world=world),
     )
 
 
-def _build_believe(config: Config) -> Believe:
+def _build_believe(config: Config, world: World) -> Believe:
     teach, inst = config.teach, config.instance
     no_instance_level = inst.instance_loss == "off"
     return Believe(
@@ -293,15 +328,16 @@ def _build_believe(config: Config) -> Believe:
         ),
         label_target=teacher.LabelTarget(
             threshold=teach.threshold,
-            weigh=PSEUDO_WEIGHTS[teach.pseudo_weight],
+            weigh=PSEUDO_WEIGHTS[teach.pseudo_weight](world),
             of_regenerated=teach.confidence == "regenerated",
             ignore_top=teach.ignore_top,
             ignore_bottom=teach.ignore_bottom,
+            world=world,
         ),
     )
 
 
-def _build_mixed_pass(config: Config, classes: int) -> MixedPass:
+def _build_mixed_pass(config: Config, classes: int, world: World) -> MixedPass:
     teach, inst = config.teach, config.instance
     loss: discrimination.InstanceLoss | discrimination.NoInstanceLoss = discrimination.NoInstanceLoss()
     if inst.instance_loss != "off":
@@ -309,7 +345,8 @@ def _build_mixed_pass(config: Config, classes: int) -> MixedPass:
             inst.instance_weight,
             inst.temperature,
             grid=GRIDS[inst.instance_loss],
-            weigh=discrimination.ClassWeights(classes, WEIGHT_POWERS[inst.instance_weights]),
+            weigh=discrimination.ClassWeights(classes, WEIGHT_POWERS[inst.instance_weights], world),
+            world=world,
         )
     mixed_view = views.ClassMix(classes, teach.mix_classes == "image", _build_photometric(teach))
     return MixedPass(mixed_view, loss)
@@ -338,10 +375,10 @@ WEAK_VIEWS: dict[str, Callable[[views.Photometric], views.WeakView]] = {
     "plain": lambda photometric: views.PlainView(),
     "photometric": views.PhotometricView,
 }
-PSEUDO_WEIGHTS: dict[str, teacher.Weigh] = {
-    "batch": teacher.ShareOfBatch(),
-    "image": teacher.ShareOfImage(),
-    "pixel": teacher.PerPixel(),
+PSEUDO_WEIGHTS: dict[str, Callable[[World], teacher.Weigh]] = {
+    "batch": teacher.ShareOfBatch,
+    "image": lambda world: teacher.ShareOfImage(),
+    "pixel": lambda world: teacher.PerPixel(),
 }
 SEMANTIC_RULES: dict[str, Callable[[InstanceConfig], regeneration.SemanticRule]] = {
     "smooth": lambda inst: regeneration.SmoothSemantic(inst.phi, inst.temperature),

@@ -1,5 +1,6 @@
 """What train.py and eval.py do once their options are read. What a user can put right ends in one message."""
 
+import contextlib
 import importlib.util
 import logging
 import sys
@@ -12,13 +13,14 @@ from pathlib import Path
 import torch
 
 from dida import loop
-from dida.assemble import assemble
+from dida.assemble import assemble, join
 from dida.config import Config
 from dida.data import domains
 from dida.data.check import check_labelled, check_unlabelled
 from dida.data.image_file import ImageFileError
 from dida.data.sources import source_surveys
 from dida.device import find_device
+from dida.distributed import World, joined
 from dida.errors import UserError
 from dida.eval_config import EvalConfig
 from dida.evaluate import Inference
@@ -56,11 +58,18 @@ def run_training(config: Config) -> None:
     """Train a run, or go on with one."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     less = "lower --crop or --batch-size, or take a smaller --backbone"
-    with told_in_one_line(program_name("train"), *USER_ERRORS_OF_READING, debug=config.debug, less=less):
-        require_place(config)
-        parts = assemble(config)
-    with told_in_one_line(program_name("train"), *USER_ERRORS, debug=config.debug, less=less):
-        loop.train(config, parts)
+    reading = told_in_one_line(program_name("train"), *USER_ERRORS_OF_READING, debug=config.debug, less=less)
+    running = told_in_one_line(program_name("train"), *USER_ERRORS, debug=config.debug, less=less)
+    with contextlib.ExitStack() as stack:
+        with reading:
+            world = stack.enter_context(joined())
+            with world.first_before_others():
+                if world.leads:  # who writes
+                    require_place(config)
+                parts = assemble(config, world)
+            parts = join(parts)
+        with running:
+            loop.train(config, parts)
 
 
 def run_check(config: Config) -> None:
@@ -78,16 +87,23 @@ def run_check(config: Config) -> None:
 def run_evaluation(config: EvalConfig) -> None:
     """Score, or label pictures, and print what came out."""
     less = "lower --size, or look through a --window"
-    with told_in_one_line(program_name("eval"), *USER_ERRORS_OF_READING, debug=config.debug, less=less):
-        _require_places(config)
-        trained = load_trained(config.run, find_device(config.device))
+    with (
+        told_in_one_line(program_name("eval"), *USER_ERRORS_OF_READING, debug=config.debug, less=less),
+        joined() as world,
+    ):
+        if config.images is not None and world.size > 1:
+            raise ValueError(f"--images are labelled by one process, not by {world.size}: start it without torchrun")
+        with world.first_before_others():
+            if world.leads:  # who writes
+                _require_places(config)
+            trained = load_trained(config.run, find_device(config.device))
         trained.require(config.network if config.images or config.save_predictions else next(iter(trained.networks)))
         inference = _inference(config, trained)
         size = parse_size(config.size or trained.config.data.tgt_size, option="--size")
         if config.images is not None:
             _label(config, config.images, trained, size, inference)
         else:
-            _score(config, trained, size, inference)
+            _score(config, trained, size, inference, world)
 
 
 def _inference(config: EvalConfig, trained: Trained) -> Inference:
@@ -118,7 +134,7 @@ def _home(run: Path) -> Path:
     return run if run.is_dir() else run.parent
 
 
-def _score(config: EvalConfig, trained: Trained, size: tuple[int, int], inference: Inference) -> None:
+def _score(config: EvalConfig, trained: Trained, size: tuple[int, int], inference: Inference, world: World) -> None:
     data = trained.config.data
     report = score_domain(
         trained,
@@ -130,9 +146,10 @@ def _score(config: EvalConfig, trained: Trained, size: tuple[int, int], inferenc
         workers=data.workers if config.workers is None else config.workers,
         save_to=config.save_predictions,
         network=config.network,
+        world=world,
     )
     print("\n".join(score_table(report)))
-    if config.json is not None:
+    if config.json is not None and world.leads:
         write_json(config.json, report)
         print(f"numbers: {config.json}")
     if config.save_predictions is not None:

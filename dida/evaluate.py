@@ -25,6 +25,7 @@ from dida.data.labelled_images import LabelledImage
 from dida.data.statistics import UnknownId, tally_unknown
 from dida.data.transforms import Normalise
 from dida.data.workers import ReadAhead
+from dida.distributed import ALONE, World
 from dida.progress import Progress
 
 LEAST = 32  # pixels a side that an encoder can look at
@@ -178,11 +179,13 @@ def evaluate(
     inference: Inference = WHOLE_IMAGE,
     workers: int = 0,
     on_prediction: OnPrediction | None = None,
+    world: World = ALONE,
 ) -> Evaluation:
     """Score networks of these classes, all on one device, in one pass over the images (`LabelledImages`).
 
     `declared`: train ids of the classes that the labels can spell, which means are over; by default all.
-    `on_prediction` is handed every predicted label map. Raises ImageFileError for a file that cannot be used, and
+    `on_prediction` is handed every predicted label map. Several processes of a `world` share the pictures, and what is
+    found is of all. Raises ImageFileError for a file that cannot be used, and
     ValueError if no pixel of the labels belongs to a class.
     """
     device = next(next(iter(networks.values())).parameters()).device
@@ -193,10 +196,11 @@ def evaluate(
     )
     sizes: Counter[tuple[int, int]] = Counter()
     unknown: dict[Path, dict[int, int]] = {}
-    order = range(len(images))  # type: ignore[arg-type]
+    order = range(world.rank, len(images), world.size)  # type: ignore[arg-type]
     pin = device.type == "cuda"
     # One by one: sizes differ within a data set.
     with (
+        world.together(),
         ReadAhead(images, order, batch_size=None, workers=workers, pin_memory=pin) as samples,
         evaluating(*networks.values()),
         Progress(len(order), "scoring", "image") as progress,
@@ -214,6 +218,9 @@ def evaluate(
                 if on_prediction is not None:
                     on_prediction(name, sample.path, predicted.cpu().numpy())
             progress.advance()
+    total, in_band = ({name: world.sum(matrix) for name, matrix in own.items()} for own in (total, in_band))
+    sizes = sum(world.values(sizes), Counter())
+    unknown = {path: ids for found in world.values(unknown) for path, ids in found.items()}
     if not any(matrix.any() for matrix in total.values()):
         raise NothingToScore(
             f"none of the {sum(sizes.values())} labels holds a pixel of a class, so there is nothing to score: "

@@ -33,12 +33,14 @@ def train(config: Config, parts: Parts) -> Path:
     what is to be saved is not finite. A note of the error says how to go on.
     """
     state, method, pairs, _, device = parts
-    steps = config.optim.steps
-    opened = Run.resume(config, state.step) if config.resume else Run.start(config, parts.class_set)
-    with opened as run, Signals() as signals:
-        print(f"run folder {run.folder}", flush=True)
+    world, steps = state.world, config.optim.steps
+    with world.together():
+        opened = _open(config, parts) if world.leads else None
+    folder = world.values(opened.folder if opened else Path())[0]
+    with opened or contextlib.nullcontext(), Signals() as signals:
+        print(f"run folder {folder}", flush=True)
         print("\n".join([*overview(config, parts), *choice_lines(device, classes=len(parts.class_set))]), flush=True)
-        keeper = Keeper(config, parts, run)
+        keeper = Keeper(config, parts, opened, folder)
         with (
             keeper.says_how_to_go_on(),
             batches(  # its processes start here, where signals are listened to
@@ -48,29 +50,41 @@ def train(config: Config, parts: Parts) -> Path:
                 stop=steps,
                 workers=config.data.workers,
                 device=device,
+                world=world,
             ) as stream,
         ):
             while state.step < steps:
-                with keeper.between_steps(), signals.interrupting():
+                with keeper.between_steps(), world.together(), signals.interrupting():
                     batch, ids = next(stream)
                 trace = train_step(state, batch, method)
                 keeper.meter.add(state.step, trace, ids, waited=stream.waited)
                 with keeper.between_steps():
                     keeper.write_what_is_due(batch, trace)
-                    signals.raise_caught()
+                    with world.together():
+                        signals.raise_caught()
                 del trace  # its maps are let go before the next step needs the memory
-        print(f"done after step {state.step}; {next_command(run.folder, config.data, pairs.target)}")
-    return opened.folder
+        print(f"done after step {state.step}; {next_command(folder, config.data, pairs.target)}")
+    return folder
+
+
+def _open(config: Config, parts: Parts) -> Run:
+    return Run.resume(config, parts.state.step) if config.resume else Run.start(config, parts.class_set)
+
+
+CHECKED = os.environ.get("DIDA_DEBUG") == "1"  # hold several processes to each other's bits after every step
 
 
 class Keeper:
     """Writes down what a run has come to: lines of the log and panels when they are due, and checkpoints.
 
-    Everything that is saved was found finite first.
+    Everything that is saved was found finite first. Of several processes one writes, and all keep the same time.
     """
 
-    def __init__(self, config: Config, parts: Parts, run: Run) -> None:
-        self.meter = Meter(run.folder)
+    def __init__(self, config: Config, parts: Parts, run: Run | None, folder: Path) -> None:
+        """`run`: None in a process that does not write. `folder`: of the run, in all."""
+        self._world = parts.state.world
+        self.meter = Meter(folder, self._world)
+        self._folder = folder
         self._steps, self._every = config.optim.steps, config.run
         self._parts, self._run = parts, run
         self._listing = parts.pairs.listing()
@@ -78,15 +92,23 @@ class Keeper:
 
     def write_what_is_due(self, batch: Batch, trace: Trace) -> None:
         """After a step. Raises NonFinite, OSError."""
-        state, every = self._parts.state, self._every
-        saves = due(state.step, every.save_every) or state.step == self._steps
-        if due(state.step, every.log_every) or saves:
-            self._log()
-        if due(state.step, every.panel_every):
-            folder = self._run.folder / "panels"
-            self._parts.panel.save(folder / f"step_{state.step:06d}.png", batch, trace, state.bank)
-        if saves:
-            self._save()
+        step, every = self._parts.state.step, self._every
+        saves = due(step, every.save_every) or step == self._steps
+        logs, draws = due(step, every.log_every) or saves, due(step, every.panel_every)
+        if saves or CHECKED:
+            self._world.require_same(self._parts.state.tensors(), f"after step {step}")
+        if not (logs or draws):
+            return
+        scalars = self._flushed() if logs else None
+        with self._world.together():
+            if self._run and scalars:
+                self._log(self._run, scalars)
+            if self._run and draws:
+                path = self._folder / "panels" / f"step_{step:06d}.png"
+                self._parts.panel.save(path, batch, trace, self._parts.state.bank)
+            if self._run and saves:
+                self._save(self._run)
+        self._saved = step if saves else self._saved
 
     @contextmanager
     def between_steps(self) -> Iterator[None]:
@@ -95,9 +117,14 @@ class Keeper:
             yield
         except (Stopped, ImageFileError, WorkerDied, OSError):
             if self._saved < self._parts.state.step:
-                with contextlib.suppress(OSError):  # what cannot be written twice is said once, by the first error
-                    self._log()
-                self._save()
+                scalars = self._flushed()
+                with self._world.together():
+                    if self._run and scalars:
+                        with contextlib.suppress(OSError):  # what cannot be written twice is said once, at first
+                            self._log(self._run, scalars)
+                    if self._run:
+                        self._save(self._run)
+                self._saved = self._parts.state.step
             raise
 
     @contextmanager
@@ -113,22 +140,24 @@ class Keeper:
             error.add_note(f"stopped after step {self._parts.state.step}{self._way_on()}")
             raise
 
-    def _log(self) -> None:
+    def _flushed(self) -> dict[str, float] | None:
+        """What the log says of the steps since it was last written, None if there were none. Waits for the device."""
         state = self._parts.state
-        if not len(self.meter):  # this step is in the log
-            return
-        # The only wait for the device.
-        scalars = self.meter.flush(lr=state.schedule.get_last_lr(), bank_fill=state.bank.filled)
-        self._run.log(state.step, scalars)
-        print(self._run.line(state.step, self._steps, scalars), flush=True)
+        return (
+            self.meter.flush(lr=state.schedule.get_last_lr(), bank_fill=state.bank.filled) if len(self.meter) else None
+        )
 
-    def _save(self) -> None:
+    def _log(self, run: Run, scalars: dict[str, float]) -> None:
+        step = self._parts.state.step
+        run.log(step, scalars)
+        print(run.line(step, self._steps, scalars), flush=True)
+
+    def _save(self, run: Run) -> None:
         state, classes = self._parts.state, self._parts.class_set.to_dict()
-        state.save(self._run.folder, self._run.config, classes, self._listing)
-        self._saved = state.step
+        state.save(run.folder, run.config, classes, self._listing)
 
     def _way_on(self) -> str:
-        folder, step = self._run.folder, self._parts.state.step
+        folder, step = self._folder, self._parts.state.step
         if not self._saved:
             return ", nothing is saved yet; the same command starts again"
         kept = "saved" if self._saved == step else f"{latest(folder).name} is the last that was saved"

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dida.batch import Trace
 from dida.data.loader import Ids
+from dida.distributed import ALONE, World
 from dida.errors import NonFinite
 from dida.files import write_json
 from dida.terms import LOSS
@@ -22,9 +23,12 @@ GRADIENT, WEIGHTS = "gradient_norm", "weight_norm"  # names of the norms among t
 class Meter:
     """Collects what steps leave behind. `add` never waits for the device; `flush` fetches everything at once."""
 
-    def __init__(self, folder: Path) -> None:
-        """`folder`: of the run, where the samples of a step that is not finite are written down."""
-        self._folder = folder
+    def __init__(self, folder: Path, world: World = ALONE) -> None:
+        """`folder`: of the run, where the samples of a step that is not finite are written down.
+
+        The losses of several processes are averaged; each must flush after the same steps.
+        """
+        self._folder, self._world = folder, world
         self._steps: list[tuple[int, Ids]] = []
         self._values: list[dict[str, Tensor]] = []  # per step, scalars on the device
         self._waited = 0.0
@@ -58,7 +62,7 @@ class Meter:
             raise ValueError("nothing to flush: no step was added")
         names = list(self._values[0])
         flat = [values[name].float() for values in self._values for name in names]
-        *rows, fill = torch.stack([*flat, bank_fill.float()]).tolist()
+        *rows, fill = self._world.mean(torch.stack([*flat, bank_fill.float()])).tolist()
         elapsed = time.perf_counter() - self._since  # after the transfer, which waits until the last step is done
         table = [rows[i : i + len(names)] for i in range(0, len(rows), len(names))]
         self._require_finite(names, table)
@@ -81,9 +85,11 @@ class Meter:
             if not bad:
                 continue
             path = self._folder / f"nonfinite_step_{step}.json"
-            samples = {domain: indices.tolist() for domain, indices in ids._asdict().items()}
+            samples = {domain: self._world.gather(indices).tolist() for domain, indices in ids._asdict().items()}
             said = {name: str(value) for name, value in values.items()}  # NaN is no JSON number
-            write_json(path, {"step": step, "values": said, "samples": samples})
+            with self._world.together():
+                if self._world.leads:
+                    write_json(path, {"step": step, "values": said, "samples": samples})
             listed = ", ".join(f"{name} {value}" for name, value in said.items())
             raise NonFinite(f"{_blame(bad, step)} ({listed}); its samples are in {path}")
 

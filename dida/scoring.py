@@ -13,6 +13,7 @@ from dida.data.image_file import read_ids
 from dida.data.labelled_images import LabelledImages
 from dida.data.sources import published_mean_of_all
 from dida.data.statistics import warn_of_ids
+from dida.distributed import ALONE, World
 from dida.evaluate import BAND, Evaluation, Inference, NothingToScore, Scores, evaluate
 from dida.predictions import prediction_names, save_prediction
 from dida.stored import NETWORKS
@@ -30,13 +31,15 @@ def score_domain(
     workers: int,
     save_to: Path | None = None,
     network: str = "student",
+    world: World = ALONE,
 ) -> Report:
     """Score the networks, of a run student and teacher, at the labels' own resolution.
 
     Label maps of `network` go below `save_to`.
 
     Labels are matched with the network's classes by name; scores are of the classes that both know.
-    `size` (width, height): each image is scaled to fit into it. Raises ImageFileError for a file that cannot be used,
+    `size` (width, height): each image is scaled to fit into it. Several processes of a `world` share the pictures;
+    each saves the label maps of its own. Raises ImageFileError for a file that cannot be used,
     ValueError if no pixel of the labels belongs to a class or predictions of two images would share a name.
     """
     domain = domain.seen_as(trained.class_set)
@@ -49,6 +52,7 @@ def score_domain(
             inference=inference,
             workers=workers,
             on_prediction=_saver(save_to, network, domain),
+            world=world,
         )
     except NothingToScore as error:
         raise NothingToScore(f"{error}. The first labels hold the raw ids {_first_ids(domain)}") from error

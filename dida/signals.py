@@ -17,6 +17,9 @@ class Stopped(SystemExit):
         super().__init__(128 + kind)
         self.kind = kind
 
+    def __reduce__(self) -> tuple[type["Stopped"], tuple[signal.Signals]]:
+        return Stopped, (self.kind,)  # what another process of the run raises, too
+
 
 class Signals:
     """Remembers the first request to stop, from here to the end of a `with` block or `restore`.

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from dida.checksums import Damaged, require_whole
+from dida.distributed import ALONE, World
 from dida.errors import NonFinite
 from dida.files import reserve, whole_file
 from dida.method.bank import InstanceBank
@@ -43,6 +44,7 @@ class TrainState:
     schedule: LRScheduler
     seed: int
     step: int = 0
+    world: World = ALONE
 
     def step_rng(self) -> StepRandom:
         """Generators for this step, a function of (seed, step); also seeds dropout and stochastic depth."""
@@ -51,7 +53,12 @@ class TrainState:
         torch.manual_seed(host.getrandbits(63))
         device = torch.Generator(next(self.student.parameters()).device)
         device.manual_seed(host.getrandbits(63))
-        return StepRandom(host, device)
+        return StepRandom(host, device, self.world)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Parameters and buffers of student, teacher, bank and class shares, with their dotted names."""
+        for part in PARTS[:4]:
+            yield from leaves(dict(getattr(self, part).state_dict()), part)
 
     def save(
         self, run: Path, config: dict[str, Any], class_set: dict[str, Any], files: dict[str, Any] | None = None

@@ -17,15 +17,16 @@ SCRIPTS = ("train.py", "eval.py")  # setup.py builds; it is no part of the house
 LONGEST = 60  # lines of a function
 
 # Module -> what it may import of dida, without that package's name. "data" stands for all below it.
-_DATA = ("batch", "data", "errors", "files", "signals")
-_METHOD = ("batch", "method", "kernels")
+_DATA = ("batch", "data", "distributed", "errors", "files", "signals")
+_METHOD = ("batch", "distributed", "method", "kernels")
 DIDA = {
     "batch": (),
     "checksums": (),
     "errors": (),
     "options": (),
     "files": (),
-    "device": (),
+    "distributed": ("errors",),
+    "device": ("distributed",),
     "progress": (),
     "signals": (),
     "program": (),
@@ -38,29 +39,30 @@ DIDA = {
     "report_config": ("options",),
     "terms": (),
     "data": _DATA,
-    "models": ("batch", "checksums", "models"),
+    "models": ("batch", "checksums", "distributed", "models"),
     "method": _METHOD,
     "optim": (),
-    "state": ("checksums", "errors", "files", "method.bank", "method.prior", "method.views"),
+    "state": ("checksums", "distributed", "errors", "files", "method.bank", "method.prior", "method.views"),
     "recipes": ("options", "config", "state"),
     "step": ("batch", "method.passes", "optim", "state"),
-    "evaluate": ("batch", "data", "progress"),
+    "evaluate": ("batch", "data", "distributed", "progress"),
     "predictions": ("data.classes", "data.image_file"),
     "panel": ("batch", "data.classes", "data.image_file", "method.bank", "kernels"),
     "provenance": ("kernels",),
     "paper": ("data.classes",),
     "stored": ("config", "data", "evaluate", "models", "paper", "state"),
-    "meter": ("batch", "data.loader", "errors", "files", "terms"),
+    "meter": ("batch", "data.loader", "distributed", "errors", "files", "terms"),
     "run": (
         "claim", "config", "data.classes", "errors", "events", "files", "provenance", "state", "terms",
     ),
     "assemble": (
-        "batch", "config", "data", "device", "method", "models", "optim", "options", "panel", "state", "stored",
+        "batch", "config", "data", "device", "distributed", "method", "models", "optim", "options", "panel", "state",
+        "stored",
     ),
     "overview": ("assemble", "config", "data", "models"),
     "trained": ("assemble", "config", "data", "evaluate", "paper", "state", "stored"),
     "labelling": ("data", "evaluate", "panel", "predictions", "progress", "trained"),
-    "scoring": ("batch", "data", "evaluate", "paper", "predictions", "stored", "trained"),
+    "scoring": ("batch", "data", "distributed", "evaluate", "paper", "predictions", "stored", "trained"),
     "sharing": ("config", "evaluate", "files", "models", "provenance", "state", "stored", "trained"),
     "network": ("data", "device", "evaluate", "options", "sharing", "trained"),
     "export": ("batch", "data", "evaluate", "files", "trained"),
@@ -72,8 +74,9 @@ DIDA = {
         "step",
     ),
     "command": (
-        "assemble", "config", "data", "device", "errors", "eval_config", "evaluate", "export", "export_config", "files",
-        "labelling", "loop", "network", "options", "program", "report", "report_config", "run", "scoring", "state",
+        "assemble", "config", "data", "device", "distributed", "errors", "eval_config", "evaluate", "export",
+        "export_config", "files", "labelling", "loop", "network", "options", "program", "report", "report_config",
+        "run", "scoring", "state",
         "trained",
     ),
     "doctor": ("data", "doctor_config", "kernels", "provenance"),

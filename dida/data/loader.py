@@ -1,8 +1,8 @@
 """Batches of samples on a device, made ahead by other processes."""
 
 import time
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from dida.batch import Batch, LabelledCrops
 from dida.data.pairs import Pairs
 from dida.data.transforms import Normalise
 from dida.data.workers import ReadAhead
+from dida.distributed import ALONE, World
 
 
 class Ids(NamedTuple):
@@ -53,11 +54,45 @@ class Batches(Iterator[tuple[Batch, Ids]]):
         self._samples.close()
 
 
-def batches(pairs: Pairs, *, batch_size: int, start: int, stop: int, workers: int, device: torch.device) -> Batches:
+class Share(Sequence[int]):
+    """The samples of one process of a run: its part of every batch."""
+
+    def __init__(self, samples: range, batch_size: int, world: World) -> None:
+        """`samples`: of all processes, whole batches."""
+        self._samples, self._batch_size, self._world = samples, batch_size, world
+
+    def __len__(self) -> int:
+        return len(self._samples) // self._world.size
+
+    @overload
+    def __getitem__(self, at: int) -> int: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[int]: ...
+
+    def __getitem__(self, at: int | slice) -> int | Sequence[int]:
+        if isinstance(at, slice):
+            return [self[i] for i in range(len(self))[at]]
+        batch, place = divmod(range(len(self))[at], self._batch_size // self._world.size)
+        return self._world.mine(self._samples[batch * self._batch_size :][: self._batch_size])[place]
+
+
+def batches(
+    pairs: Pairs,
+    *,
+    batch_size: int,
+    start: int,
+    stop: int,
+    workers: int,
+    device: torch.device,
+    world: World = ALONE,
+) -> Batches:
     """The batches of steps start .. stop-1: batch b holds samples b * batch_size .. (b + 1) * batch_size - 1.
 
-    `workers` processes prepare them ahead (0: this process, when asked).
+    `workers` processes prepare them ahead (0: this process, when asked). Of several processes of a run each has its
+    part of every batch.
     """
-    order = range(start * batch_size, stop * batch_size)
+    order = Share(range(start * batch_size, stop * batch_size), batch_size, world)
+    own = batch_size // world.size
     pin = device.type == "cuda"
-    return Batches(ReadAhead(pairs, order, batch_size=batch_size, workers=workers, pin_memory=pin), device)
+    return Batches(ReadAhead(pairs, order, batch_size=own, workers=workers, pin_memory=pin), device)

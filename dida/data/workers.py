@@ -11,7 +11,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
@@ -64,7 +64,7 @@ class ReadAhead(Iterator[Any]):
     """
 
     def __init__(
-        self, dataset: Dataset[Any], order: range, *, batch_size: int | None, workers: int, pin_memory: bool
+        self, dataset: Dataset[Any], order: Sequence[int], *, batch_size: int | None, workers: int, pin_memory: bool
     ) -> None:
         """`order`: indices of items. `batch_size`: None hands out items one by one, as they are."""
         with _without_advice():

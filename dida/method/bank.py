@@ -76,11 +76,17 @@ class BankRule:
 
     @torch.no_grad()
     def __call__(self, bank: InstanceBank, embed_BDhw: Tensor, label_BHW: Tensor, step: int, rng: StepRandom) -> None:
-        """Advance the bank by the source pass of step `step`. embed [B, D, h, w], label [B, H, W]."""
-        if self.start - self.fill <= step < self.start:
+        """Advance the bank by the source pass of step `step`. embed [B, D, h, w], label [B, H, W].
+
+        Several processes bring their images together, each then computes the same new bank.
+        """
+        fills, updates = self.start - self.fill <= step < self.start, step >= self.start and step % self.every == 0
+        if fills or updates:
+            embed_BDhw, label_BHW = rng.world.gather(embed_BDhw), rng.world.gather(label_BHW)
+        if fills:
             for embed_DHW, label_HW in zip(embed_BDhw, label_BHW, strict=True):  # one vector per image: instances
                 self._fill(bank, embed_DHW[None], label_HW[None], rng)
-        elif step >= self.start and step % self.every == 0:
+        elif updates:
             label_BHW, boundary_BHW = self.select(embed_BDhw, label_BHW, rng)
             new_KD = bank_update(
                 bank.features,

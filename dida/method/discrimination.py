@@ -1,6 +1,7 @@
 """III-C: instance-level discrimination of the strong view against the regenerated instance-level pseudo-label."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +9,9 @@ from torch import Tensor
 
 import dida_kernels
 from dida.batch import Belief, Mixed, Prediction
+from dida.distributed import ALONE, World
 from dida.method.bank import InstanceBank
+from dida_kernels.equations import on_slots, pixels
 
 
 @dataclass(frozen=True)
@@ -23,24 +26,31 @@ class InstanceLoss:
     temperature: float
     grid: "AtImage | AtStride4"  # the pixels that the mean runs over
     weigh: "ClassWeights"  # what each of them counts
+    world: World = ALONE
 
     def __call__(self, seen: Prediction, belief: Belief, mixed: Mixed, bank: InstanceBank) -> Tensor:
         h, w = seen.embed.shape[-2:]
         weight_BXX = self.weigh(*self.grid.valid_and_label(mixed, (h, w)))
         total = torch.zeros((), device=seen.embed.device)
         for term in belief.terms:
+            prior_BCXX = self.grid.prior(term.prior, (h, w))
             loss = dida_kernels.instance_loss(
                 seen.embed,
                 term.embed,
-                self.grid.prior(term.prior, (h, w)),
+                prior_BCXX,
                 weight_BXX,
                 bank.features,
                 bank.labels,
                 temperature=self.temperature,
                 log_prior_C=belief.log_prior,
             )
-            total = total + term.share * loss
+            total = total + term.share * self.world.pooled(loss, partial(_counted, weight_BXX, prior_BCXX, bank))
         return self.weight * total
+
+
+def _counted(weight_BXX: Tensor, prior_BCXX: Tensor, bank: InstanceBank) -> Tensor:
+    """[] What the pixels of L_ins count together: what its mean is divided by."""
+    return (weight_BXX.flatten() * on_slots(pixels(prior_BCXX), bank.labels)).sum()
 
 
 @dataclass(frozen=True)
@@ -91,11 +101,13 @@ class ClassWeights:
 
     classes: int
     power: float
+    world: World = ALONE
 
     def __call__(self, valid_BHW: Tensor, label_BHW: Tensor) -> Tensor:
         index_BHW = torch.where(valid_BHW, label_BHW, self.classes)
         count_C = torch.zeros(self.classes + 1, device=label_BHW.device).index_add(
             0, index_BHW.flatten(), torch.ones(index_BHW.numel(), device=label_BHW.device)
         )
+        count_C = self.world.sum(count_C)
         weight_C = count_C.clamp(min=1) ** -self.power
         return torch.where(valid_BHW, weight_C[index_BHW], 0.0)

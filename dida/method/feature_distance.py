@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dida.batch import IGNORE, LabelledCrops, Prediction
+from dida.distributed import ALONE, World
 
 MIN_SHARE = 0.75  # of a cell's pixels that its dominant class must hold
 
@@ -22,6 +23,7 @@ class FeatureDistance:
     encoder: nn.Module
     weight: float  # lambda_FD
     is_thing_C: Tensor  # [C + 1] bool on the encoder's device; the last one, False, stands for ignored pixels
+    world: World = ALONE
 
     def __call__(self, seen: Prediction, source: LabelledCrops) -> Tensor:
         with torch.no_grad():
@@ -29,7 +31,8 @@ class FeatureDistance:
             thing_Bhw = self.thing_cells(source.label, tuple(imagenet.shape[-2:]))
         distance_Bhw = torch.linalg.vector_norm(seen.deepest - imagenet, dim=1)
         # No thing in the crop: the mean over nothing is 0 here, not NaN.
-        return self.weight * (distance_Bhw * thing_Bhw).sum() / thing_Bhw.sum().clamp(min=1)
+        loss = self.weight * (distance_Bhw * thing_Bhw).sum() / thing_Bhw.sum().clamp(min=1)
+        return self.world.pooled(loss, thing_Bhw.sum)
 
     def thing_cells(self, label_BHW: Tensor, size: tuple[int, int]) -> Tensor:
         """True where one thing class holds at least MIN_SHARE of the cell's pixels. [B, *size] bool."""
@@ -47,8 +50,10 @@ class NoFeatureDistance:
         return seen.logits.new_zeros(())
 
 
-def feature_distance(encoder: nn.Module, *, weight: float, things: tuple[int, ...], classes: int) -> FeatureDistance:
+def feature_distance(
+    encoder: nn.Module, *, weight: float, things: tuple[int, ...], classes: int, world: World = ALONE
+) -> FeatureDistance:
     """The distance to `encoder`, which is frozen here, on cells of the classes `things`."""
     encoder = encoder.eval().requires_grad_(False)
     is_thing = [c in things for c in range(classes + 1)]
-    return FeatureDistance(encoder, weight, torch.tensor(is_thing, device=next(encoder.parameters()).device))
+    return FeatureDistance(encoder, weight, torch.tensor(is_thing, device=next(encoder.parameters()).device), world)

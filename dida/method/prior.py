@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dida.batch import Target
+from dida.distributed import ALONE, World
 from dida.method.bank import InstanceBank
 
 FLOOR = 1e-4  # share of the pixels that every class is granted, so that its logarithm is finite
@@ -40,6 +41,7 @@ class AverageShares:
     """pi <- momentum pi + (1 - momentum) share in the batch's pseudo-labels, of pixels that are used."""
 
     momentum: float = 0.98
+    world: World = ALONE
 
     @torch.no_grad()
     def __call__(self, shares: ClassShares, target: Target) -> None:
@@ -47,6 +49,7 @@ class AverageShares:
         count_C = torch.zeros(len(shares.share), dtype=torch.int64, device=label_BHW.device).index_add(
             0, label_BHW.flatten(), used_BHW.flatten().long()
         )
+        count_C = self.world.sum(count_C)
         total = count_C.sum()
         share_C = torch.where(total > 0, count_C / total.clamp(min=1), shares.share)
         shares.share.lerp_(share_C, 1 - self.momentum)

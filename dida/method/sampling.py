@@ -127,9 +127,7 @@ def _largest_cluster(x_MD: Tensor, label_M: Tensor, clusters: int, rng: StepRand
     part_M = torch.randint(clusters, label_M.shape, generator=rng.device, device=label_M.device)
     for _ in range(rounds):
         cell_M = label_M * clusters + part_M
-        count = torch.zeros((IGNORE + 1) * clusters, device=x_MD.device).index_add(
-            0, cell_M, torch.ones_like(x_MD[:, 0])
-        )
+        count = x_MD.new_zeros((IGNORE + 1) * clusters).index_add(0, cell_M, torch.ones_like(x_MD[:, 0]))
         total = x_MD.new_zeros(len(count), x_MD.shape[1]).index_add(0, cell_M, x_MD)
         centre = (total / count.clamp(min=1)[:, None]).view(-1, clusters, x_MD.shape[1])
         empty = (count == 0).view(-1, clusters)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dida.batch import Belief, PseudoLabel
+from dida.distributed import ALONE, World
 from dida_kernels.equations import confident, pseudo_label
 
 ROWS = 512  # of the crop that ignored rows are counted in; they shrink and grow with the crop
@@ -59,8 +60,10 @@ class Weigh(Protocol):
 class ShareOfBatch:
     """One weight for all: the share of confident pixels in the batch (DACS)."""
 
+    world: World = ALONE
+
     def __call__(self, confident_BHW: Tensor, real_BHW: Tensor) -> Tensor:
-        return _share(confident_BHW, real_BHW, (0, 1, 2)).expand_as(confident_BHW)
+        return _share(confident_BHW, real_BHW, (0, 1, 2), self.world).expand_as(confident_BHW)
 
 
 @dataclass(frozen=True)
@@ -79,9 +82,10 @@ class PerPixel:
         return confident_BHW
 
 
-def _share(confident_BHW: Tensor, real_BHW: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Confident pixels over real ones along `dims`, which stay; 0 where there are none."""
-    return confident_BHW.sum(dims, keepdim=True) / real_BHW.sum(dims, keepdim=True).clamp(min=1)
+def _share(confident_BHW: Tensor, real_BHW: Tensor, dims: tuple[int, ...], world: World = ALONE) -> Tensor:
+    """Confident pixels over real ones along `dims`, which stay, and over a world; 0 where there are none."""
+    sure, real = (world.sum(found_BHW.sum(dims, keepdim=True)) for found_BHW in (confident_BHW, real_BHW))
+    return sure / real.clamp(min=1)
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,7 @@ class LabelTarget:
     of_regenerated: bool
     ignore_top: int  # rows, in 1/512 of the crop
     ignore_bottom: int
+    world: World = ALONE
 
     def __call__(self, belief: Belief, real_BHW: Tensor) -> PseudoLabel:
         """`real_BHW` [B, H, W] bool is False on padding."""
@@ -112,5 +117,5 @@ class LabelTarget:
             label=pseudo_label(belief.semantic),
             weight=self.weigh(confident_BHW, real_BHW) * used_BHW,
             used=used_BHW,
-            coverage=_share(confident_BHW, real_BHW, (0, 1, 2)).squeeze(),
+            coverage=_share(confident_BHW, real_BHW, (0, 1, 2), self.world).squeeze(),
         )

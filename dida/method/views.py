@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dida.batch import IGNORE, MEAN, STD, LabelledCrops, Mixed, PseudoLabel
+from dida.distributed import ALONE, World
 
 
 class StepRandom(NamedTuple):
@@ -22,6 +23,16 @@ class StepRandom(NamedTuple):
 
     host: random.Random
     device: torch.Generator
+    world: World = ALONE
+
+    def rand(self, *shape: int, device: torch.device, images: int = 0) -> Tensor:
+        """Uniform numbers in [0, 1), drawn for the images of all processes: the part of those of this one.
+
+        Images lie along dimension `images`.
+        """
+        whole = list(shape)
+        whole[images] *= self.world.size
+        return self.world.mine(torch.rand(whole, generator=self.device, device=device), images)
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,7 @@ class Photometric:
             image_B3HW = (jittered - mean) / std
         if rng.host.random() < self.blur_chance:
             low, high = self.sigma
-            sigma_B = torch.rand(len(image_B3HW), generator=rng.device, device=image_B3HW.device) * (high - low) + low
+            sigma_B = rng.rand(len(image_B3HW), device=image_B3HW.device) * (high - low) + low
             image_B3HW = blur(image_B3HW, sigma_B, reach=math.ceil(5 * high))
         return image_B3HW
 
@@ -100,8 +111,8 @@ def class_mix_mask(label_BHW: Tensor, rng: StepRandom, *, classes: int, per_imag
     present_BC = torch.zeros(len(label_BHW), classes + 1, dtype=torch.bool, device=label_BHW.device)
     present_BC = present_BC.scatter(1, index_BHW.flatten(1), True)
     if not per_image:
-        present_BC = present_BC.any(0, keepdim=True).expand_as(present_BC)
-    score_BC = torch.rand(present_BC.shape, generator=rng.device, device=label_BHW.device)
+        present_BC = rng.world.gather(present_BC).any(0, keepdim=True).expand_as(present_BC)
+    score_BC = rng.rand(*present_BC.shape, device=label_BHW.device)
     rank_BC = score_BC.masked_fill(~present_BC, -1.0).argsort(1, descending=True).argsort(1)
     chosen_BC = rank_BC < (present_BC.sum(1, keepdim=True) + 1) // 2
     return chosen_BC.gather(1, index_BHW.flatten(1)).view_as(label_BHW)
@@ -121,9 +132,9 @@ def jitter(image_B3HW: Tensor, rng: StepRandom, strength: float) -> Tensor:
     saturation multiplies S and hue turns H by up to strength * 2 pi, and every operation clamps to [0, 1].
     """
     B = len(image_B3HW)
-    draw = torch.rand(4, B, generator=rng.device, device=image_B3HW.device)
+    draw = rng.rand(4, B, device=image_B3HW.device, images=1)
     brightness, contrast, hue, saturation = 1 + strength * (2 * draw - 1)
-    turn = torch.rand(B, 4, generator=rng.device, device=image_B3HW.device).argsort(1)  # operation at each position
+    turn = rng.rand(B, 4, device=image_B3HW.device).argsort(1)  # operation at each position
 
     for position in range(4):
         # An image whose turn it is not gets the neutral factor, so the four operations stay batched.

@@ -1,0 +1,103 @@
+"""What a network does over the images of a batch, done over those of all processes: batch norm's statistics, and the
+draws of dropout and stochastic depth.
+"""
+
+from typing import Any
+
+import torch
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from dida.distributed import World
+
+
+def over_all_processes(network: nn.Module, world: World) -> None:
+    """Replace, in place, what looks at its own images only. Parameters, buffers and their names stay.
+
+    Raises ValueError for a module whose draws it does not know.
+    """
+    for name, child in network.named_children():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            setattr(network, name, _norm(child, world))
+        elif isinstance(child, DropPath):
+            setattr(network, name, DrawnForAll(child, 1, world))
+        elif isinstance(child, nn.Dropout2d):
+            setattr(network, name, DrawnForAll(child, 2, world))
+        elif isinstance(child, nn.modules.dropout._DropoutNd) and child.p > 0:
+            raise ValueError(f"{type(child).__name__} of this backbone cannot be drawn for several processes")
+        else:
+            over_all_processes(child, world)
+
+
+class DrawnForAll(nn.Module):
+    """A module that hides parts of images, drawn for the images of all processes, of which this one uses its own."""
+
+    def __init__(self, dropout: nn.Module, dims: int, world: World) -> None:
+        """`dims`: of a map [B, ...], how many of its first dimensions a draw tells apart."""
+        super().__init__()
+        self.dropout, self.dims, self.world = dropout, dims, world
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.dropout.training:
+            return x
+        shape = (self.world.size * len(x), *x.shape[1 : self.dims], *(1 for _ in x.shape[self.dims :]))
+        return x * self.world.mine(self.dropout(x.new_ones(shape)))
+
+
+class BatchNormOverAll(nn.BatchNorm2d):
+    """Batch norm over the images of all processes, in plain PyTorch, for a CPU: nn.SyncBatchNorm needs a GPU."""
+
+    def __init__(self, norm: nn.BatchNorm2d, world: World) -> None:
+        """Takes over parameters, running averages and mode of `norm`, which has all of them."""
+        assert norm.affine
+        assert norm.track_running_stats
+        super().__init__(norm.num_features, norm.eps, norm.momentum)
+        self.weight, self.bias = norm.weight, norm.bias
+        self.running_mean, self.running_var = norm.running_mean, norm.running_var
+        self.num_batches_tracked = norm.num_batches_tracked
+        self.training, self.world = norm.training, world
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W], of one shape in every process."""
+        if not self.training:
+            return super().forward(x)
+        mean_C = _mean_over_processes(x.mean((0, 2, 3)), self.world)
+        centred = x - mean_C[:, None, None]
+        variance_C = _mean_over_processes(centred.square().mean((0, 2, 3)), self.world)
+        self._remember(mean_C, variance_C, count=self.world.size * x.numel() // x.shape[1])
+        scale_C = self.weight * torch.rsqrt(variance_C + self.eps)
+        return centred * scale_C[:, None, None] + self.bias[:, None, None]
+
+    @torch.no_grad()
+    def _remember(self, mean_C: Tensor, variance_C: Tensor, *, count: int) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.running_mean.lerp_(mean_C, self.momentum)
+        self.running_var.lerp_(variance_C * (count / (count - 1)), self.momentum)
+        self.num_batches_tracked.add_(1)
+
+
+def _norm(norm: nn.modules.batchnorm._BatchNorm, world: World) -> nn.Module:
+    if next(norm.parameters()).is_cuda:
+        return nn.SyncBatchNorm.convert_sync_batchnorm(norm)
+    assert isinstance(norm, nn.BatchNorm2d)
+    return BatchNormOverAll(norm, world)
+
+
+class _MeanOverProcesses(torch.autograd.Function):
+    """Every process has the mean of all x, and each takes the gradient of its own loss: that of the mean of losses."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, world: World) -> Tensor:
+        ctx.world = world
+        return world.mean(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.world.mean(gradient), None
+
+
+def _mean_over_processes(x: Tensor, world: World) -> Tensor:
+    return _MeanOverProcesses.apply(x, world)

@@ -1,0 +1,102 @@
+"""N processes that share a batch do what one does with all of it, to rounding, in every method."""
+
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dida.assemble import assemble, join
+from dida.config import Config
+from dida.data.loader import batches
+from dida.distributed import joined
+from dida.method import feature_distance
+from dida.step import train_step
+from tests.engine.several import STEPS, config_of, make_files
+from tests.processes import Processes
+
+METHODS: dict[str, dict[str, Any]] = {
+    "source": {"method": "source"},
+    "dacs": {"method": "dacs", "teacher_momentum": 0.99, "ignore_bottom": 64},
+    "daformer": {"method": "daformer"},
+    "dida": {"method": "dida", "instance_weights": "all", "instance_weight": 1.0},
+    "dida-balanced": {"method": "dida", "instance_weights": "balanced", "instance_weight": 1.0},
+    "dida-other": {
+        "method": "dida", "weak_view": "photometric", "mix_classes": "image", "pseudo_weight": "image",
+        "teacher_norm": "averaged", "selecting": "km", "clusters": 2, "instance_loss": "stride4",
+        "regenerate_instance": "smooth", "instance_weights": "root", "instance_prior": "both",
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    return make_files(tmp_path_factory.mktemp("several"))
+
+
+@pytest.fixture(autouse=True)
+def _things_in_small_crops(monkeypatch):
+    monkeypatch.setattr(feature_distance, "MIN_SHARE", 0.2)  # a crop is one cell of the deepest stage
+
+
+class Ran(NamedTuple):
+    """What a run came to."""
+
+    losses: list[dict[str, float]]  # means over processes, step by step
+    tensors: dict[str, Tensor]  # parameters and buffers of student, teacher, bank and shares after the last
+
+
+def run(config: Config, dtype: torch.dtype) -> Ran:
+    """Twenty steps from the files on disk, in each process of a world."""
+    torch.set_default_dtype(dtype)
+    with joined() as world:
+        parts = join(assemble(config, world))
+        state, losses = parts.state, []
+        move_away(state.student)
+        stream = batches(parts.pairs, batch_size=4, start=0, stop=STEPS, workers=0, device=parts.device, world=world)
+        for batch, _ in stream:
+            found = train_step(state, batch, parts.method).losses
+            losses.append({name: float(world.mean(loss)) for name, loss in found.items()})
+            if state.step % 5 == 0:
+                world.require_same(state.tensors(), f"after step {state.step}")
+        return Ran(losses, {name: tensor.clone() for name, tensor in state.tensors()})
+
+
+@torch.no_grad()
+def move_away(student: nn.Module) -> None:
+    """From ImageNet's weights: where a distance to them is 0 but for rounding, its gradient is rounding of length 1."""
+    generator = torch.Generator().manual_seed(5)
+    for parameter in student.parameters():
+        parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+
+
+@pytest.mark.parametrize(
+    "method, dtype, sizes",
+    [*((method, torch.float64, (2, 4)) for method in METHODS), ("dida", torch.float32, (4,))],
+    ids=lambda value: str(value).removeprefix("torch."),
+)
+def test_n_processes_are_one_with_the_whole_batch(files, tmp_path, method, dtype, sizes):
+    config, bound = config_of(files, **METHODS[method]), {torch.float64: 1e-9, torch.float32: 1e-5}[dtype]
+    (one,) = Processes(1, tmp_path / "1", run, config, dtype).results
+    for size in sizes:
+        several = Processes(size, tmp_path / str(size), run, config, dtype).results
+        assert len(several) == size
+        for step, (expected, losses) in enumerate(zip(one.losses, several[0].losses, strict=True)):
+            assert losses == pytest.approx(expected, rel=bound, abs=1e-12), f"{size} processes, step {step}"
+        for part in ("student", "teacher", "bank", "shares"):
+            assert distance(one, several[0], part) < bound, (size, part)
+        for other in several[1:]:
+            assert all(torch.equal(other.tensors[name], tensor) for name, tensor in several[0].tensors.items())
+    terms = {"source": 1, "feature": method != "source", "target": method != "source", "instance": "dida" in method}
+    for term, there in terms.items():
+        assert any(losses.get(term, 0) > 0 for losses in one.losses) == there, term  # or nothing was compared
+
+
+def distance(one: Ran, other: Ran, part: str) -> float:
+    """Euclidean, between all numbers of a part, relative to their norm."""
+    pairs = [(one.tensors[name], other.tensors[name]) for name in one.tensors if name.startswith(part)]
+    squares = [((a - b).double().square().sum(), a.double().square().sum()) for a, b in pairs]
+    difference, norm = (math.fsum(values) for values in zip(*squares, strict=True))
+    return math.sqrt(difference / norm)
