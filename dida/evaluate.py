@@ -221,17 +221,21 @@ def evaluate(
     total, in_band = ({name: world.sum(matrix) for name, matrix in own.items()} for own in (total, in_band))
     sizes = sum(world.values(sizes), Counter())
     unknown = {path: ids for found in world.values(unknown) for path, ids in found.items()}
-    if not any(matrix.any() for matrix in total.values()):
-        raise NothingToScore(
-            f"none of the {sum(sizes.values())} labels holds a pixel of a class, so there is nothing to score: "
-            "benchmarks publish their test split without labels"
-        )
+    _require_labels(total, sum(sizes.values()))
     subsets = class_set.subsets if declared is None else class_set.subsets_among(declared)
     scores, band = ({name: score(matrix, subsets) for name, matrix in counted.items()} for counted in (total, in_band))
     pixels = sum(width * height * count for (width, height), count in sizes.items())
     share = int(next(iter(total.values())).sum()) / pixels
     tally = tally_unknown(list(unknown.values()), list(unknown))
     return Evaluation(scores, band, sum(sizes.values()), dict(sizes), share, tally)
+
+
+def _require_labels(total: dict[str, Tensor], images: int) -> None:
+    if not any(matrix.any() for matrix in total.values()):
+        raise NothingToScore(
+            f"none of the {images} labels holds a pixel of a class, so there is nothing to score: "
+            "benchmarks publish their test split without labels"
+        )
 
 
 def _seen(model: nn.Module, image: Tensor, inference: Inference) -> Tensor:

@@ -180,10 +180,10 @@ def test_windows_of_a_pixelwise_network_agree_with_the_whole(inference):
 
 def test_overlapping_windows_are_averaged():
     net = WideNet().eval()
-    x = image(8, 12)
-    left, right = net(x[..., :8]).logits, net(x[..., 4:]).logits
-    expected = torch.cat([left[..., :4], (left[..., 4:] + right[..., :4]) / 2, right[..., 4:]], 3)
-    torch.testing.assert_close(class_scores(net, x, Inference(8, 4)), expected)
+    x = image(32, 48)
+    left, right = net(x[..., :32]).logits, net(x[..., 16:]).logits
+    expected = torch.cat([left[..., :16], (left[..., 16:] + right[..., :16]) / 2, right[..., 16:]], 3)
+    torch.testing.assert_close(class_scores(net, x, Inference(32, 16)), expected)
 
 
 @pytest.mark.parametrize("window", [0, 8])
