@@ -260,7 +260,7 @@ def test_refuses_what_it_cannot_enlarge():
     student, teacher, _, _, bank, label = scene()
     for H, W, dtype in ((6, 9, torch.float32), (8, 24, torch.float32), (8, 12, torch.float64)):
         prior = torch.ones(1, 4, H, W, device=DEVICE)
-        arguments = (student.to(dtype), teacher.to(dtype), prior, prior[:, 0] > 0, bank, label)
+        arguments = (student.to(dtype), teacher.to(dtype), prior, prior[:, 0], bank, label)
         with backend("triton"), pytest.raises(RuntimeError, match="cannot run"):
             instance_loss(*arguments, temperature=0.1)
 
