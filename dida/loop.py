@@ -18,6 +18,7 @@ from dida.data.workers import WorkerDied
 from dida.meter import Meter
 from dida.overview import overview
 from dida.program import command_line
+from dida.progress import StepProgress
 from dida.run import Run
 from dida.signals import Signals, Stopped
 from dida.state import latest
@@ -41,6 +42,7 @@ def train(config: Config, parts: Parts) -> Path:
         keeper = Keeper(config, parts, run)
         with (
             keeper.says_how_to_go_on(),
+            keeper.progress,
             batches(  # its processes start here, where signals are listened to
                 pairs,
                 batch_size=config.data.batch_size,
@@ -71,6 +73,7 @@ class Keeper:
 
     def __init__(self, config: Config, parts: Parts, run: Run) -> None:
         self.meter = Meter(run.folder)
+        self.progress = StepProgress(config.optim.steps, parts.state.step)
         self._steps, self._every = config.optim.steps, config.run
         self._parts, self._run = parts, run
         self._listing = parts.pairs.listing()
@@ -78,6 +81,7 @@ class Keeper:
 
     def write_what_is_due(self, batch: Batch, trace: Trace) -> None:
         """After a step. Raises NonFinite, OSError."""
+        self.progress.advance()
         state, every = self._parts.state, self._every
         saves = due(state.step, every.save_every) or state.step == self._steps
         if due(state.step, every.log_every) or saves:
@@ -120,7 +124,7 @@ class Keeper:
         # The only wait for the device.
         scalars = self.meter.flush(lr=state.schedule.get_last_lr(), bank_fill=state.bank.filled)
         self._run.log(state.step, scalars)
-        print(self._run.line(state.step, self._steps, scalars), flush=True)
+        self.progress.say(state.step, scalars)
 
     def _save(self) -> None:
         state, classes = self._parts.state, self._parts.class_set.to_dict()

@@ -25,7 +25,8 @@ DIDA = {
     "options": (),
     "files": (),
     "device": (),
-    "progress": (),
+    "terms": (),
+    "progress": ("terms",),
     "signals": (),
     "program": (),
     "doctor_config": (),
@@ -35,7 +36,6 @@ DIDA = {
     "eval_config": ("options",),
     "export_config": ("options",),
     "report_config": ("options",),
-    "terms": (),
     "data": _DATA,
     "models": ("batch", "models"),
     "method": _METHOD,
@@ -50,8 +50,9 @@ DIDA = {
     "paper": ("data.classes",),
     "stored": ("config", "data", "evaluate", "models", "paper", "state"),
     "meter": ("batch", "data.loader", "errors", "files", "terms"),
+    "trackers": ("errors", "events"),
     "run": (
-        "claim", "config", "data.classes", "errors", "events", "files", "provenance", "state", "terms",
+        "claim", "config", "data.classes", "errors", "files", "provenance", "state", "trackers",
     ),
     "assemble": (
         "batch", "config", "data", "device", "method", "models", "optim", "options", "panel", "state", "stored",
@@ -67,8 +68,8 @@ DIDA = {
         "batch", "config", "data", "evaluate", "files", "options", "progress", "report", "state", "terms", "trained",
     ),
     "loop": (
-        "assemble", "batch", "config", "data", "kernels", "meter", "overview", "program", "run", "signals", "state",
-        "step",
+        "assemble", "batch", "config", "data", "kernels", "meter", "overview", "program", "progress", "run", "signals",
+        "state", "step",
     ),
     "command": (
         "assemble", "config", "data", "device", "errors", "eval_config", "evaluate", "export", "export_config", "files",
