@@ -6,12 +6,18 @@ DEMO := runs/demo
 
 .PHONY: demo test check package budget bench gpu-check build toy clean
 
-## Train DIDA on the toy benchmark on this machine's CPU, score it, and say where the pictures are.
+## What adaptation brings, on the toy and this machine's CPU: a start on the source, from which one run goes on with the
+## source alone and one with DIDA; then the gain by class, pictures side by side, and the report.
+ON_TOY := $(BIN)/python train.py --src toy-gta5 --tgt toy-cityscapes --device cpu
+GO_ON := --init $(DEMO)/start --steps 300 --batch-size 2 --lr 0.001 --warmup 20 --bank-start 50 --bank-fill 50
 demo: toy
 	@if [ -d $(DEMO) ]; then mv $(DEMO) $(DEMO)-$$(date +%Y%m%d-%H%M%S); fi
-	$(BIN)/python train.py --src toy-gta5 --tgt toy-cityscapes --method dida --steps 600 --device cpu --out $(DEMO)
-	$(BIN)/python eval.py $(DEMO) --tgt toy-cityscapes --device cpu --json $(DEMO)/val.json --save-predictions $(DEMO)/predictions
-	@echo "pictures: $(DEMO)/panels (training), $(DEMO)/predictions/colour (validation)"
+	$(ON_TOY) --method source --steps 400 --out $(DEMO)/start
+	$(ON_TOY) --method source $(GO_ON) --out $(DEMO)/source
+	$(ON_TOY) --method dida $(GO_ON) --out $(DEMO)/dida
+	$(BIN)/python -m dida report $(DEMO)/dida $(DEMO)/source --device cpu --out $(DEMO)/report.html
+	$(BIN)/python -m bench.figures strips $(DEMO)/strip.png $(DEMO)/source $(DEMO)/dida --device cpu
+	@echo "the same pictures seen by both: $(DEMO)/strip.png; everything else: $(DEMO)/report.html"
 
 ## The whole test suite, on the CPU: one thread in each of as many processes as there are cores.
 test: .venv/ready

@@ -42,7 +42,7 @@ from dida.network import load
 from dida.options import parse_size
 from dida.program import program_name
 from dida.report.gather import gather_story
-from dida.report.write import write_report
+from dida.report.write import gain_lines, write_report
 from dida.report_config import ReportConfig
 from dida.run import require_place
 from dida.scoring import score_domain, score_table
@@ -238,7 +238,7 @@ def run_report(config: ReportConfig) -> None:
             workers=config.workers,
         )
         size = write_report(story, out, pictures=config.pictures)
-    print(f"report: {out} ({size})")
+    print("\n".join([*gain_lines(story), f"report: {out} ({size})"]))
 
 
 @contextmanager

@@ -184,6 +184,8 @@ class RunConfig:
     """Steps between two pictures; 0 is never."""
     save_every: Annotated[int, COUNT] = 1000
     """Steps between two checkpoints (one is always written at the end)."""
+    tracker: Literal["none", "wandb", "trackio"] = "none"
+    """A service that gets the curves too, beside metrics.jsonl and TensorBoard's file; its library must be there."""
 
 
 @dataclass(frozen=True)
@@ -253,7 +255,7 @@ class Config:
 
 
 _ASKS_THE_BANK = {"instance_loss": "off", "regenerate_semantic": "none"}
-MAY_CHANGE = {"data_root", "workers", "device", "log_every", "panel_every", "save_every"}  # on --resume
+MAY_CHANGE = {"data_root", "workers", "device", "log_every", "panel_every", "save_every", "tracker"}  # on --resume
 MAY_GROW = {"steps"}  # on --resume: a run is extended, never cut short
 OF_ONE_COMMAND = ("config", "resume", "new_data", "check_data", "debug")  # no options of the run
 

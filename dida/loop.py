@@ -18,6 +18,7 @@ from dida.data.workers import WorkerDied
 from dida.meter import Meter
 from dida.overview import overview
 from dida.program import command_line
+from dida.progress import StepProgress
 from dida.run import Run
 from dida.signals import Signals, Stopped
 from dida.state import latest
@@ -43,6 +44,7 @@ def train(config: Config, parts: Parts) -> Path:
         keeper = Keeper(config, parts, opened, folder)
         with (
             keeper.says_how_to_go_on(),
+            keeper.progress,
             batches(  # its processes start here, where signals are listened to
                 pairs,
                 batch_size=config.data.batch_size,
@@ -85,6 +87,7 @@ class Keeper:
         self._world = parts.state.world
         self.meter = Meter(folder, self._world)
         self._folder = folder
+        self.progress = StepProgress(config.optim.steps, parts.state.step)
         self._steps, self._every = config.optim.steps, config.run
         self._parts, self._run = parts, run
         self._listing = parts.pairs.listing()
@@ -92,6 +95,7 @@ class Keeper:
 
     def write_what_is_due(self, batch: Batch, trace: Trace) -> None:
         """After a step. Raises NonFinite, OSError."""
+        self.progress.advance()
         step, every = self._parts.state.step, self._every
         saves = due(step, every.save_every) or step == self._steps
         logs, draws = due(step, every.log_every) or saves, due(step, every.panel_every)
@@ -150,7 +154,7 @@ class Keeper:
     def _log(self, run: Run, scalars: dict[str, float]) -> None:
         step = self._parts.state.step
         run.log(step, scalars)
-        print(run.line(step, self._steps, scalars), flush=True)
+        self.progress.say(step, scalars)
 
     def _save(self, run: Run) -> None:
         state, classes = self._parts.state, self._parts.class_set.to_dict()

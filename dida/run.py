@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,10 @@ from dida.claim import LOCK, Claim, require_unclaimed
 from dida.config import Config, of_run, to_dict
 from dida.data.classes import ClassSet
 from dida.errors import UserError
-from dida.events import open_events
 from dida.files import PARTIAL, Appended, require_writable, write_bytes, write_json
 from dida.provenance import environment
 from dida.state import checkpoints, run_folder
-from dida.terms import LOSS
+from dida.trackers import open_trackers, require_tracker
 
 RUNS = Path("runs")
 # What a run writes before its first checkpoint: a folder of this alone holds nothing that could be continued.
@@ -44,7 +43,7 @@ class Run:
         self.config = config  # as `dida.config.to_dict` gives it
         self._claim = claim
         self._metrics = Appended(folder / "metrics.jsonl")
-        self._events = open_events(folder, purge_step)
+        self._trackers = open_trackers(config["run"]["tracker"], folder, config, purge_step)
 
     @classmethod
     def start(cls, config: Config, class_set: ClassSet, runs: Path = RUNS) -> "Run":
@@ -93,33 +92,16 @@ class Run:
             return cls(folder, options, claim, purge_step=step + 1)
 
     def log(self, step: int, scalars: dict[str, float]) -> None:
-        """Append to metrics.jsonl and TensorBoard's file. Raises OSError."""
+        """Append to metrics.jsonl, and tell TensorBoard's file and whatever else keeps curves. Raises OSError."""
         self._metrics.write((json.dumps({"step": step} | scalars) + "\n").encode())
-        self._events.add(step, scalars)
-
-    def line(self, step: int, steps: int, scalars: dict[str, float]) -> str:
-        """Progress as one line of text, from what `Meter.flush` returned."""
-        losses = [f"{name.removeprefix(LOSS)} {v:.4f}" for name, v in scalars.items() if name.startswith(LOSS)]
-        left = timedelta(seconds=round((steps - step) / scalars["steps_per_second"]))
-        parts = [
-            f"step {step:>{len(str(steps))}}/{steps}",
-            *losses,
-            f"lr {scalars['lr']:.2e}",
-            f"{scalars['steps_per_second']:.2f} it/s",
-            f"ETA {left}",
-            f"mem {scalars['memory_gib']:.1f} GiB",
-            f"wait {scalars['data_wait']:.0%}",
-        ]
-        if "pseudo_coverage" in scalars:
-            parts.append(f"confident {scalars['pseudo_coverage']:.0%}")
-        if scalars["bank_fill"]:  # methods without a bank never fill it
-            parts.append(f"bank {scalars['bank_fill']:.0%}")
-        return "  ".join(parts)
+        for tracker in self._trackers:
+            tracker.add(step, scalars)
 
     def close(self) -> None:
         """Close the log and let others write here; logging again is an error."""
         self._metrics.close()
-        self._events.close()
+        for tracker in self._trackers:
+            tracker.close()
         self._claim.release()
 
     def __enter__(self) -> "Run":
@@ -131,6 +113,7 @@ class Run:
 
 def require_place(config: Config) -> None:
     """Raise what `Run.start` or `Run.resume` would, before the work of assembling a run. Changes nothing."""
+    require_tracker(config.run.tracker)
     if config.resume:
         require_unclaimed(run_folder(config.resume))
     elif config.run.out is None:

@@ -24,8 +24,8 @@ TERMS: dict[str, tuple[str, str]] = {
 
 
 def is_off(name: str, value: float) -> bool:
-    """Whether a loss is exactly zero: its term is off, or has not begun."""
-    return name.startswith(LOSS) and value == 0.0
+    """Whether a term is exactly zero, so that it is off or has not begun: a loss, or the bank."""
+    return value == 0.0 and (name.startswith(LOSS) or name == "bank_fill")
 
 
 def word_of(name: str) -> str:

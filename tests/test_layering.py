@@ -27,7 +27,8 @@ DIDA = {
     "files": (),
     "distributed": ("errors",),
     "device": ("distributed",),
-    "progress": (),
+    "terms": (),
+    "progress": ("terms",),
     "signals": (),
     "program": (),
     "doctor_config": (),
@@ -37,7 +38,6 @@ DIDA = {
     "eval_config": ("options",),
     "export_config": ("options",),
     "report_config": ("options",),
-    "terms": (),
     "data": _DATA,
     "models": ("batch", "checksums", "distributed", "models"),
     "method": _METHOD,
@@ -52,8 +52,9 @@ DIDA = {
     "paper": ("data.classes",),
     "stored": ("config", "data", "evaluate", "models", "paper", "state"),
     "meter": ("batch", "data.loader", "distributed", "errors", "files", "terms"),
+    "trackers": ("errors", "events"),
     "run": (
-        "claim", "config", "data.classes", "errors", "events", "files", "provenance", "state", "terms",
+        "claim", "config", "data.classes", "errors", "files", "provenance", "state", "trackers",
     ),
     "assemble": (
         "batch", "config", "data", "device", "distributed", "method", "models", "optim", "options", "panel", "state",
@@ -70,8 +71,8 @@ DIDA = {
         "batch", "config", "data", "evaluate", "files", "options", "progress", "report", "state", "terms", "trained",
     ),
     "loop": (
-        "assemble", "batch", "config", "data", "kernels", "meter", "overview", "program", "run", "signals", "state",
-        "step",
+        "assemble", "batch", "config", "data", "kernels", "meter", "overview", "program", "progress", "run", "signals",
+        "state", "step",
     ),
     "command": (
         "assemble", "config", "data", "device", "distributed", "errors", "eval_config", "evaluate", "export",

@@ -25,6 +25,7 @@ from dida.data.loader import batches
 from dida.eval_config import EvalConfig
 from dida.export_config import ExportConfig
 from dida.options import flag
+from dida.report_config import ReportConfig
 from dida.step import train_step
 from tests.golden.curves import SMALL, make_files
 from tests.test_paper_map import claims
@@ -167,7 +168,8 @@ def program(span: str) -> str | None:
 def known(span: str) -> set[str] | None:
     """The flags that may stand in a piece of code; None where they are another program's."""
     name, train, score = program(span), set(options_of(Config)), set(options_of(EvalConfig))
-    written = {name if on else name.replace("--", "--no-") for name in options_of(ExportConfig) for on in (True, False)}
+    commands = options_of(ExportConfig) | options_of(ReportConfig)
+    written = {name if on else name.replace("--", "--no-") for name in commands for on in (True, False)}
     if name in FOREIGN:
         return None
     if name == "train.py":

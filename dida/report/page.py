@@ -57,13 +57,14 @@ def in_percent(share: float | None, digits: int = 1) -> str:
     return _DASH if share is None or math.isnan(share) else f"{100 * share:.{digits}f}"
 
 
-def _signed(share: float) -> str:
+def signed(share: float) -> str:
+    """A difference of shares in percent points, with its sign."""
     return _DASH if math.isnan(share) else f"{100 * share:+.1f}".replace("-", "−")
 
 
 def _difference(share: float) -> Element:
     kind = "same" if math.isnan(share) or abs(share) < 0.0005 else "up" if share > 0 else "down"
-    return element("td", _signed(share), class_=f"difference {kind}")
+    return element("td", signed(share), class_=f"difference {kind}")
 
 
 def _title(story: Story) -> str:
@@ -124,7 +125,7 @@ def _cards(story: Story, first: Subject, others: Sequence[Subject]) -> Iterator[
         mean = story.mean_iou(first)
         yield in_percent(mean), f"mIoU, percent, {len(story.declared)} classes"
         for other in others:
-            yield _signed(mean - story.mean_iou(other)), f"mIoU against {other.name}, points"
+            yield signed(mean - story.mean_iou(other)), f"mIoU against {other.name}, points"
         near = story.scores(measured, band=True).mean_iou[len(story.declared)]
         yield in_percent(near), f"mIoU within {BAND} pixels of a boundary"
         yield in_percent(measured.calibration_error), "ECE, percent: how far confidence is from accuracy"

@@ -16,7 +16,6 @@ from dida.data.video_file import VideoFile, whole_video
 from dida.evaluate import WHOLE_IMAGE, Inference
 from dida.labelling import Summary, label_pictures
 from dida.panel import legend
-from dida.progress import Progress
 from dida.trained import Trained, load_trained
 from tests.data.factories import make_folder, picture, save_image, scene
 from tests.engine.checkpoints import tiny_config, write_checkpoint
@@ -265,14 +264,3 @@ def test_pictures_are_found_below_a_folder_and_hidden_files_are_not(tmp_path):
     for nothing in ("empty", "nowhere"):
         with pytest.raises(FileNotFoundError, match=f"{nothing}: no picture there"):
             find_pictures(tmp_path / nothing)
-
-
-def test_progress_is_lines_where_there_is_no_terminal(capsys, monkeypatch):
-    monkeypatch.setattr("dida.progress.EVERY", 0.0)
-    with Progress(4, "labelling", "picture") as progress:
-        progress.advance()
-        progress.advance(3)
-    first, last = capsys.readouterr().err.splitlines()
-    assert first.startswith("labelling: 1 of 4 pictures, ")
-    assert last.startswith("labelling: 4 of 4 pictures, ")
-    assert last.endswith("0:00:00 to go")

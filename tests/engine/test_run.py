@@ -94,20 +94,6 @@ def test_a_resumed_log_is_that_of_an_uninterrupted_run(tmp_path):
     assert [event.step for event in shown] == [10, 20, 30, 40]
 
 
-def test_progress_is_one_readable_line(tmp_path):
-    run = start(changed(Config(), out=tmp_path / "run"))
-    scalars = {
-        "loss/source": 0.25, "loss/target": 1.5, "pseudo_coverage": 0.43, "lr": 6e-5, "lr_head": 6e-4,
-        "steps_per_second": 2.0, "data_wait": 0.02, "memory_gib": 8.12, "bank_fill": 1.0,
-    }  # fmt: skip
-    assert run.line(50, 40000, scalars) == (
-        "step    50/40000  source 0.2500  target 1.5000  lr 6.00e-05  2.00 it/s  ETA 5:32:55  mem 8.1 GiB  wait 2%  "
-        "confident 43%  bank 100%"
-    )
-    del scalars["pseudo_coverage"]
-    assert "confident" not in run.line(50, 40000, scalars)
-
-
 def test_without_tensorboard_the_log_is_metrics_alone_and_it_is_said(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(events, "MISSING", "no curves for TensorBoard: No module named 'tensorboard'")
     run = start(changed(Config(), out=tmp_path / "run"))

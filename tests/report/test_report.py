@@ -75,8 +75,20 @@ def test_every_picture_is_drawn_before_and_after_with_its_differences(report):
     assert "Worst pictures" in report
 
 
-def test_one_run_is_reported_alone(runs):
+def test_the_terminal_shows_the_gain_by_class(report, runs, capsys):
+    report_of(*runs, "--pictures", "0")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["IoU", "source", "dida", "gain"]
+    (mean,) = (line.split() for line in lines if line.startswith("mIoU"))
+    ours, theirs, difference = row(report, "mIoU (19)")[:3]
+    assert mean[-3:] == [theirs, ours, difference]
+    assert len(lines) == 19 + 3
+    assert lines[-1].startswith(f"report: {runs[0] / 'report.html'} (")
+
+
+def test_one_run_is_reported_alone(runs, capsys):
     text = report_of(runs[0])
+    assert capsys.readouterr().out.startswith("report: ")
     assert sections(text) == SECTIONS
     assert "Largest gains" not in text
     assert "where it is wrong" in text
