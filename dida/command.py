@@ -128,6 +128,7 @@ def _score(config: EvalConfig, trained: Trained, size: tuple[int, int], inferenc
         workers=data.workers if config.workers is None else config.workers,
         save_to=config.save_predictions,
         network=config.network,
+        alone=config.alone,
     )
     print("\n".join(score_table(report)))
     if config.json is not None:
