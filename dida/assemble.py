@@ -18,6 +18,7 @@ from dida.data import domains
 from dida.data.classes import ClassSet
 from dida.data.pairs import Pairs, View
 from dida.data.rare_class import RareClasses, rare_classes
+from dida.data.scaled_files import CachedFiles, ScaledFiles
 from dida.data.sources import Sources, labelled_sources
 from dida.data.statistics import Statistics
 from dida.device import find_device
@@ -166,6 +167,7 @@ def build_pairs(config: Config) -> tuple[Pairs, Tensor]:
         ),
         target_view=View(parse_size(data.tgt_size, option="--tgt-size"), crop, enlarge=data.enlarge),
         rare_classes=_rare_classes(config, source, statistics) if data.rare_class_sampling else None,
+        reader=CachedFiles(data.cache) if data.cache else ScaledFiles(),
     )
     return pairs, torch.from_numpy(statistics.pixels.sum(0))
 

@@ -147,6 +147,7 @@ def _score(config: EvalConfig, trained: Trained, size: tuple[int, int], inferenc
         save_to=config.save_predictions,
         network=config.network,
         world=world,
+        alone=config.alone,
     )
     print("\n".join(score_table(report)))
     if config.json is not None and world.leads:

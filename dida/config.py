@@ -39,6 +39,8 @@ class DataConfig:
     """Source crops and as many target crops in one step."""
     workers: Annotated[int, Range(0, 256)] = 4
     """Processes that load data; results do not depend on it."""
+    cache: Path | None = None
+    """Folder that keeps scaled pictures and labels, for this run and others: read in a tenth of the time or less."""
     rare_class_sampling: bool = True
     """Draw source pictures by rare classes instead of uniformly."""
     rare_class_temperature: Annotated[float, Above(0)] = 0.01
@@ -255,7 +257,9 @@ class Config:
 
 
 _ASKS_THE_BANK = {"instance_loss": "off", "regenerate_semantic": "none"}
-MAY_CHANGE = {"data_root", "workers", "device", "log_every", "panel_every", "save_every", "tracker"}  # on --resume
+MAY_CHANGE = {  # on --resume
+    "data_root", "workers", "cache", "device", "log_every", "panel_every", "save_every", "tracker",
+}  # fmt: skip
 MAY_GROW = {"steps"}  # on --resume: a run is extended, never cut short
 OF_ONE_COMMAND = ("config", "resume", "new_data", "check_data", "debug")  # no options of the run
 

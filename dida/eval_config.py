@@ -44,6 +44,8 @@ class EvalConfig:
     """Folder for predicted label maps: train_ids/, label_ids/ (as the Cityscapes server takes them) and colour/."""
     network: Literal["student", "teacher"] = "student"
     """Whose label maps are saved or drawn."""
+    alone: bool = False
+    """Score that network alone, in half of the time."""
     images: Path | None = None
     """Picture, video (.mp4, .avi), or folder of them, to be labelled instead of scoring; no label is read."""
     out: Path | None = None
@@ -67,6 +69,8 @@ class EvalConfig:
             raise ValueError("--out is where --images go; did you mean --save-predictions?")
         if self.images is None and self.confidence:
             raise ValueError("--confidence is written for --images, and none were named")
+        if self.images is not None and self.alone:
+            raise ValueError("--alone is for scores; --images are labelled by --network alone as it is")
         if self.stride and not self.window:
             raise ValueError("--stride is the way from one --window to the next, and none was asked for")
         if self.size is not None:

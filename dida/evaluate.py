@@ -5,8 +5,9 @@ enlarged bilinearly to the size of the label, and one confusion matrix is summed
 are left out; pixels of classes outside a subset are not. A second matrix counts the pixels near class boundaries alone.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,8 @@ from dida.progress import Progress
 LEAST = 32  # pixels a side that an encoder can look at
 BAND = 3  # pixels that the boundary band reaches to either side of a class boundary
 
-_LABELS = 256  # values that a label of bytes can take
+_COUNTERS = 2  # threads that count and write beside the networks
+_BEHIND = 4  # pictures that may wait for them; more would only take memory
 
 OnPrediction = Callable[[str, str, np.ndarray], None]  # (network, path of the image, [H, W] uint8 train ids)
 
@@ -88,10 +90,12 @@ class Evaluation(NamedTuple):
 def confusion(label: Tensor, predicted: Tensor, classes: int) -> Tensor:
     """[C, C] int64: pixels by (label, prediction). `label` holds 0 .. C-1 or 255 (left out), `predicted` 0 .. C-1.
 
-    Both have the same shape, any integer type, and one device, where the result stays.
+    Both are on the CPU and have the same shape, at most 16 megapixels of any integer type.
     """
-    pair = label.long() * classes + predicted.long()
-    return torch.bincount(pair.flatten(), minlength=_LABELS * classes).view(_LABELS, classes)[:classes]
+    pair = label.numpy().astype(np.uint16) << 8 | predicted.numpy().astype(np.uint16)
+    # Seven times faster than bincount. It counts in integers and hands out float32.
+    pixels = cv2.calcHist([pair.reshape(1, -1)], [0], None, [1 << 16], [0, 1 << 16])
+    return torch.from_numpy(pixels.reshape(256, 256)[:classes, :classes].astype(np.int64))
 
 
 def boundary_band(label: np.ndarray, width: int = BAND) -> np.ndarray:
@@ -143,7 +147,8 @@ def class_scores(model: nn.Module, image: Tensor, inference: Inference) -> Tenso
 
 def predict(model: nn.Module, image: Tensor, size: tuple[int, int], inference: Inference) -> Tensor:
     """Train ids [B, H, W] uint8 at `size` = (H, W) of normalised images [B, 3, h, w], scores enlarged bilinearly."""
-    return enlarged(class_scores(model, image, inference), size).argmax(1).to(torch.uint8)
+    # The same as argmax, in a quarter of its time on a CPU.
+    return enlarged(class_scores(model, image, inference), size).max(1).indices.to(torch.uint8)
 
 
 def enlarged(scores: Tensor, size: tuple[int, int]) -> Tensor:
@@ -184,18 +189,13 @@ def evaluate(
     """Score networks of these classes, all on one device, in one pass over the images (`LabelledImages`).
 
     `declared`: train ids of the classes that the labels can spell, which means are over; by default all.
-    `on_prediction` is handed every predicted label map. Several processes of a `world` share the pictures, and what is
-    found is of all. Raises ImageFileError for a file that cannot be used, and
-    ValueError if no pixel of the labels belongs to a class.
+    `on_prediction` is handed every predicted label map, by several threads. Several processes of a `world` share the
+    pictures, and what is found is of all. Raises ImageFileError for a file that cannot be used, and ValueError if no
+    pixel of the labels belongs to a class.
     """
     device = next(next(iter(networks.values())).parameters()).device
     normalise = Normalise().to(device)
-    C = len(class_set)
-    total, in_band = (
-        {name: torch.zeros(C, C, dtype=torch.int64, device=device) for name in networks} for _ in range(2)
-    )
-    sizes: Counter[tuple[int, int]] = Counter()
-    unknown: dict[Path, dict[int, int]] = {}
+    tally = _Tally(networks, len(class_set))
     order = range(world.rank, len(images), world.size)  # type: ignore[arg-type]
     pin = device.type == "cuda"
     # One by one: sizes differ within a data set.
@@ -204,30 +204,27 @@ def evaluate(
         ReadAhead(images, order, batch_size=None, workers=workers, pin_memory=pin) as samples,
         evaluating(*networks.values()),
         Progress(len(order), "scoring", "image") as progress,
+        ThreadPoolExecutor(_COUNTERS) as counters,
     ):
+        behind: deque[Future[_Picture]] = deque()
         for sample in samples:
-            image = normalise(sample.image.to(device, non_blocking=True))[None]
-            label = sample.label.to(device, non_blocking=True)
-            band_HW = torch.from_numpy(boundary_band(sample.label.numpy())).to(device, non_blocking=True)
-            sizes[label.shape[1], label.shape[0]] += 1
-            unknown[Path(sample.path)] = sample.unknown
-            for name, network in networks.items():
-                predicted = predict(network, image, tuple(label.shape), inference)[0]
-                total[name] += confusion(label, predicted, C)
-                in_band[name] += confusion(label.where(band_HW, IGNORE), predicted, C)
-                if on_prediction is not None:
-                    on_prediction(name, sample.path, predicted.cpu().numpy())
+            image, size = normalise(sample.image.to(device, non_blocking=True))[None], tuple(sample.label.shape)
+            predicted = {name: predict(network, image, size, inference)[0] for name, network in networks.items()}
+            behind.append(counters.submit(_count, sample, predicted, len(class_set), on_prediction))
+            while len(behind) > _BEHIND:
+                tally.add(behind.popleft().result())
             progress.advance()
-    total, in_band = ({name: world.sum(matrix) for name, matrix in own.items()} for own in (total, in_band))
-    sizes = sum(world.values(sizes), Counter())
-    unknown = {path: ids for found in world.values(unknown) for path, ids in found.items()}
+        for picture in behind:
+            tally.add(picture.result())
+    tally = tally.over(world)
+    total, in_band, sizes = tally.total, tally.in_band, tally.sizes
     _require_labels(total, sum(sizes.values()))
     subsets = class_set.subsets if declared is None else class_set.subsets_among(declared)
     scores, band = ({name: score(matrix, subsets) for name, matrix in counted.items()} for counted in (total, in_band))
     pixels = sum(width * height * count for (width, height), count in sizes.items())
     share = int(next(iter(total.values())).sum()) / pixels
-    tally = tally_unknown(list(unknown.values()), list(unknown))
-    return Evaluation(scores, band, sum(sizes.values()), dict(sizes), share, tally)
+    unknown = tally_unknown(list(tally.unknown.values()), list(tally.unknown))
+    return Evaluation(scores, band, sum(sizes.values()), dict(sizes), share, unknown)
 
 
 def _require_labels(total: dict[str, Tensor], images: int) -> None:
@@ -236,6 +233,63 @@ def _require_labels(total: dict[str, Tensor], images: int) -> None:
             f"none of the {images} labels holds a pixel of a class, so there is nothing to score: "
             "benchmarks publish their test split without labels"
         )
+
+
+class _Picture(NamedTuple):
+    """What was counted of one picture."""
+
+    path: Path
+    unknown: dict[int, int]  # pixels by raw id that the format of the labels does not define
+    size: tuple[int, int]  # (width, height) of its label
+    total: dict[str, Tensor]  # [C, C] int64 by network
+    in_band: dict[str, Tensor]
+
+
+class _Tally:
+    """Sums over pictures."""
+
+    def __init__(self, networks: Iterable[str], classes: int) -> None:
+        self.total, self.in_band = (
+            {name: torch.zeros(classes, classes, dtype=torch.int64) for name in networks} for _ in range(2)
+        )
+        self.sizes: Counter[tuple[int, int]] = Counter()
+        self.unknown: dict[Path, dict[int, int]] = {}
+
+    def add(self, picture: _Picture) -> None:
+        self.sizes[picture.size] += 1
+        self.unknown[picture.path] = picture.unknown
+        for name in self.total:
+            self.total[name] += picture.total[name]
+            self.in_band[name] += picture.in_band[name]
+
+    def over(self, world: World) -> "_Tally":
+        """The sum of what all processes have counted."""
+        total = _Tally(self.total, len(next(iter(self.total.values()))))
+        total.total, total.in_band = (
+            {name: world.sum(matrix) for name, matrix in own.items()} for own in (self.total, self.in_band)
+        )
+        total.sizes = sum(world.values(self.sizes), Counter())
+        total.unknown = {path: ids for found in world.values(self.unknown) for path, ids in found.items()}
+        return total
+
+
+def _count(
+    sample: LabelledImage, predicted: Mapping[str, Tensor], classes: int, on_prediction: OnPrediction | None
+) -> _Picture:
+    """Beside the thread that launches the networks: only this one waits for the device."""
+    label = sample.label
+    near = label.where(torch.from_numpy(boundary_band(label.numpy())), IGNORE)
+    found = {name: train_ids.cpu() for name, train_ids in predicted.items()}
+    if on_prediction is not None:
+        for name, train_ids in found.items():
+            on_prediction(name, sample.path, train_ids.numpy())
+    return _Picture(
+        Path(sample.path),
+        sample.unknown,
+        (label.shape[1], label.shape[0]),
+        {name: confusion(label, train_ids, classes) for name, train_ids in found.items()},
+        {name: confusion(near, train_ids, classes) for name, train_ids in found.items()},
+    )
 
 
 def _seen(model: nn.Module, image: Tensor, inference: Inference) -> Tensor:

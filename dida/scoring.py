@@ -32,10 +32,11 @@ def score_domain(
     save_to: Path | None = None,
     network: str = "student",
     world: World = ALONE,
+    alone: bool = False,
 ) -> Report:
     """Score the networks, of a run student and teacher, at the labels' own resolution.
 
-    Label maps of `network` go below `save_to`.
+    Label maps of `network` go below `save_to`; `alone`: only that one is scored.
 
     Labels are matched with the network's classes by name; scores are of the classes that both know.
     `size` (width, height): each image is scaled to fit into it. Several processes of a `world` share the pictures;
@@ -45,7 +46,7 @@ def score_domain(
     domain = domain.seen_as(trained.class_set)
     try:
         found = evaluate(
-            trained.networks,
+            {network: trained.require(network)} if alone else trained.networks,
             LabelledImages(domain, size, enlarge=trained.config.data.enlarge),
             trained.class_set,
             declared=domain.declared,

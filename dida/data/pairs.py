@@ -19,16 +19,15 @@ from torch.utils.data import Dataset
 
 from dida.data.colour_distortion import distorted, draw_distortion
 from dida.data.domains import LabelledDomain, UnlabelledDomain
-from dida.data.image_file import read_image, read_label, require_same_size
+from dida.data.image_file import require_same_size
 from dida.data.rare_class import RareClasses
+from dida.data.scaled_files import CachedFiles, ScaledFiles
 from dida.data.sources import Sources
 from dida.data.transforms import (
     cut_image,
     cut_label,
     random_crop,
     rare_class_crop,
-    scaled_image,
-    scaled_label,
     shown,
     varied_crop,
 )
@@ -87,6 +86,7 @@ class Pairs(Dataset[Sample]):
         source_view: View,
         target_view: View,
         rare_classes: RareClasses | None = None,
+        reader: ScaledFiles | CachedFiles | None = None,
     ) -> None:
         """Raises TypeError if the target knows labels, ValueError for views that do not fit together."""
         if not isinstance(target, UnlabelledDomain):
@@ -102,6 +102,7 @@ class Pairs(Dataset[Sample]):
         self.source, self.target = source, target
         self.source_view, self.target_view = source_view, target_view
         self.rare_classes = rare_classes
+        self.reader = reader or ScaledFiles()
         self.seed = seed
 
     def __getitem__(self, index: int) -> Sample:
@@ -145,8 +146,9 @@ class Pairs(Dataset[Sample]):
         rare = None if self.rare_classes is None else self.rare_classes.draw(files)
         file = self._uniform(files) if rare is None else rare.file
 
-        native_label = read_label(domain.labels[file], domain.encoding(file))
-        label = scaled_label(native_label, view.scale, enlarge=view.enlarge)
+        label, label_hw = self.reader.label(
+            domain.labels[file], domain.encoding(file), view.scale, enlarge=view.enlarge
+        )
         if rare is None:
             at = varied_crop(rng, label, view.crop, view.cat_max_ratio)
         else:
@@ -160,9 +162,8 @@ class Pairs(Dataset[Sample]):
             )
         flip = bool(rng.random() < view.flip_chance)
 
-        native_image = read_image(domain.images[file])
-        require_same_size(domain.images[file], native_image.shape, domain.labels[file], native_label.shape)
-        image = scaled_image(native_image, view.scale, enlarge=view.enlarge)
+        image, image_hw = self.reader.image(domain.images[file], view.scale, enlarge=view.enlarge)
+        require_same_size(domain.images[file], image_hw, domain.labels[file], label_hw)
         if view.distort_colours:  # before the cut, whose padding keeps the mean colour
             image = distorted(image, draw_distortion(self._rng(index, _Stream.SOURCE_COLOUR)))
         return file, cut_image(image, at, view.crop, flip=flip), cut_label(label, at, view.crop, flip=flip)
@@ -177,7 +178,7 @@ class Pairs(Dataset[Sample]):
         rng = self._rng(index, _Stream.TARGET_CROP)
         view = self.target_view
         file = int(self._rng(index, _Stream.TARGET_FILE).integers(len(self.target.images)))
-        image = scaled_image(read_image(self.target.images[file]), view.scale, enlarge=view.enlarge)
+        image = self.reader.image(self.target.images[file], view.scale, enlarge=view.enlarge).pixels
         at = random_crop(rng, (image.shape[1], image.shape[0]), view.crop)
         flip = bool(rng.random() < view.flip_chance)
         return file, cut_image(image, at, view.crop, flip=flip), shown(image, at, view.crop)

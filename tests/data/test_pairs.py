@@ -4,16 +4,14 @@ import contextlib
 import os
 import shutil
 import sys
-from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from dida.batch import MEAN
-from dida.data import domains, image_file, pairs
+from dida.data import domains, pairs, scaled_files
 from dida.data.image_file import ImageFileError
 from dida.data.pairs import Pairs, View
 
@@ -117,12 +115,8 @@ def test_rare_class_crops_show_the_class_they_were_drawn_for(root):
 
 
 def test_each_file_is_decoded_once_however_many_crops_are_rejected(root, monkeypatch):
-    opened = []
-    real_open, real_imread = Image.open, cv2.imread
-    monkeypatch.setattr(image_file.Image, "open", lambda path: opened.append(path) or real_open(path))
-    monkeypatch.setattr(
-        image_file.cv2, "imread", lambda path, flags: opened.append(Path(path)) or real_imread(path, flags)
-    )
+    opened, real = [], scaled_files.encoded_file
+    monkeypatch.setattr(scaled_files, "encoded_file", lambda path, kind: opened.append(path) or real(path, kind))
     for source in ("gta5", "synthia"):
         data = make_pairs(root, source=source)
         data.rare_classes = data.rare_classes._replace(min_crop_pixels=1e9)  # refuses every crop
@@ -157,18 +151,15 @@ def recorded_file_access():
         _recorders.pop()
 
 
-def test_target_labels_are_neither_opened_nor_listed(tmp_path, monkeypatch):
+def test_target_labels_are_neither_opened_nor_listed(tmp_path):
     make_gta(tmp_path, 2)
     make_cityscapes(tmp_path, labelled=("train",), train=3)
-    read_with_opencv = []
-    real_imread = cv2.imread
-    monkeypatch.setattr(cv2, "imread", lambda *a: read_with_opencv.append(a[0]) or real_imread(*a))
     with recorded_file_access() as paths:
         data = make_pairs(tmp_path)
         for i in range(10):
             data[i]
     assert any("leftImg8bit" in path for path in paths)
-    assert not [path for path in (*paths, *read_with_opencv) if "gtFine" in path]
+    assert not [path for path in paths if "gtFine" in path]
 
 
 def test_the_recorder_would_notice(tmp_path):

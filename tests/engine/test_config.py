@@ -9,8 +9,8 @@ from dida.config import MAY_CHANGE, Config, changed, flat, from_dict, to_dict
 
 OPTIONS = """
 method recipe config resume new_data check_data debug
-src tgt data_root src_size tgt_size enlarge crop batch_size workers rare_class_sampling rare_class_temperature
-rare_class_pixels rare_class_share rare_class_crop_share source_colour max_class_share
+src tgt data_root src_size tgt_size enlarge crop batch_size workers cache rare_class_sampling
+rare_class_temperature rare_class_pixels rare_class_share rare_class_crop_share source_colour max_class_share
 backbone head weights init embed_dim drop_path
 steps lr head_lr_factor weight_decay warmup
 self_training teacher_momentum teacher_norm threshold pseudo_weight confidence ignore_top ignore_bottom mix_classes

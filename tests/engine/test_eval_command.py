@@ -49,6 +49,17 @@ def test_a_run_is_scored_into_table_json_and_label_maps(run, data, tmp_path):
         assert len(list((maps / kind).iterdir())) == 3
 
 
+@pytest.mark.parametrize("network", ["student", "teacher"])
+def test_one_network_alone_has_the_same_scores(run, tmp_path, capsys, network):
+    both, one = tmp_path / "both.json", tmp_path / "one.json"
+    evaluate(run, "--workers", "0", "--json", both)
+    evaluate(run, "--workers", "0", "--json", one, "--network", network, "--alone")
+    assert f"19 classes (16 and 13 below), {network}, scored" in capsys.readouterr().out
+    expected = json.loads(both.read_text())
+    del expected["teacher" if network == "student" else "student"]
+    assert json.loads(one.read_text()) == expected
+
+
 def test_a_named_checkpoint_window_flip_and_worker_change_what_they_say(run, tmp_path, capsys):
     path = run / "checkpoints" / "step_000200.pt"
     options = ["--window", "32", "--flip", "--size", "128x64", "--workers", "1", "--json", tmp_path / "x.json"]

@@ -212,6 +212,26 @@ def test_scores_are_enlarged_before_the_argmax():
     assert torch.equal(predicted.long(), expected)
 
 
+def test_of_equal_scores_the_first_class_is_taken():
+    """As argmax does."""
+    scores = torch.randint(0, 3, (2, CLASSES, 32, 48), generator=torch.Generator().manual_seed(0)).float()
+    net = nn.Module()
+    net.forward = lambda x: Prediction(scores, scores, scores)
+    predicted = predict(net, torch.zeros(2, 3, 32, 48), (32, 48), WHOLE_IMAGE)
+    assert torch.equal(predicted.long(), scores.argmax(1))
+
+
+def test_what_a_prediction_is_handed_to_may_refuse_it():
+    """A full disk, in a thread beside the networks."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device", "a.png")
+
+    pictures = [sample((6, 8), (6, 8), i) for i in range(9)]
+    with pytest.raises(OSError, match="No space left"):
+        evaluate({"student": PixelNet()}, pictures, CITYSCAPES_CLASSES, on_prediction=refuse)
+
+
 def test_every_label_is_scored_at_its_own_size():
     samples = [sample((6, 8), (12, 16), 1), sample((6, 8), (12, 16), 2), sample((5, 9), (10, 18), 3)]
     samples[0].label[:, :10] = 3  # the others are noise, all of it near a boundary

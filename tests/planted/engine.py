@@ -282,8 +282,8 @@ PLANTS = [
     Plant(
         "dida/evaluate.py",
         "labels and predictions are exchanged",
-        "label.long() * classes + predicted.long()",
-        "predicted.long() * classes + label.long()",
+        "label.numpy().astype(np.uint16) << 8 | predicted.numpy()",
+        "predicted.numpy().astype(np.uint16) << 8 | label.numpy()",
         f"{ENGINE}/test_evaluate.py",
     ),
     Plant(
