@@ -33,7 +33,7 @@ CORES = 2  # that class statistics are extrapolated to
 SIDE = 512  # of a crop
 
 
-class Published(NamedTuple):
+class Released(NamedTuple):
     """A data set as it is published."""
 
     name: str
@@ -45,9 +45,9 @@ class Published(NamedTuple):
 
 
 PUBLISHED = (
-    Published("gta5", 24_966, (1914, 1052), (1280, 720), "gta/images/{i:05d}.png", "gta/labels/{i:05d}.png"),
-    Published("synthia", 9_400, (1280, 760), (1280, 760), "synthia/RGB/{i:07d}.png", "synthia/GT/LABELS/{i:07d}.png"),
-    Published(
+    Released("gta5", 24_966, (1914, 1052), (1280, 720), "gta/images/{i:05d}.png", "gta/labels/{i:05d}.png"),
+    Released("synthia", 9_400, (1280, 760), (1280, 760), "synthia/RGB/{i:07d}.png", "synthia/GT/LABELS/{i:07d}.png"),
+    Released(
         "cityscapes",
         2_975,
         (2048, 1024),
@@ -90,7 +90,7 @@ def made_image(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     return np.clip(smooth + rng.normal(0, 1.2, smooth.shape).round(), 0, 255).astype(np.uint8)
 
 
-def make_files(root: Path, data: Published, files: int) -> None:
+def make_files(root: Path, data: Released, files: int) -> None:
     """Pictures and labels where, and as, the data set has them."""
     rng = np.random.default_rng(0)
     for i in range(1, files + 1):
@@ -109,7 +109,7 @@ def make_files(root: Path, data: Published, files: int) -> None:
         picture.save(label)
 
 
-def seconds(work: Callable[[int], object], count: int, passes: int) -> float:
+def processor_seconds(work: Callable[[int], object], count: int, passes: int) -> float:
     """Of the processor, for one of `count` items; the fastest of several passes."""
     found = []
     for _ in range(passes):
@@ -120,7 +120,7 @@ def seconds(work: Callable[[int], object], count: int, passes: int) -> float:
     return min(found)
 
 
-def stages(root: Path, data: Published, options: LoadingOptions) -> Iterator[tuple[str, float]]:
+def stages(root: Path, data: Released, options: LoadingOptions) -> Iterator[tuple[str, float]]:
     """Seconds of one core for one picture, by what is done with it."""
     domain = domains.labelled(data.name, root, "train")
     images, labels, raw = domain.images, domain.labels, domain.raw
@@ -149,7 +149,7 @@ def stages(root: Path, data: Published, options: LoadingOptions) -> Iterator[tup
     }
     for name, do in work.items():
         do(0)
-        yield name, seconds(do, len(images), options.passes)
+        yield name, processor_seconds(do, len(images), options.passes)
 
 
 def samples(root: Path, source: str, options: LoadingOptions) -> dict[str, float]:
@@ -167,12 +167,12 @@ def samples(root: Path, source: str, options: LoadingOptions) -> dict[str, float
     for name, reader in (("decoded", ScaledFiles()), ("cached", CachedFiles(root / "cache"))):
         pairs.reader = reader
         count = 4 * options.files
-        seconds(pairs.__getitem__, count, 1)
-        found[name] = seconds(pairs.__getitem__, count, options.passes)
+        processor_seconds(pairs.__getitem__, count, 1)
+        found[name] = processor_seconds(pairs.__getitem__, count, options.passes)
     return found
 
 
-def measure(options: LoadingOptions) -> dict[str, dict[str, float]]:
+def time_stages(options: LoadingOptions) -> dict[str, dict[str, float]]:
     """Milliseconds of one core for one picture or sample, by data set and stage."""
     start_worker()  # in a worker's way: one thread
     found = {}
@@ -188,7 +188,7 @@ def measure(options: LoadingOptions) -> dict[str, dict[str, float]]:
     return found
 
 
-def report(found: dict[str, dict[str, float]], options: LoadingOptions) -> Iterator[str]:
+def loading_lines(found: dict[str, dict[str, float]], options: LoadingOptions) -> Iterator[str]:
     """The table, line by line."""
     for name, by_stage in found.items():
         yield f"\n{name:32}{'ms':>10}{'a second':>10}"
@@ -205,7 +205,7 @@ def report(found: dict[str, dict[str, float]], options: LoadingOptions) -> Itera
 
 def main(options: LoadingOptions) -> None:
     """Measure and print."""
-    print("\n".join(report(measure(options), options)))
+    print("\n".join(loading_lines(time_stages(options), options)))
 
 
 if __name__ == "__main__":

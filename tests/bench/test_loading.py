@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.loading import PUBLISHED, LoadingOptions, make_files, report
+from bench.loading import PUBLISHED, LoadingOptions, loading_lines, make_files
 from dida.data import domains
 from dida.data.image_file import read_image, read_label
 
@@ -20,7 +20,7 @@ def test_made_files_are_read_as_the_data_set_and_weigh_as_much(tmp_path):
 
 def test_workers_and_labels_are_counted_from_the_times():
     found = {data.name: {"count the label": 4.0} for data in PUBLISHED} | {"a to b": {"sample, decoded": 80.0}}
-    lines = list(report(found, LoadingOptions(batch_size=2, steps=(0.2, 0.1, 0.03))))
+    lines = list(loading_lines(found, LoadingOptions(batch_size=2, steps=(0.2, 0.1, 0.03))))
     sample = next(line for line in lines if "sample, decoded" in line)
     assert "12.5" in sample  # a second
     assert "1 for 0.2 s, 2 for 0.1 s, 6 for 0.03 s" in sample
