@@ -194,7 +194,8 @@ def run_export(config: ExportConfig) -> None:
         agreement = compare(_written(config, trained, program, out), program, pictures)
         if agreement.wrong:
             raise UserError(f"{out}: is not the network: {agreement}. Do not use it, and please report it")
-    print(f"{out}: the {config.network} of step {trained.step}, as {config.format}")
+    of = trained.path.name if trained.family else f"step {trained.step}"
+    print(f"{out}: the {config.network} of {of}, as {config.format}")
     print(f"checked against the network on {agreement}")
 
 
