@@ -37,7 +37,9 @@ def label_command(args: Sequence[str]) -> None:
     places = list(args[:2])
     if len(places) == 2 and not any(place.startswith("-") for place in places):
         args = [places[0], "--images", *args[1:]]
-    elif not {"-h", "--help", "--images"} & set(args):
+    elif {"-h", "--help", "--help-all"} & set(args):
+        print("usage: dida label RUN PICTURES [OPTIONS], with the options of dida eval that are about pictures\n")
+    elif "--images" not in args:
         sys.exit("dida label: which network, and which pictures? dida label RUN PICTURES [--out DIR]")
     eval_command(args)
 
