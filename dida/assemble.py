@@ -74,6 +74,7 @@ def assemble(config: Config, world: World = ALONE) -> Parts:
     class_set = pairs.source.class_set
     torch.manual_seed(config.run.seed)
     student, imagenet = load_networks(config, class_set, device)
+    _require_statistics(config, student)
     state = build_state(config, class_set, pixels_C, device, student=student, world=world)
     if config.resume:
         path = latest(config.resume)
@@ -96,6 +97,16 @@ def join(parts: Parts) -> Parts:
     for network in (parts.state.student, parts.state.teacher):
         over_all_processes(network, world)
     return parts._replace(method=replicated(parts.method, parts.state.student))
+
+
+def _require_statistics(config: Config, student: Segmentor) -> None:
+    """Raise ValueError where a batch norm of the encoder would see one number, which has no variance."""
+    crop, batch = config.data.crop, config.data.batch_size
+    if crop <= 32 and batch == 1 and any(isinstance(module, nn.BatchNorm2d) for module in student.backbone.modules()):
+        raise ValueError(
+            f"--crop {crop} with --batch-size 1: the coarsest map of {config.model.backbone} is one pixel, too few for "
+            "its batch norm; raise one of the two"
+        )
 
 
 def _require_same_run(config: Config, pairs: Pairs, checkpoint: dict[str, Any], path: Path) -> None:

@@ -1,10 +1,14 @@
 """Requests to stop: Ctrl-C on a terminal, and what batch systems and shells send."""
 
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+if not hasattr(signal, "SIGHUP"):  # the first thing that every program imports
+    sys.exit("DIDA runs on Linux, and on the CPU of a Mac; on Windows, use its Subsystem for Linux")
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 ONE_REQUEST = 1.0  # seconds: `timeout` and terminals send a signal to the process and to its group

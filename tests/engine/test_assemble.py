@@ -325,3 +325,15 @@ def test_a_random_bank_is_full_and_of_the_seed():
     assert torch.equal(random_bank(0), random_bank(0))
     assert not torch.equal(random_bank(0), random_bank(1))
     assert random_bank(0).norm(dim=1).allclose(torch.ones(40))
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_efficientnet", "resnet18", "mobilenetv3_small_050"])
+def test_a_batch_norm_of_one_number_is_refused_before_the_first_step(backbone):
+    config = changed(Config(), backbone=backbone, crop=32, batch_size=1, weights="none")
+    student = build_student(config, CITYSCAPES_CLASSES)
+    with pytest.raises(
+        ValueError, match=f"^--crop 32 with --batch-size 1: the coarsest map of {backbone} is one pixel"
+    ):
+        assembling._require_statistics(config, student)
+    for other in (changed(config, crop=64), changed(config, batch_size=2)):
+        assembling._require_statistics(other, student)

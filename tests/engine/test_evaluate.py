@@ -22,6 +22,7 @@ from dida.evaluate import (
     predict,
     score,
 )
+from dida.models.segmentor import Segmentor
 
 CLASSES, NAMES, SUBSETS = len(CITYSCAPES_CLASSES), CITYSCAPES_CLASSES.names, CITYSCAPES_CLASSES.subsets
 
@@ -289,3 +290,12 @@ def test_labels_without_any_class_are_refused():
     nothing = sample((6, 8), (6, 8))._replace(label=torch.full((6, 8), IGNORE, dtype=torch.uint8))
     with pytest.raises(ValueError, match="none of the 1 labels"):
         evaluate({"student": PixelNet()}, [nothing], CITYSCAPES_CLASSES)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (10, 200), (31, 40), (200, 3), (16, 16)])
+@pytest.mark.parametrize("inference", [WHOLE_IMAGE, Inference(16, 8), Inference(64, 64, flip=True)])
+def test_pictures_smaller_than_an_encoder_can_look_at_are_labelled(size, inference):
+    network = Segmentor("mit_b0", CLASSES, 16, 0.0)
+    picture = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    with evaluating(network):
+        assert predict(network, picture, size, inference).shape == (1, *size)

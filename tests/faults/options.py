@@ -136,7 +136,6 @@ def config_cases(places: Places) -> Iterator[Case]:
     for name, value in {
         "seed": 7,
         "method": "daformer",
-        "steps": 1,
         "crop": 32,
         "lr": 1e-3,
         "embed_dim": 32,
