@@ -95,7 +95,6 @@ class Keeper:
 
     def write_what_is_due(self, batch: Batch, trace: Trace) -> None:
         """After a step. Raises NonFinite, OSError."""
-        self.progress.advance()
         step, every = self._parts.state.step, self._every
         saves = due(step, every.save_every) or step == self._steps
         logs, draws = due(step, every.log_every) or saves, due(step, every.panel_every)

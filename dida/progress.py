@@ -69,12 +69,8 @@ class StepProgress:
             total=steps, initial=done, file=sys.stdout, disable=None, dynamic_ncols=True, bar_format=_BAR
         )  # disabled where there is no terminal
 
-    def advance(self) -> None:
-        """One more step is done. Raises OSError where the terminal is gone."""
-        self._bar.update()
-
     def say(self, step: int, scalars: dict[str, float]) -> None:
-        """What `Meter.flush` returned of step `step`. Raises OSError."""
+        """What `Meter.flush` returned of step `step`. Raises OSError where the terminal is gone."""
         new = [name for name in shown_terms(scalars) if name not in self._explained]
         self._explained.update(new)
         for name in new:
@@ -84,7 +80,10 @@ class StepProgress:
             print(progress_line(step, self._steps, scalars), flush=True)
         else:
             room = shutil.get_terminal_size().columns - _BAR_ALONE
-            self._bar.set_postfix_str(fitting([_short(name, scalars[name]) for name in shown_terms(scalars)], room))
+            said = fitting([_short(name, scalars[name]) for name in shown_terms(scalars)], room)
+            self._bar.set_postfix_str(said, refresh=False)
+            self._bar.n = step
+            self._bar.refresh()
 
     def __enter__(self) -> "StepProgress":
         return self

@@ -59,7 +59,6 @@ def test_a_bar_fits_its_terminal(monkeypatch, columns):
     terminal = Terminal()
     monkeypatch.setattr("sys.stdout", terminal)
     with StepProgress(40000, 12340) as progress:
-        progress.advance()
         progress.say(12341, SCALARS)
     drawn = re.split(r"[\r\n]", terminal.getvalue())
     bars = [line for line in drawn if "/40000" in line]

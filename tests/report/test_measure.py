@@ -58,12 +58,12 @@ def test_the_calibration_error_is_the_distance_between_confidence_and_accuracy()
 
 
 def test_what_needs_no_label_is_measured_without_any():
-    found = look([[IGNORE, IGNORE]], student=[[0.5, 0.99]], teacher=[[0.4, 0.01]])
+    found = look([[IGNORE] * 3], student=[[0.5, 0.99, 0.5]], teacher=[[0.4, 0.01, 0.3]])
     student = found.networks["student"]
     certain = -(0.99 * math.log2(0.99) + 0.01 * math.log2(0.01))
-    assert student.entropy == pytest.approx((1 + certain) / 2, abs=1e-5)
-    assert student.confident == pytest.approx(0.5)  # above the threshold of 0.968
-    assert found.agreement == pytest.approx(0.5)
+    assert student.entropy == pytest.approx((1 + certain + 1) / 3, abs=1e-5)
+    assert student.confident == pytest.approx(1 / 3)  # above the threshold of 0.968
+    assert found.agreement == pytest.approx(2 / 3)
     assert math.isnan(student.calibration_error)
     assert np.isnan(student.picture_iou).all()
 

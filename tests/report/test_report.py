@@ -52,6 +52,9 @@ def test_the_scores_are_those_of_eval(report, runs, tmp_path):
     assert row(report, "mIoU (19)")[:2] == [f"{first:.1f}", f"{second:.1f}"]
     assert row(report, "mIoU (19)")[2].replace("−", "-") == f"{first - second:+.1f}"
     assert row(report, "mIoU (19) near boundaries")[0] == f"{scores[0]['band']['mIoU']['19']:.1f}"
+    cards = dict(re.findall("<div><b>(.*?)</b><span>(.*?)</span></div>", report))
+    assert cards[f"{first:.1f}"] == "mIoU, percent, 19 classes"
+    assert cards[f"{scores[0]['band']['mIoU']['19']:.1f}"] == "mIoU within 3 pixels of a boundary"
     assert row(report, "pixels right")[:2] == [f"{values['aAcc']:.1f}" for values in scores]
     assert row(report, "road")[0] == f"{scores[0]['IoU']['road']:.1f}"
 
