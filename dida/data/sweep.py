@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from dida.data.workers import WorkerDied, start_worker
+from dida.data.workers import WorkerDied, start_method, start_worker
 from dida.signals import starting_workers
 
 _Item = TypeVar("_Item")
@@ -32,7 +32,7 @@ def sweep(
         if workers == 0 or len(items) < _WORTH_PROCESSES:
             return [_counted(bar, function(item)) for item in items]
         try:
-            with ProcessPoolExecutor(workers, initializer=start_worker) as pool:
+            with ProcessPoolExecutor(workers, mp_context=start_method(), initializer=start_worker) as pool:
                 try:
                     with starting_workers():
                         results = pool.map(function, items, chunksize=_CHUNK)

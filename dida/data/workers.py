@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import connection
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any
@@ -31,7 +32,18 @@ from dida.signals import ignore_signals, starting_workers
 PATIENCE = 1.0  # seconds until a worker that does not end when it is asked to, stuck in a read perhaps, is killed
 _DYING = 5.0  # seconds that the system takes at most to bury a process, a dump of its memory included
 _END = signal.SIGUSR2
+# A fork copies locks that other threads hold, and not the threads: Python warns of it since 3.12. From then on a server
+# is forked that has imported everything and does nothing else. Earlier a fork is what starts at once.
+START = "forkserver" if sys.version_info >= (3, 12) else "fork"
 _SHARED = "/dev/shm"
+
+
+def start_method() -> BaseContext:
+    """How processes that read data are started; what they are handed must be picklable."""
+    context = multiprocessing.get_context(START)
+    if START == "forkserver":
+        context.set_forkserver_preload([__name__])
+    return context
 
 
 class WorkerDied(UserError):
@@ -76,6 +88,7 @@ class ReadAhead(Iterator[Any]):
                 collate_fn=_one if batch_size is None else _batched,
                 pin_memory=pin_memory,
                 worker_init_fn=start_worker,
+                multiprocessing_context=start_method() if workers else None,
             )
         others = set(multiprocessing.active_children())
         self._main_thread = threading.current_thread() is threading.main_thread()

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from typing import Any, NamedTuple
 
 import pytest
@@ -15,9 +16,12 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter as Iterat
 
 from dida.data import sweep as sweeping
 from dida.data.image_file import ImageFileError
+from dida.data.pairs import Pairs
 from dida.data.sweep import sweep
 from dida.data.workers import ReadAhead, WorkerDied
 from dida.signals import STOPPING
+
+from .samples import make_pairs, same
 
 
 class Item(NamedTuple):
@@ -47,7 +51,8 @@ def read_ahead(data: Dataset[Item], *, batch_size: int | None = None, workers: i
 
 @pytest.fixture(autouse=True)
 def _looks_often(monkeypatch):
-    """PyTorch looks after its workers every 5 seconds."""
+    """PyTorch looks after its workers every 5 seconds; and what most of these tests hand them takes a fork."""
+    monkeypatch.setattr("dida.data.workers.START", "fork")
     monkeypatch.setattr(Iterating._try_get_data, "__defaults__", (0.1,))
 
 
@@ -59,6 +64,35 @@ def test_items_come_in_order_and_processes_go(batch_size, workers):
     pictures = [item.picture for item in found] if batch_size is None else [p for item in found for p in item.picture]
     assert [int(p.unique()) for p in pictures] == list(range(12))
     assert found[0].name == ("0.png" if batch_size is None else tuple(f"{i}.png" for i in range(batch_size)))
+    assert multiprocessing.active_children() == []
+
+
+class EndingBadly(Dataset[Any]):
+    """A few samples, then a file that cannot be read. No closure, which another process could not be sent."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        self.pairs = pairs
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Any:
+        if index == 3:
+            raise ImageFileError("a.png: not a readable image")
+        return self.pairs[index]
+
+
+@pytest.mark.parametrize("start", ["spawn", "forkserver"])
+def test_processes_that_inherit_nothing_read_the_same(start, monkeypatch, root):
+    """As Python 3.12 and later start them."""
+    monkeypatch.setattr("dida.data.workers.START", start)
+    data = EndingBadly(make_pairs(root))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)
+        with ReadAhead(data, range(4), batch_size=None, workers=1, pin_memory=False) as items:
+            assert all(same(next(items), data[i]) for i in range(3))
+            with pytest.raises(ImageFileError, match=r"a\.png"):
+                next(items)
     assert multiprocessing.active_children() == []
 
 
