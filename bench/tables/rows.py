@@ -120,6 +120,15 @@ _REGENERATIONS = tuple(
                       ("scale", "scale", 70.3))
 )  # fmt: skip
 
+_REVERSED = {"regenerate_semantic": "scale", "regenerate_instance": "smooth"}
+
+
+def _candidate(name: str, label: str, **options: Any) -> Row:
+    """All pixels, the prior on the student's side and lambda 0.3, with some options changed."""
+    cure = {"instance_weights": "all", "instance_weight": 0.3, "instance_prior": "student"}
+    return _dida(f"candidate-{name}", label, **cure | options)
+
+
 TABLES = {
     "methods": Table(
         "Methods (Tables I and II)",
@@ -178,6 +187,27 @@ TABLES = {
             Row("dida", "L_ins + CBS + BPS + regeneration", {"method": "dida"}, {"gta5": 71.0}),
         ),
         note="The paper does not say what stands in for CBS and BPS where they are missing; here both are random (RS).",
+    ),
+    "candidates": Table(
+        "What the instance level could be: candidates, chosen between on val",
+        (
+            DIDA,
+            _candidate("printed", "as printed: all pixels, no prior, λ = 1", instance_weight=1, instance_prior="none"),
+            _candidate("alone", "regeneration alone, no L_ins", instance_loss="off"),
+            _candidate("prior-0.3", "prior on the student's side, λ = 0.3"),
+            _candidate("prior-1", "…, λ = 1", instance_weight=1),
+            _candidate("both-0.3", "prior on both sides, λ = 0.3", instance_prior="both"),
+            _candidate("both-reversed", "…, ẑ scaling, q̂ smoothing", instance_prior="both", **_REVERSED),
+            _candidate("both-smooth", "…, ẑ and q̂ smoothing", instance_prior="both", regenerate_instance="smooth"),
+            _candidate("prior-scale", "prior on the student's side, ẑ and q̂ scaling", regenerate_semantic="scale"),
+            _candidate("root", "prior and weights, both to the power 1/2", instance_weights="root"),
+            _candidate("cold", "prior on the student's side, t = 0.05", temperature=0.05),
+            _candidate("warm", "…, t = 0.2", temperature=0.2),
+            _candidate("phi", "…, φ = 0.9", phi=0.9),
+            _candidate("vectors", "…, vectors drawn, K = 950", selecting="rs", bank_size=950),
+        ),
+        DAFORMER,
+        "Seeds from 100 up. All but the first row count all pixels; a row with … has what the row above it has.",
     ),
     "8a": Table(
         "Size of the bank K (Fig. 8a)",
