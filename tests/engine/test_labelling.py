@@ -43,7 +43,7 @@ def test_pictures_are_labelled_without_reading_any_label(tmp_path, monkeypatch):
     def no_label(*args):
         raise AssertionError("a label was read")
 
-    monkeypatch.setattr("dida.data.labelled_images.read_label", no_label)
+    monkeypatch.setattr("dida.data.labelled_images.read_ids", no_label)
     monkeypatch.setattr("dida.data.domains.labelled", no_label)
     photos, out = make_folder(tmp_path / "own", 2, (70, 90)) / "images", tmp_path / "out"
     assert label(network(tmp_path), photos, out) == Summary(2, 0, 0, ())
