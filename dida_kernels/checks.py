@@ -201,7 +201,9 @@ def check_labels(
         raise ValueError(f"classes: expected a whole number of at least 1, got {classes!r}")
     if label.dtype not in (LABEL_DTYPES if dims == 3 else (torch.int64,)):
         raise TypeError(f"label: expected {'uint8, int32 or int64' if dims == 3 else 'int64'}, got {label.dtype}")
-    if label.dim() != dims or (dims == 1 and len(label) == 0) or (slots is not None and len(label) != slots):
+    if dims == 1 and label.numel() == 0:
+        raise ValueError("label: expected at least one slot, got none")
+    if label.dim() != dims or (slots is not None and len(label) != slots):
         expected = f"{dims} dimensions" if slots is None else f"[{slots}]"
         raise ValueError(f"label: expected {expected}, got shape {list(label.shape)}")
     _same_device("label", label, like)

@@ -209,8 +209,8 @@ PLANTS = [
     Plant(
         "dida/method/bank.py",
         "the bank is averaged in every step",
-        "elif step >= self.start and step % self.every == 0:",
-        "elif step >= self.start:",
+        "step >= self.start and step % self.every == 0",
+        "step >= self.start",
         f"{METHOD}/test_bank.py",
     ),
     Plant(

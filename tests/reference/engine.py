@@ -17,6 +17,7 @@ from dida.data.classes import CITYSCAPES_CLASSES
 from dida.method import feature_distance as fd
 from dida.method import teacher
 from dida.method.bank import InstanceBank
+from dida.method.prior import ClassShares
 from dida.method.views import StepRandom
 from dida.optim import build_optimizer, build_schedule
 
@@ -86,7 +87,9 @@ def pseudo_label(teacher: nn.Module, batch: Batch) -> PseudoLabel:
     C = len(CITYSCAPES_CLASSES)
     unasked = InstanceBank(torch.arange(C), SHORT.model.embed_dim, C)
     method = build_method(SHORT, CITYSCAPES_CLASSES)
-    return method.believe(teacher, unasked, batch, 0, StepRandom(random.Random(), torch.Generator())).pseudo
+    return method.believe(
+        teacher, unasked, ClassShares(C), batch, 0, StepRandom(random.Random(), torch.Generator())
+    ).pseudo
 
 
 class Drawn(NamedTuple):
