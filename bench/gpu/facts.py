@@ -14,7 +14,8 @@ from bench.gpu.program import Program, begin, stage_parser
 
 NEEDED = {  # module -> package
     "torch": "torch", "triton": "triton", "numpy": "numpy", "timm": "timm", "cv2": "opencv-python-headless",
-    "PIL": "pillow", "safetensors": "safetensors", "tqdm": "tqdm", "pytest": "pytest", "setuptools": "setuptools",
+    "PIL": "pillow", "imagecodecs": "imagecodecs", "safetensors": "safetensors", "tqdm": "tqdm", "tyro": "tyro",
+    "pytest": "pytest", "setuptools": "setuptools",
 }  # fmt: skip
 TOOLS = ("nvcc", "ncu", "compute-sanitizer", "g++", "make", "git")
 LOOK = (["nvidia-smi"], ["free", "-g"], ["df", "-h", "/tmp", "/dev/shm"])
