@@ -40,6 +40,7 @@ class Selection(NamedTuple):
 
     tests: tuple[str, ...]
     keyword: str = ""  # as pytest's -k
+    few: int | None = None  # that there are no more than so many, where that is worth fewer processes
 
 
 SELECTIONS = {
@@ -48,7 +49,7 @@ SELECTIONS = {
         ("tests/kernels/test_agreement.py",),
         "test_agrees_with_the_equation and triton and (ordinary or stride_4 or same_grid) and not float16",
     ),
-    "step": Selection(("tests/engine/test_step_on_gpu.py",)),
+    "step": Selection(("tests/engine/test_step_on_gpu.py",), few=4),
     "all": Selection(ON_GPU),
 }
 WORKERS = 12  # test processes at most; each has a context of some 500 MB on the GPU,
@@ -102,6 +103,7 @@ def pytest_arguments(
     """What pytest is given, and what is done otherwise because a package is missing."""
     arguments = [*selection.tests, "-p", "no:cacheprovider", "-p", "bench.gpu.fresh_worker"]
     arguments += ["-k", selection.keyword] if selection.keyword else []
+    arguments += ["-p", "no:benchmark"] if present("pytest_benchmark") else []  # a plugin that warns in every process
     if not present("xdist"):
         return arguments, "pytest-xdist is not installed: tests run one by one, and a lost context reddens what follows"
     # A worker whose context is lost is replaced, however often. (By group, xdist 3.8 hangs when a worker is gone.)
@@ -133,7 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_tests(program: Program, selection: Selection) -> int:
     """Run them on fresh numbers; 0 if some passed, none failed and none was skipped that a GPU would have run."""
     os.environ["DIDA_SEED"] = secrets.token_hex(4)  # inherited by the test processes; tests/cases.py reads it
-    chosen, otherwise = pytest_arguments(selection, workers(memory_of_card(program.device)))
+    processes = min(workers(memory_of_card(program.device)), selection.few or WORKERS)
+    chosen, otherwise = pytest_arguments(selection, processes)
     outcomes = Outcomes(program)
     program.keep(seed=os.environ["DIDA_SEED"], otherwise=otherwise, status=None)
     status = int(pytest.main(chosen, plugins=[outcomes]))

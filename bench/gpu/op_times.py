@@ -7,15 +7,18 @@ graph, in this one process.
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType
 
 import dida_kernels
 from bench import kernels
 from bench.arguments import seconds, whole_number
 from bench.gpu.agreement import doubts
 from bench.gpu.program import begin, stage_parser
+from bench.gpu.step_variants import profiled
 from tests.cases import MAIN, Scene, resized
 
 AGREEMENT = "agreement"  # the stage whose tests say which numbers are to be trusted
@@ -36,6 +39,20 @@ def rows_of_op(
             yield from kernels.bench_cpu(op, dtype, scene, doubt, compiled=False)
 
 
+def parts_of_call(op: str, slots: int, device: str) -> Iterator[dict[str, Any]]:
+    """Milliseconds on the device of each kernel of one call of ours, per dtype; nothing on a CPU."""
+    if device == "cpu":
+        return
+    for dtype in DTYPES:
+        x = kernels.prepared(op, kernels.scene_of(op, slots, device), dtype, device)
+        for backend in kernels.backends(op, x.made):
+            call = partial(kernels.run, kernels.forced(op, backend), x)
+            for _ in range(2):
+                call()
+            named = {"op": op, "dtype": str(dtype).removeprefix("torch."), "K": slots, "way": backend}
+            yield named | profiled(call, DeviceType.CUDA)
+
+
 def tiny_scene(slots: int) -> Scene:
     return resized(TINY, K=max(TINY.C, slots // 10))
 
@@ -50,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tested = json.loads(report.read_text()) if report.exists() else {}
     doubt = doubts(tested, tuple(dida_kernels.OPS))
     rows: list[dict[str, Any]] = []
+    # First: what comes later may leave a process in which nothing can be watched.
+    parts = [part for k in options.slots for part in parts_of_call(options.op, k, program.device)]
+    program.keep(parts=parts, rows=rows)
     for row in rows_of_op(options.op, options.slots, program.device, doubt, options.compile_seconds):
         rows.append(row)
         program.keep(rows=rows)

@@ -36,7 +36,8 @@ def rows_in(
     """A row per method, with what it costs more than the first."""
     stream = stream_of(batch)
     for contender in contenders:
-        take_steps(contender, stream, warm_up, dtype, device)
+        seconds = take_steps(contender, stream, warm_up, dtype, device).seconds
+        print(contender.name, contender.slots, dtype, f"{warm_up} steps to warm up: {seconds:.1f} s", flush=True)
     blocks: list[list[Stretch]] = [[] for _ in contenders]
     for _ in range(TURNS):
         for contender, mine in zip(contenders, blocks, strict=True):

@@ -1,13 +1,27 @@
 """The other programs, on tiny sizes: operations of the network, a whole run, the loader, the build, the sanitizer."""
 
 import json
+import os
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 import dida_kernels
 from bench import clocks
-from bench.gpu import build, network_parts, sanitizer, throughput, whole_run
+from bench.gpu import (
+    build,
+    compile_kernels,
+    network_parts,
+    profile_kernels,
+    sanitizer,
+    throughput,
+    toy_table,
+    whole_run,
+)
+from bench.gpu.runner import CHECKOUT
 from bench.gpu.sanitizer import CHECKS, CLEAN, FOUND, WATCHED_OPS, Watched, why_blind
 from tests.bench.gpu.stage_files import program
 from tests.kernels import sanitized
@@ -136,3 +150,68 @@ def test_what_is_watched_is_given_an_allocation_for_every_tensor():
 def test_the_sanitizer_has_something_to_watch(op):
     assert sanitized.run(op, "cpu", names=("equation",)) == len(sanitized.WATCHED) * len(sanitized.DTYPES)
     assert set(WATCHED_OPS) == set(dida_kernels.OPS)
+
+
+def test_kernels_are_compiled_beforehand_in_processes_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.gpu.compile_kernels", *arguments(tmp_path)],
+        cwd=CHECKOUT, env={**os.environ, "TRITON_INTERPRET": "0"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert found_in(tmp_path) == {"compiled": 1}
+    assert list((tmp_path / "cache").rglob("*.cubin"))
+
+
+def test_one_machine_code_is_compiled_once():
+    twice = list(compile_kernels.launches_of(("boundary_mask", "boundary_mask"), (300, 3000), (torch.float32,), 90))
+    assert len(twice) == 1
+
+
+def test_the_toys_table_keeps_what_was_scored(tmp_path, monkeypatch):
+    """A command stands in for the runs: it leaves two records and does not end by itself."""
+    record = {
+        "row": "dida",
+        "seed": 0,
+        "split": "test",
+        "minutes": 1.5,
+        "digest": "d",
+        "student": {"mIoU": {"19": 50.0}},
+    }
+
+    def writing(command, **options):
+        (results,) = (part.partition("=")[2] for part in command if part.startswith("--results="))
+        for seed in (0, 1):
+            path = Path(results, "toy/records/d", f"dida_s{seed}_test.json")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(record | {"seed": seed}))
+        return real([sys.executable, "-c", "import time; time.sleep(600)"])
+
+    real = subprocess.Popen
+    monkeypatch.setattr(toy_table, "generate", lambda *a, **k: None)
+    monkeypatch.setattr(toy_table.subprocess, "Popen", writing)
+    assert toy_table.main(arguments(tmp_path, "--seconds", "5")) == 0
+    scores = found_in(tmp_path)["scores"]
+    assert [score["seed"] for score in scores] == [0, 1]
+    assert scores[0]["mIoU"] == {"19": 50.0}
+
+
+CSV = """==PROF== Connected to process 1
+"ID","Kernel Name","Section Name","Metric Name","Metric Unit","Metric Value"
+"0","_loss_fwd(float *)","Occupancy","Achieved Occupancy","%","58.1"
+"0","_loss_fwd(float *)","Occupancy","","",""
+"1","_loss_bwd","Launch Statistics","Registers Per Thread","register/thread","96"
+"2","_loss_fwd(float *)","Occupancy","Achieved Occupancy","%","57.9"
+"""
+
+
+def test_counters_are_those_of_the_first_launch_of_a_kernel():
+    found = profile_kernels.counters(CSV.splitlines())
+    assert [(row["kernel"], row["counter"], row["value"]) for row in found] == [
+        ("_loss_fwd", "Achieved Occupancy", "58.1"),
+        ("_loss_bwd", "Registers Per Thread", "96"),
+    ]
+
+
+def test_a_watched_call_is_one_of_ours(tmp_path):
+    assert profile_kernels.main(arguments(tmp_path, "--call", "instance_loss", "--dtype", "float32")) == 0

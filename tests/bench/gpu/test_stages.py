@@ -48,10 +48,10 @@ def test_what_is_named_is_run_and_what_says_whether_anything_can_be():
 
 
 def test_stages_run_with_what_such_a_machine_has():
-    """None of the command line's, the log's, the tests' or the plots' packages is imported; a whole run has a log."""
+    """None of the log's, the tests' or the plots' packages is imported; a whole run has a log."""
     program = f"""
 import importlib, sys
-for name in ("tyro", "matplotlib", "transformers", "xdist", "tensorboard"):
+for name in ("matplotlib", "transformers", "xdist", "tensorboard"):
     sys.modules[name] = None
 for name in {[name for name in modules() if name != "bench.gpu.whole_run"]}:
     importlib.import_module(name)
@@ -65,7 +65,7 @@ def test_the_command_itself_runs_without_any_package():
     """So that a package that is missing or broken is a stage that failed."""
     program = f"""
 import sys
-for name in {[*NEEDED, "tyro"]}:
+for name in {[*NEEDED]}:
     sys.modules[name] = None
 import bench.gpu.__main__
 """
