@@ -1,16 +1,31 @@
-"""results.json, read: each number by what it is of, None where it was not measured. Nothing is calculated twice."""
+"""results.json, read: each number by what it is of, None where it was not measured. Nothing is calculated twice.
+
+Minutes on a GPU come in pieces, and a fix is measured again alone: of several files the later has the word on every
+stage that it reached, and which source a stage is of is kept with it.
+"""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.gpu.ledger import DONE, FORMAT
+from bench.gpu.ledger import DONE, FORMAT, NOT_REACHED
 
 OURS = ("cuda", "triton")  # the backends that are kernels of a GPU
 EAGER, COMPILED = "equation", "torch.compile"
 
+MACHINE = ("gpu", "torch", "triton", "cuda")  # of a header: what results must share to stand in one table
+SOURCE = ("commit", "digest", "date")  # ... and what a stage is of
+
 Row = dict[str, Any]
+
+
+def _content(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text())
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise ValueError(f"{path}: expected results of format {FORMAT}, found {found!r}")
+    return content
 
 
 class Measurements:
@@ -20,13 +35,22 @@ class Measurements:
         self.content = content
 
     @classmethod
-    def read(cls, path: Path) -> "Measurements":
-        """Raises OSError, or ValueError for a file that is none of ours."""
-        content = json.loads(path.read_text())
-        found = content.get("format") if isinstance(content, dict) else None
-        if found != FORMAT:
-            raise ValueError(f"{path}: expected results of format {FORMAT}, found {found!r}")
-        return cls(content)
+    def read(cls, *paths: Path) -> "Measurements":
+        """One file, or several of one machine in the order in which they were made.
+
+        Raises OSError, or ValueError for a file that is none of ours or of another machine than the first.
+        """
+        read = [cls(_content(path)) for path in paths]
+        for path, one in zip(paths, read, strict=True):
+            if other := [name for name in MACHINE if one.header.get(name) != read[0].header.get(name)]:
+                raise ValueError(f"{path}: its {', '.join(other)} differ from those of {paths[0]}: keep them apart")
+        stages, found = {}, {}
+        for one in read:
+            for name, stage in one.stages.items():
+                if stage["outcome"] != NOT_REACHED or name not in stages:
+                    stages[name] = stage | ({"source": one.source_of(name)} if len(read) > 1 else {})
+                    found[name] = one.found(name)
+        return cls(read[-1].content | {"stages": stages, "found": {name: x for name, x in found.items() if x}})
 
     @property
     def stages(self) -> dict[str, Row]:
@@ -45,6 +69,10 @@ class Measurements:
     def found(self, stage: str) -> dict[str, Any]:
         return self.content.get("found", {}).get(stage, {})
 
+    def source_of(self, stage: str) -> dict[str, Any]:
+        """Commit, digest and date of what was measured."""
+        return self.stages.get(stage, {}).get("source") or {part: self.header.get(part) for part in SOURCE}
+
     def ended_well(self, stage: str) -> bool:
         return self.stages.get(stage, {}).get("outcome") == DONE
 
@@ -54,9 +82,11 @@ class Measurements:
     # ---- the ops ---------------------------------------------------------------------------------------------------
 
     def op_rows(self) -> Iterator[Row]:
-        for stage in self.content.get("found", {}):
-            if stage.startswith("bench-"):
-                yield from self.rows(stage)
+        for stage in self.op_stages():
+            yield from self.rows(stage)
+
+    def op_stages(self) -> list[str]:
+        return [stage for stage in self.content.get("found", {}) if stage.startswith("bench-")]
 
     def op_row(self, op: str, dtype: str, slots: int, way: str | tuple[str, ...], how: str) -> Row | None:
         """How: launched or replayed."""
@@ -77,6 +107,11 @@ class Measurements:
             if (one["op"], one["dtype"], one["K"]) == (row["op"], row["dtype"], row["K"]):
                 return one["floor_ms"]
         return None
+
+    def parts(self) -> Iterator[Row]:
+        """Of every timed call of ours its kernels, with what each takes on the device."""
+        for stage in self.op_stages():
+            yield from self.found(stage).get("parts", [])
 
     # ---- the step --------------------------------------------------------------------------------------------------
 

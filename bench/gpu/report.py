@@ -3,13 +3,17 @@
     python -m bench.gpu.report OUT/results.json                            report.md and floor.png beside it
     python -m bench.gpu.report OUT/results.json --results bench/results    and all three kept in the folder of the GPU
     python -m bench.gpu.report FILE --page docs/performance.md             and the page's block <!-- results:gpu -->
+    python -m bench.gpu.report FIRST LATER ...                             the later has the word on what it reached
 
 Without a file the block says of every target that it was not measured. Floors are calculated here, which costs no time
 of a GPU: once, from the source that was measured, and kept with the results.
 """
 
 import argparse
+import json
+import statistics
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -26,6 +30,10 @@ from dida.provenance import source_digest
 BLOCK = "gpu"  # of the page
 FIGURE, TABLES = "floor.png", "report.md"
 LISTED = 12  # kernels of a step that take longest
+COUNTERS = (
+    "Duration", "Compute (SM) Throughput", "Memory Throughput", "DRAM Throughput", "Achieved Occupancy",
+    "Registers Per Thread", "Issue Slots Busy", "Warp Cycles Per Issued Instruction",
+)  # fmt: skip
 
 
 # ---- floors --------------------------------------------------------------------------------------------------------
@@ -36,12 +44,13 @@ def with_floors(measured: Measurements) -> Measurements:
 
     What an op launches depends on its source, so floors are only calculated by the source that was measured.
     """
-    rates = roofline.rates_of(measured.card or "")
-    same_source = measured.header.get("digest") == source_digest(record.ROOT)
-    if "floors" in measured.content or rates is None or not same_source:
+    rates, here = roofline.rates_of(measured.card or ""), source_digest(record.ROOT)
+    stages = [stage for stage in measured.op_stages() if measured.source_of(stage)["digest"] == here]
+    if "floors" in measured.content or rates is None or not stages:
         return measured
     capability = measured.found("facts")["capability"]
-    timed = dict.fromkeys((row["op"], row["dtype"], row["K"]) for row in measured.op_rows() if row["way"] in OURS)
+    rows = [row for stage in stages for row in measured.rows(stage) if row["way"] in OURS]
+    timed = dict.fromkeys((row["op"], row["dtype"], row["K"]) for row in rows)
     counted = (kernels.count_op(op, getattr(torch, dtype), k, capability, rates) for op, dtype, k in timed)
     return Measurements(measured.content | {"floors": [one for one in counted if one is not None]})
 
@@ -117,6 +126,54 @@ def _against(measured: Measurements, row: Row) -> list[str]:
         why = other["why"] if other else None
         cells.append(why or number(measured.times_ours(row, way) if other else None, 1))
     return cells
+
+
+def call_parts_table(measured: Measurements) -> str:
+    """Which kernel of a call takes how long, of bfloat16."""
+    body = [
+        [f"{part['op']}, K = {part['K']}", f"`{name}`".replace("|", "/"), number(ms, 4), count]
+        for part in measured.parts() if part["dtype"] == "bfloat16"
+        for name, ms, count in part.get("kernels", [])[:LISTED]
+    ]  # fmt: skip
+    return markdown_table(["kernels of a call in bfloat16", "", "ms", "launches"], body) if body else ""
+
+
+def counters_table(measured: Measurements) -> str:
+    """What Nsight Compute counted, a line per kernel."""
+    lines: dict[tuple[str, str], dict[str, str]] = {}
+    for row in measured.rows("profile"):
+        lines.setdefault((row["op"], row["kernel"]), {})[row["counter"]] = row["value"]
+    body = [[op, f"`{kernel}`", *(found.get(name, NONE) for name in COUNTERS)] for (op, kernel), found in lines.items()]
+    return markdown_table(["", "counted by ncu", *COUNTERS], body) if body else ""
+
+
+def toy_table(measured: Measurements) -> str:
+    """mIoU of the runs on the GPU, and of a CPU's records of the same rows and seeds."""
+    by_row: dict[str, dict[int, float]] = {}
+    for score in measured.found("toy-table").get("scores", []):
+        by_row.setdefault(score["row"], {})[score["seed"]] = next(iter(score["mIoU"].values()))
+    body = []
+    for row, scores in by_row.items():
+        there = cpu_scores(row, scores)
+        both = [scores[seed] - there[seed] for seed in there]
+        cells = [row, len(scores), number(statistics.fmean(scores.values()), 2), len(there)]
+        cells += (
+            [number(statistics.fmean(there.values()), 2), f"{statistics.fmean(both):+.2f}"] if there else [NONE] * 2
+        )
+        body.append(cells)
+    head = ["toy, test", "seeds", "mIoU on the GPU", "seeds", "mIoU on a CPU", "GPU - CPU"]
+    return markdown_table(head, body) if body else ""
+
+
+def cpu_scores(row: str, seeds: Iterable[int]) -> dict[int, float]:
+    """Of the records of one source, that with most of these seeds."""
+    found: dict[str, dict[int, float]] = {}
+    for seed in seeds:
+        for path in (record.RESULTS_FOLDER / "toy/records").glob(f"*/{row}_s{seed}_test.json"):
+            content = json.loads(path.read_text())
+            if content["digest"] != record.UNKNOWN and not content["environment"]["trained"].get("gpu"):
+                found.setdefault(path.parent.name, {})[seed] = next(iter(content["student"]["mIoU"].values()))
+    return max(found.values(), key=len, default={})
 
 
 def cost_table(measured: Measurements) -> str:
@@ -202,6 +259,12 @@ def origin_line(measured: Measurements) -> str:
         return "Nothing has been measured on a GPU."
     names = ("gpu", "clocks", "commit", "digest", "date", "python", "torch", "triton", "cuda", "cores")
     said = ", ".join(f"{name} {header[name]}" for name in names if header.get(name) is not None)
+    others: dict[str, list[str]] = {}
+    for stage in measured.stages:
+        source = measured.source_of(stage)
+        if source["digest"] not in (None, header["digest"]):
+            others.setdefault(f"commit {source['commit']}, digest {source['digest']}", []).append(stage)
+    said += "".join(f"; of {source}: {', '.join(stages)}" for source, stages in others.items())
     tried = "" if measured.card else " **On a CPU, with tiny sizes: none of it is a result.**"
     return f"{said}.{tried}"
 
@@ -209,9 +272,10 @@ def origin_line(measured: Measurements) -> str:
 def tables(measured: Measurements) -> list[str]:
     """What a page shows: everything that has a number, and the targets in any case."""
     found = (
-        goals_table(measured), red_list(measured), ops_table(measured), cost_table(measured),
-        variants_table(measured), longest_kernels(measured, "bfloat16"), parts_table(measured),
-        data_table(measured), run_table(measured), origin_line(measured),
+        goals_table(measured), red_list(measured), ops_table(measured), call_parts_table(measured),
+        counters_table(measured), cost_table(measured), variants_table(measured),
+        longest_kernels(measured, "bfloat16"), parts_table(measured), data_table(measured), run_table(measured),
+        toy_table(measured), origin_line(measured),
     )  # fmt: skip
     return [part for part in found if part]
 
@@ -247,21 +311,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         "python -m bench.gpu.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("file", type=Path, nargs="?", help="results.json of a run of the command")
+    parser.add_argument("files", type=Path, nargs="*", metavar="FILE", help="results.json of a run of the command")
     parser.add_argument("--results", type=Path, help="folder of the folders of machines, such as bench/results")
     parser.add_argument("--page", type=Path, help="page whose block is replaced, such as docs/performance.md")
     options = parser.parse_args()
-    if not (options.file or options.page):
+    if not (options.files or options.page):
         parser.error("nothing to do: name a results.json, or a --page")
     try:
-        measured = with_floors(Measurements.read(options.file)) if options.file else Measurements({})
-        why = why_no_record(measured) if options.file else None
+        measured = with_floors(Measurements.read(*options.files)) if options.files else Measurements({})
+        why = why_no_record(measured) if options.files else None
         if why and (options.results or options.page):
-            raise ValueError(f"{options.file}: these numbers are no record: {why}")
-        if options.file:
-            keep(measured, options.file.parent)
+            raise ValueError(f"{options.files[-1]}: these numbers are no record: {why}")
+        if options.files:
+            keep(measured, options.files[-1].parent)
             print(whole_report(measured))
-        if options.results and options.file:
+        if options.results and options.files:
             keep(measured, options.results / str(measured.card).lower().replace(" ", "-"))
         if options.page:
             block = "\n\n".join(tables(measured))

@@ -6,7 +6,7 @@ import pytest
 
 from bench import clocks, kernels
 from bench.gpu import op_times
-from bench.gpu.op_times import is_broken
+from bench.gpu.op_times import host_functions, is_broken
 from tests.cases import MAIN
 
 GREEN = "tests/kernels/test_agreement.py::test_agrees_with_the_equation[gather-chunked-ordinary-torch.bfloat16]"
@@ -62,3 +62,13 @@ def test_only_a_kernel_of_ours_that_fails_is_a_failure():
     assert not is_broken(row | {"why": "does not fit"})
     assert is_broken(row | {"why": "RuntimeError: an illegal memory access"})
     assert not is_broken(row | {"way": "torch.compile", "why": "SyntaxError: generated code"})
+
+
+def test_where_the_hosts_time_goes_is_told_by_function():
+    def busy() -> int:
+        return sum(range(20_000))
+
+    (name, microseconds, calls), *_ = host_functions(busy)
+    assert "sum" in name
+    assert microseconds > 0
+    assert calls == 1

@@ -106,6 +106,16 @@ def full_results() -> dict:
     return {"format": FORMAT, "asked": {}, "seconds": 500.0, "stages": stages, "found": found, "floors": floors}
 
 
+def with_outcome(content: dict, stage: str, outcome: str, **header) -> dict:
+    """The same, that stage alone, of a source of its own."""
+    made = copy.deepcopy(content)
+    made["found"]["facts"]["header"] |= header
+    for name, entry in made["stages"].items():
+        entry["outcome"] = outcome if name in (stage, "facts") else NOT_REACHED
+    made["found"] = {name: made["found"][name] for name in ("facts", stage)}
+    return made
+
+
 def words(content: dict) -> dict[str, str]:
     return {line[0]: line[-1].partition(" (")[0] for line in judged(Measurements(content))}
 
@@ -355,3 +365,61 @@ def test_a_file_that_is_none_of_ours_is_refused(told):
     for content in ({"format": 99}, [1]):
         with pytest.raises(SystemExit, match="expected results of format"):
             told(content)
+
+
+# ---- several files -------------------------------------------------------------------------------------------------
+
+
+def saved(folder: Path, name: str, content: dict) -> Path:
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_a_later_file_has_the_word_on_what_it_reached(tmp_path):
+    first = full_results()
+    later = with_outcome(first, "step-cost", DONE, digest="0123012301230123", commit="ba9876543210")
+    later["found"]["step-cost"]["rows"][1]["more_time_percent"] = 50.0
+    measured = Measurements.read(saved(tmp_path, "first", first), saved(tmp_path, "later", later))
+    assert measured.rows("step-cost")[1]["more_time_percent"] == 50.0
+    assert measured.rows("step-variants") == first["found"]["step-variants"]["rows"]
+    assert measured.source_of("step-cost")["digest"] == "0123012301230123"
+    assert measured.source_of("step-variants")["digest"] == HEADER["digest"]
+    assert f"of commit {HEADER['commit']}, digest {HEADER['digest']}" in whole_report(measured)
+    again = Measurements.read(saved(tmp_path, "both", measured.content), saved(tmp_path, "later", later))
+    assert again.content["stages"] == measured.content["stages"]
+
+
+def test_results_of_two_machines_are_kept_apart(tmp_path):
+    other = with_outcome(full_results(), "step-cost", DONE, gpu="NVIDIA H200")
+    with pytest.raises(ValueError, match="its gpu differ from those of"):
+        Measurements.read(saved(tmp_path, "first", full_results()), saved(tmp_path, "other", other))
+
+
+def test_kernels_of_a_call_counters_and_the_toys_table_are_shown(monkeypatch, tmp_path):
+    content = full_results()
+    content["found"]["bench-boundary_mask-300"]["parts"] = [
+        {
+            "op": "boundary_mask",
+            "dtype": "bfloat16",
+            "K": 300,
+            "way": "triton",
+            "kernels": [["_boundary_mask", 0.005, 1]],
+        }
+    ]
+    content["found"]["profile"] = {
+        "rows": [{"op": "boundary_mask", "K": 300, "kernel": "_boundary_mask", "counter": "Achieved Occupancy",
+                  "section": "Occupancy", "unit": "%", "value": "58.125"}]
+    }  # fmt: skip
+    scores = [{"row": "dida", "seed": seed, "mIoU": {"19": 60.0 + seed}} for seed in (0, 1)]
+    content["found"]["toy-table"] = {"scores": scores}
+    record = {"digest": "d", "environment": {"trained": {"gpu": None}}, "student": {"mIoU": {"19": 59.5}}}
+    path = tmp_path / "toy/records/d/dida_s0_test.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(record))
+    monkeypatch.setattr(report.record, "RESULTS_FOLDER", tmp_path)
+    shown = whole_report(Measurements(content))
+    assert "0.0050" in shown
+    assert "58.125" in shown
+    (line,) = (line for line in shown.splitlines() if line.startswith("| dida ") and "60.50" in line)
+    assert [cell.strip() for cell in line.split("|")[2:-1]] == ["2", "60.50", "1", "59.50", "+0.50"]
