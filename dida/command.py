@@ -250,9 +250,10 @@ def told_in_one_line(
 
     Anything else keeps its traceback; `debug` shows that of those too. `less`: what takes less memory.
     """
+    may_be_lack_of_memory = (MemoryError, RuntimeError)
     try:
         yield
-    except Exception as error:
+    except may_be_lack_of_memory + errors as error:
         if not (isinstance(error, errors) or is_out_of_memory(error)):
             raise
         if debug:
