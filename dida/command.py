@@ -7,7 +7,6 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -98,19 +97,12 @@ def run_evaluation(config: EvalConfig) -> None:
                 _require_places(config)
             trained = load_trained(config.run, find_device(config.device))
         trained.require(config.network if config.images or config.save_predictions else next(iter(trained.networks)))
-        inference = _inference(config, trained)
+        inference = trained.asked(config.window, config.stride, flip=config.flip)
         size = parse_size(config.size or trained.config.data.tgt_size, option="--size")
         if config.images is not None:
             _label(config, config.images, trained, size, inference)
         else:
             _score(config, trained, size, inference, world)
-
-
-def _inference(config: EvalConfig, trained: Trained) -> Inference:
-    """The windows that are asked for, else those of the network's paper. Raises ValueError."""
-    if config.window is None:
-        return replace(trained.inference, flip=config.flip)
-    return Inference(config.window, config.stride or max(config.window // 2, 1), config.flip)
 
 
 def _require_places(config: EvalConfig) -> None:
