@@ -322,10 +322,13 @@ def build_method(
         target_passes=(_build_mixed_pass(config, C, world),) if teach.self_training else (),
         update_teacher=teacher.AverageTeacher(teach.teacher_momentum, buffers=teach.teacher_norm == "averaged"),
         update_bank=_build_bank_rule(config.instance, C),
-        update_shares=prior.KeepShares()
-        if config.instance.instance_prior == "none"
-        else prior.AverageShares(world=world),
+        update_shares=_build_shares_rule(config, world),
     )
+
+
+def _build_shares_rule(config: Config, world: World) -> prior.AverageShares | prior.KeepShares:
+    asked = config.teach.self_training and config.instance.instance_prior != "none"
+    return prior.AverageShares(world=world) if asked else prior.KeepShares()
 
 
 def _build_believe(config: Config, world: World) -> Believe:
