@@ -262,6 +262,23 @@ def test_every_label_is_scored_at_its_own_size():
         assert total.sum() == sum(int((s.label != IGNORE).sum()) for s in samples)
 
 
+@pytest.mark.gpu
+def test_on_a_gpu_networks_are_scored_as_on_the_cpu():
+    samples = [sample((64, 96), (64, 96), i) for i in range(9)]
+    seen = {}
+
+    def keep(name, path, train_ids):
+        seen[path] = train_ids
+
+    ours = evaluate({"student": PixelNet().to("cuda")}, samples, CITYSCAPES_CLASSES, on_prediction=keep)
+    theirs = evaluate({"student": PixelNet()}, samples, CITYSCAPES_CLASSES)
+    assert ours[2:] == theirs[2:]  # pictures, sizes, share and ids
+    for found, expected in ((ours.scores, theirs.scores), (ours.band, theirs.band)):
+        np.testing.assert_allclose(found["student"].iou, expected["student"].iou, atol=0.01)  # convolutions round
+    total = sum(confusion(s.label, torch.from_numpy(seen[s.path]), CLASSES) for s in samples)
+    np.testing.assert_array_equal(ours.scores["student"].iou, score(total, SUBSETS).iou)
+
+
 def test_a_set_of_three_classes_is_scored_as_one():
     three = ClassSet(("a", "b", "c"), ((0, 0, 0),) * 3, (), (0, 1, 2), means={2: (0, 2)})
     drawn = sample((6, 8), (6, 8))
