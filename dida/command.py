@@ -37,7 +37,7 @@ from dida.export import (
 from dida.export_config import ENDINGS, ExportConfig
 from dida.files import require_writable, write_json
 from dida.labelling import label_pictures
-from dida.network import load
+from dida.network import Network, load
 from dida.options import parse_size
 from dida.program import program_name
 from dida.report.gather import gather_story
@@ -184,7 +184,7 @@ def run_export(config: ExportConfig) -> None:
         else:
             pictures = own_pictures(config.images, config.checks, size)
         program = Deployed(trained.require(config.network), normalise=config.normalise, argmax=config.argmax)
-        agreement = compare(_written(config, trained, program, out), program, pictures)
+        agreement = compare(_written(config, trained, size, program, out), program, pictures)
         if agreement.wrong:
             raise UserError(f"{out}: is not the network: {agreement}. Do not use it, and please report it")
     of = trained.path.name if trained.family else f"step {trained.step}"
@@ -192,7 +192,7 @@ def run_export(config: ExportConfig) -> None:
     print(f"checked against the network on {agreement}")
 
 
-def _written(config: ExportConfig, trained: Trained, program: Deployed, out: Path) -> Run:
+def _written(config: ExportConfig, trained: Trained, size: tuple[int, int], program: Deployed, out: Path) -> Run:
     """Write the file or the folder, and read it again."""
     if config.format == "onnx":
         write_onnx(program, out, trained)
@@ -200,7 +200,8 @@ def _written(config: ExportConfig, trained: Trained, program: Deployed, out: Pat
     if config.format == "torch":
         write_torch(program, out)
         return run_torch(out)
-    load(config.run, network=config.network, device="cpu").save_pretrained(out)
+    network = Network(trained, config.network, size=size, inference=trained.inference)
+    network.save_pretrained(out)
     again = Deployed(load(out, device="cpu").model).eval()
     return lambda pictures: again(torch.from_numpy(pictures)).numpy()
 
