@@ -65,7 +65,7 @@ class WithoutLabels(Dataset[LabelledImage]):
         scaled = scaled_image(picture, self._scale, enlarge=self._enlarge)
         nothing = torch.full(picture.shape[:2], IGNORE, dtype=torch.uint8)
         image = torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
-        return LabelledImage(image, nothing, str(path), {})
+        return LabelledImage(image, nothing, str(path), "", {})
 
 
 def measure_run(

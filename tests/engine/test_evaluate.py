@@ -58,7 +58,7 @@ def sample(size_hw, label_hw, seed: int = 0) -> LabelledImage:
     label = rng.integers(0, CLASSES + 1, label_hw).astype(np.uint8)
     label[label == CLASSES] = IGNORE
     picture = rng.integers(0, 256, (3, *size_hw), dtype=np.uint8)
-    return LabelledImage(torch.from_numpy(picture), torch.from_numpy(label), f"street_{seed}.png", {})
+    return LabelledImage(torch.from_numpy(picture), torch.from_numpy(label), f"street_{seed}.png", "", {})
 
 
 def test_three_classes_by_hand():

@@ -36,7 +36,7 @@ def look(label, device: str = "cpu", **shares) -> Measurement:
     networks = {name: Fixed(share).to(device) for name, share in shares.items()}
     trained = Trained(None, 1, Config(), TWO, networks)
     label = torch.tensor(label, dtype=torch.uint8)
-    image = LabelledImage(torch.zeros(3, *label.shape, dtype=torch.uint8), label, "a.png", {})
+    image = LabelledImage(torch.zeros(3, *label.shape, dtype=torch.uint8), label, "a.png", "", {})
     return measure_run(trained, [image], inference=WHOLE_IMAGE, workers=0, title="")
 
 
