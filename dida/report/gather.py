@@ -49,6 +49,11 @@ class Story:
     size: tuple[int, int]  # (width, height) that pictures were scaled into, by the first run
 
     @property
+    def names(self) -> list[str]:
+        """Of the runs, in their order."""
+        return [subject.name for subject in self.subjects]
+
+    @property
     def class_set(self) -> ClassSet:
         return self.subjects[0].trained.class_set
 
