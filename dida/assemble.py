@@ -6,14 +6,12 @@ A word of the command line is a key of one of the tables below; tests hold their
 import copy
 import logging
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from dida.batch import IGNORE
-from dida.config import Config, InstanceConfig, SelfTrainingConfig, differing, flat, from_dict
+from dida.config import Config, InstanceConfig, SelfTrainingConfig
 from dida.data import domains
 from dida.data.classes import ClassSet
 from dida.data.pairs import Pairs, View
@@ -33,11 +31,12 @@ from dida.models.pretrained import load_backbone
 from dida.models.segformer import SegFormerHead
 from dida.models.segmentor import Segmentor
 from dida.models.whole_batch import over_all_processes
-from dida.optim import build_optimizer, build_schedule, rates_of_now
-from dida.options import flag, parse_size
+from dida.optim import build_optimizer, build_schedule
+from dida.options import parse_size
 from dida.panel import Panel
-from dida.state import WHOLE, TrainState, latest, load_checkpoint, load_weights
-from dida.stored import Stored, read_stored
+from dida.resume import go_on
+from dida.state import TrainState
+from dida.transfer import start_from_init
 
 _log = logging.getLogger(__name__)
 
@@ -77,11 +76,7 @@ def assemble(config: Config, world: World = ALONE) -> Parts:
     _require_statistics(config, student)
     state = build_state(config, class_set, pixels_C, device, student=student, world=world)
     if config.resume:
-        path = latest(config.resume)
-        checkpoint = load_checkpoint(path, needs=WHOLE)
-        _require_same_run(config, pairs, checkpoint, path)
-        state.load(checkpoint, source=str(path))
-        rates_of_now(state.optimizer, state.schedule)
+        go_on(state, config, pairs)
     method = build_method(config, class_set, imagenet=imagenet, world=world)
     panel = Panel(class_set, config.instance.boundary_classes, config.instance.temperature)
     return Parts(state, method, pairs, panel, device)
@@ -107,50 +102,6 @@ def _require_statistics(config: Config, student: Segmentor) -> None:
             f"--crop {crop} with --batch-size 1: the coarsest map of {config.model.backbone} is one pixel, too few for "
             "its batch norm; raise one of the two"
         )
-
-
-def _require_same_run(config: Config, pairs: Pairs, checkpoint: dict[str, Any], path: Path) -> None:
-    """Raise ValueError where options, classes or files are others than those that the checkpoint's steps were made of.
-
-    A file that is gone, or one more, changes all samples, because they draw files by their number.
-    """
-    try:
-        before, then_classes = from_dict(checkpoint["config"]), ClassSet.from_dict(checkpoint["classes"])
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    if not 0 <= checkpoint["step"] <= config.optim.steps:
-        raise ValueError(f"{path}: holds step {checkpoint['step']} of a run of {config.optim.steps}")
-    if names := differing(before, config):
-        values = ", ".join(f"{name} ({flat(config)[name]} and {flat(before)[name]})" for name in names)
-        raise ValueError(
-            f"config.json and {path.name} differ in {values}; put config.json right, or take the options of the "
-            f"checkpoint with --resume {path}"
-        )
-    class_set = pairs.source.class_set
-    now_named, then_named = list(class_set.names), list(then_classes.names)
-    if then_named != now_named:
-        raise ValueError(
-            f"{path}: the classes of {config.data.src} are now {', '.join(now_named)}; the run began with "
-            f"{', '.join(then_named)}"
-        )
-    if class_set.label_ids != then_classes.label_ids:
-        now_spelt, then_spelt = (", ".join(map(str, ids)) for ids in (class_set.label_ids, then_classes.label_ids))
-        raise ValueError(
-            f"{path}: the raw ids of {config.data.src}'s classes are now {now_spelt}; the run began with {then_spelt}"
-        )
-    then = checkpoint.get("files")
-    if not isinstance(then, dict):
-        _log.info("%s does not say which files it was trained on: they are taken to be the same", path.name)
-        return
-    for domain, now in pairs.listing().items():
-        before_that = then.get(domain)
-        if before_that != now and not config.new_data:
-            count = before_that.get("pictures") if isinstance(before_that, dict) else "other"
-            change = f"has {now['pictures']}" if count != now["pictures"] else "has as many with other names"
-            raise ValueError(
-                f"{path.name} was trained on {count} pictures of the {domain}, which now {change}, so the samples "
-                "would be others; --new-data goes on with them"
-            )
 
 
 # ---- data ----------------------------------------------------------------------------------------------------------
@@ -219,50 +170,8 @@ def load_networks(config: Config, class_set: ClassSet, device: torch.device) -> 
     elif config.teach.feature_weight > 0:
         _log.info("feature distance off: with --weights none there are no ImageNet features to stay close to")
     if model.init and not config.resume:  # a resumed run has weights of its own
-        try:
-            stored = read_stored(model.init)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"--init {error}") from error
-        except ValueError as error:
-            raise ValueError(f"--init {error}") from error
-        weights, taken = _for_classes(stored, class_set, student)
-        source = f"--init {stored.path}"
-        expected = f"{model.backbone} with --embed-dim {model.embed_dim} and --head {model.head}"
-        theirs, names = stored.config.model, ("backbone", "embed_dim", "head")
-        if stored.family and any(getattr(theirs, name) != getattr(model, name) for name in names):
-            options = " ".join(f"{flag(name)} {getattr(theirs, name)}" for name in names)
-            raise ValueError(f"{source}: not the weights of {expected}; say {options} to start from it")
-        load_weights(student, weights, source=source, expected=expected)
-        _log.info("%s: %s", source, taken)
+        _log.info(start_from_init(student, model, class_set))
     return student, imagenet
-
-
-CLASSIFIER = ("decode_head.conv_seg.weight", "decode_head.conv_seg.bias")  # of a Segmentor; a row per class
-
-
-def _for_classes(stored: Stored, class_set: ClassSet, student: nn.Module) -> tuple[dict[str, Tensor], str]:
-    """The weights of a stored student for another class set, and what was taken in words.
-
-    Rows of the classifier are matched by name; classes that the other lacks keep the rows of `student`. Of a file with
-    one network alone, that one is taken.
-    """
-    weights, theirs = dict(next(iter(stored.weights.values()))), stored.class_set
-    mine_of = class_set.translation(theirs)[: len(theirs)]
-    rows = [(int(mine), row) for row, mine in enumerate(mine_of) if mine != IGNORE]
-    own = student.state_dict()
-    for name in CLASSIFIER:
-        matched = own[name].clone()
-        if name in weights and weights[name].shape[1:] == matched.shape[1:]:  # else load_weights says what does not fit
-            for mine, row in rows:
-                matched[mine] = weights[name][row]
-            weights[name] = matched
-    found = {mine for mine, _ in rows}
-    new = [name for c, name in enumerate(class_set.names) if c not in found]
-    dropped = [theirs.names[row] for row, mine in enumerate(mine_of) if mine == IGNORE]
-    parts = [f"encoder, head and {len(found)} of {len(class_set)} classes taken"]
-    parts += [f"new: {', '.join(new)}"] if new else []
-    parts += [f"left out: {', '.join(dropped)}"] if dropped else []
-    return weights, "; ".join(parts)
 
 
 def build_state(
@@ -322,10 +231,13 @@ def build_method(
         target_passes=(_build_mixed_pass(config, C, world),) if teach.self_training else (),
         update_teacher=teacher.AverageTeacher(teach.teacher_momentum, buffers=teach.teacher_norm == "averaged"),
         update_bank=_build_bank_rule(config.instance, C),
-        update_shares=prior.KeepShares()
-        if config.instance.instance_prior == "none"
-        else prior.AverageShares(world=world),
+        update_shares=_build_shares_rule(config, world),
     )
+
+
+def _build_shares_rule(config: Config, world: World) -> prior.AverageShares | prior.KeepShares:
+    asked = config.teach.self_training and config.instance.instance_prior != "none"
+    return prior.AverageShares(world=world) if asked else prior.KeepShares()
 
 
 def _build_believe(config: Config, world: World) -> Believe:

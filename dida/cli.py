@@ -96,7 +96,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 def main(args: Sequence[str] | None = None) -> None:
     """Run a command. Exit status as that of train.py; 2 where there is no such command."""
     with Signals() as signals, signals.interrupting():
-        name, *rest = sys.argv[1:] if args is None else args or ["--help"]
+        name, *rest = (sys.argv[1:] if args is None else args) or ["--help"]
         if name in COMMANDS:
             COMMANDS[name](rest)
         elif name in ("-h", "--help", "help"):

@@ -7,7 +7,6 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -38,7 +37,7 @@ from dida.export import (
 from dida.export_config import ENDINGS, ExportConfig
 from dida.files import require_writable, write_json
 from dida.labelling import label_pictures
-from dida.network import load
+from dida.network import Network, load
 from dida.options import parse_size
 from dida.program import program_name
 from dida.report.gather import gather_story
@@ -98,19 +97,12 @@ def run_evaluation(config: EvalConfig) -> None:
                 _require_places(config)
             trained = load_trained(config.run, find_device(config.device))
         trained.require(config.network if config.images or config.save_predictions else next(iter(trained.networks)))
-        inference = _inference(config, trained)
+        inference = trained.asked(config.window, config.stride, flip=config.flip)
         size = parse_size(config.size or trained.config.data.tgt_size, option="--size")
         if config.images is not None:
             _label(config, config.images, trained, size, inference)
         else:
             _score(config, trained, size, inference, world)
-
-
-def _inference(config: EvalConfig, trained: Trained) -> Inference:
-    """The windows that are asked for, else those of the network's paper. Raises ValueError."""
-    if config.window is None:
-        return replace(trained.inference, flip=config.flip)
-    return Inference(config.window, config.stride or max(config.window // 2, 1), config.flip)
 
 
 def _require_places(config: EvalConfig) -> None:
@@ -192,7 +184,7 @@ def run_export(config: ExportConfig) -> None:
         else:
             pictures = own_pictures(config.images, config.checks, size)
         program = Deployed(trained.require(config.network), normalise=config.normalise, argmax=config.argmax)
-        agreement = compare(_written(config, trained, program, out), program, pictures)
+        agreement = compare(_written(config, trained, size, program, out), program, pictures)
         if agreement.wrong:
             raise UserError(f"{out}: is not the network: {agreement}. Do not use it, and please report it")
     of = trained.path.name if trained.family else f"step {trained.step}"
@@ -200,7 +192,7 @@ def run_export(config: ExportConfig) -> None:
     print(f"checked against the network on {agreement}")
 
 
-def _written(config: ExportConfig, trained: Trained, program: Deployed, out: Path) -> Run:
+def _written(config: ExportConfig, trained: Trained, size: tuple[int, int], program: Deployed, out: Path) -> Run:
     """Write the file or the folder, and read it again."""
     if config.format == "onnx":
         write_onnx(program, out, trained)
@@ -208,7 +200,8 @@ def _written(config: ExportConfig, trained: Trained, program: Deployed, out: Pat
     if config.format == "torch":
         write_torch(program, out)
         return run_torch(out)
-    load(config.run, network=config.network, device="cpu").save_pretrained(out)
+    network = Network(trained, config.network, size=size, inference=trained.inference)
+    network.save_pretrained(out)
     again = Deployed(load(out, device="cpu").model).eval()
     return lambda pictures: again(torch.from_numpy(pictures)).numpy()
 
@@ -250,9 +243,10 @@ def told_in_one_line(
 
     Anything else keeps its traceback; `debug` shows that of those too. `less`: what takes less memory.
     """
+    may_be_lack_of_memory = (MemoryError, RuntimeError)
     try:
         yield
-    except Exception as error:
+    except may_be_lack_of_memory + errors as error:
         if not (isinstance(error, errors) or is_out_of_memory(error)):
             raise
         if debug:

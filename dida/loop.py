@@ -25,6 +25,8 @@ from dida.state import latest
 from dida.step import train_step
 from dida_kernels import choice_lines
 
+CHECKED = os.environ.get("DIDA_DEBUG") == "1"  # hold several processes to each other's bits after every step
+
 
 def train(config: Config, parts: Parts) -> Path:
     """Train until `config.optim.steps`. Whatever ends the run early between two steps leaves a checkpoint of the last.
@@ -73,13 +75,11 @@ def _open(config: Config, parts: Parts) -> Run:
     return Run.resume(config, parts.state.step) if config.resume else Run.start(config, parts.class_set)
 
 
-CHECKED = os.environ.get("DIDA_DEBUG") == "1"  # hold several processes to each other's bits after every step
-
-
 class Keeper:
     """Writes down what a run has come to: lines of the log and panels when they are due, and checkpoints.
 
-    Everything that is saved was found finite first. Of several processes one writes, and all keep the same time.
+    Everything that is saved was found finite first. Of several processes one writes, what all were found to hold, and
+    all keep the same time.
     """
 
     def __init__(self, config: Config, parts: Parts, run: Run | None, folder: Path) -> None:
@@ -99,7 +99,7 @@ class Keeper:
         saves = due(step, every.save_every) or step == self._steps
         logs, draws = due(step, every.log_every) or saves, due(step, every.panel_every)
         if saves or CHECKED:
-            self._world.require_same(self._parts.state.tensors(), f"after step {step}")
+            self._require_same()
         if not (logs or draws):
             return
         scalars = self._flushed() if logs else None
@@ -120,6 +120,7 @@ class Keeper:
             yield
         except (Stopped, ImageFileError, WorkerDied, OSError):
             if self._saved < self._parts.state.step:
+                self._require_same()
                 scalars = self._flushed()
                 with self._world.together():
                     if self._run and scalars:
@@ -142,6 +143,9 @@ class Keeper:
         except Exception as error:
             error.add_note(f"stopped after step {self._parts.state.step}{self._way_on()}")
             raise
+
+    def _require_same(self) -> None:
+        self._world.require_same(self._parts.state.tensors(), f"after step {self._parts.state.step}")
 
     def _flushed(self) -> dict[str, float] | None:
         """What the log says of the steps since it was last written, None if there were none. Waits for the device."""

@@ -183,12 +183,11 @@ def load(
         )
     at = {"revision": revision} if revision else {}
     trained = load_trained(Path(source).expanduser(), find_device(device), **at, **(hub or {}))
-    asked = trained.inference if window is None else Inference(window, stride or max(window // 2, 1))
     return Network(
         trained,
         network or next(iter(trained.networks)),
         size=parse_size(size or trained.config.data.tgt_size, option="size"),
-        inference=replace(asked, flip=flip or asked.flip),
+        inference=trained.asked(window, stride, flip=flip),
         precision=precision,
         batch_size=batch_size,
     )

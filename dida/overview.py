@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from dida.assemble import Parts
-from dida.config import Config
+from dida.config import Config, changed
 from dida.data.image_file import image_size
 from dida.data.pairs import View
 from dida.data.transforms import keep_ratio_size
@@ -37,7 +37,7 @@ def overview(config: Config, parts: Parts) -> Iterator[str]:
     data, optim, inst = config.data, config.optim, config.instance
     student = state.student
     assert isinstance(student, Segmentor)
-    need = step_need(config, student)
+    need = step_need(changed(config, batch_size=data.batch_size // state.world.size), student)  # of this process
     left = optim.steps - state.step
     seconds = left * need.flops / flops_a_second(device)
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
@@ -84,9 +84,7 @@ def step_need(config: Config, student: Segmentor) -> Need:
     parameters = sum(p.numel() * p.element_size() for p in student.parameters())
     # Weights, gradient and two moments of the student, and the weights of the others. A backward costs two forwards.
     memory = (4 + others) * parameters + sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    return Need(
-        flops=(3 * trainings + others) * counter.get_total_flops(), memory=memory
-    )  # backward costs two forwards
+    return Need(flops=(3 * trainings + others) * counter.get_total_flops(), memory=memory)
 
 
 def flops_a_second(device: torch.device) -> float:

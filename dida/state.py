@@ -26,7 +26,8 @@ from dida.method.views import StepRandom
 FORMAT = 2  # of the checkpoint file
 FOLDER = "checkpoints"
 KEPT = 2  # newest checkpoints that stay on disk
-PARTS = ("student", "teacher", "bank", "shares", "optimizer", "schedule")
+MODULES = ("student", "teacher", "bank", "shares")
+PARTS = (*MODULES, "optimizer", "schedule")
 ENTRIES: dict[str, type] = {"step": int, "config": dict, "classes": dict} | dict.fromkeys(PARTS, dict)
 WHOLE = tuple(ENTRIES)  # what it takes to go on
 _OVERHEAD = 1 << 20  # bytes of a checkpoint besides its tensors, and to spare
@@ -57,7 +58,7 @@ class TrainState:
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Parameters and buffers of student, teacher, bank and class shares, with their dotted names."""
-        for part in PARTS[:4]:
+        for part in MODULES:
             yield from leaves(dict(getattr(self, part).state_dict()), part)
 
     def save(
@@ -89,7 +90,7 @@ class TrainState:
 
         Raises ValueError that names it for a checkpoint of another network, bank, optimizer or schedule.
         """
-        for part in ("student", "teacher", "bank", "shares"):
+        for part in MODULES:
             expected = f"the {part} of its own config"
             load_weights(getattr(self, part), checkpoint[part], source=f"{source}, {part}", expected=expected)
         for part, problem in (

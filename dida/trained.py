@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ class Trained:
     networks: dict[str, nn.Module]  # by name, see NETWORKS; one or both
     family: str | None = None  # of a network that others published; None: of a run
     source: str | None = None  # of such a one: what it says it was trained on
-    inference: Inference = WHOLE_IMAGE  # how its paper asks it
+    inference: Inference = WHOLE_IMAGE  # how its paper asks it, or the folder that it was shared in
     printed: tuple[Printed, ...] = ()  # what papers print of its like on Cityscapes val
 
     def require(self, network: str) -> nn.Module:
@@ -39,6 +39,13 @@ class Trained:
         if network not in self.networks:
             raise ValueError(f"--network {network}: {self.path} holds {' and '.join(self.networks)} alone")
         return self.networks[network]
+
+    def asked(self, window: int | None, stride: int, *, flip: bool) -> Inference:
+        """Through the windows that are asked for, a stride of 0 being half of one; where `window` is None, as its paper
+        asks it. `flip` adds the mirror image. Raises ValueError for a stride that would leave pixels unseen.
+        """
+        asked = self.inference if window is None else Inference(window, stride or max(window // 2, 1))
+        return replace(asked, flip=flip or asked.flip)
 
     @contextmanager
     def labeller(self, network: str, size: tuple[int, int], inference: Inference = WHOLE_IMAGE) -> "Iterator[Labeller]":

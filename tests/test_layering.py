@@ -56,9 +56,11 @@ DIDA = {
     "run": (
         "claim", "config", "data.classes", "errors", "files", "provenance", "state", "trackers",
     ),
+    "resume": ("config", "data.classes", "data.pairs", "optim", "state"),
+    "transfer": ("batch", "config", "data.classes", "options", "state", "stored"),
     "assemble": (
-        "batch", "config", "data", "device", "distributed", "method", "models", "optim", "options", "panel", "state",
-        "stored",
+        "config", "data", "device", "distributed", "method", "models", "optim", "options", "panel", "resume", "state",
+        "transfer",
     ),
     "overview": ("assemble", "config", "data", "models"),
     "trained": ("assemble", "config", "data", "evaluate", "paper", "state", "stored"),

@@ -19,6 +19,7 @@ class LabelledImage(NamedTuple):
     image: Tensor  # [3, h, w] uint8 RGB, scaled
     label: Tensor  # [H, W] uint8 train ids, native resolution
     path: str  # of the image
+    label_path: str  # "" where no file has labels
     unknown: dict[int, int]  # pixels by raw id, of those that the label's format does not define
 
 
@@ -46,5 +47,6 @@ class LabelledImages(Dataset[LabelledImage]):
             torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1))),
             torch.from_numpy(encoding.ids.apply(ids)),
             str(image_path),
+            str(label_path),
             unknown_ids(ids, encoding),
         )

@@ -24,6 +24,7 @@ from dida.files import whole_file
 _log = logging.getLogger(__name__)
 
 _FORMAT = 2  # raise when what is counted or how it is stored changes
+_EXACT = 1 << 24  # pixels that OpenCV can count: it does so in integers, and hands out float32
 MIN_CLASS_SHARE = 0.5  # if fewer pixels belong to a class, the ids are probably read with the wrong table
 
 
@@ -88,17 +89,15 @@ def _some(names: list[str]) -> str:
 def count_label(path: Path, encoding: Encoding, *, classes: int) -> LabelCount:
     """Count one label file, whose train ids are 0 .. classes-1. Raises ImageFileError."""
     ids = read_ids(path, encoding)
-    counts = _pixels_by_value(ids)
+    counts = pixels_by_value(ids)
     present = np.flatnonzero(counts)
     train = encoding.ids.train[present]
     pixels = np.bincount(train, weights=counts[present], minlength=256)[:classes].astype(np.int64)
-    by_id = {int(raw): int(counts[raw]) for raw in present}
-    unknown = {raw: n for raw, n in by_id.items() if not encoding.ids.known[raw]}
-    return LabelCount(pixels, ids.shape, by_id, unknown)
+    return LabelCount(pixels, ids.shape, {int(raw): int(counts[raw]) for raw in present}, _unknown(counts, encoding))
 
 
-def _pixels_by_value(ids: np.ndarray) -> np.ndarray:
-    """[256] or [65536] int64 from contiguous uint8 or uint16."""
+def pixels_by_value(ids: np.ndarray) -> np.ndarray:
+    """[256] or [65536] int64: how often each value occurs in an array of uint8 or uint16, of any shape."""
     flat = ids.reshape(-1)
     if ids.dtype == np.uint16:
         return _histogram(flat)
@@ -110,17 +109,21 @@ def _pixels_by_value(ids: np.ndarray) -> np.ndarray:
 
 
 def _histogram(values: np.ndarray) -> np.ndarray:
-    """[65536] int64 from [N] uint16."""
-    if not len(values):
-        return np.zeros(1 << 16, dtype=np.int64)
-    # 9 times faster than bincount; it counts in integers and hands out float32, exact to 16 megapixels
-    return cv2.calcHist([values[None]], [0], None, [1 << 16], [0, 1 << 16]).ravel().astype(np.int64)
+    """[65536] int64 from [N] uint16, 9 times faster than bincount."""
+    counts = np.zeros(1 << 16, dtype=np.int64)
+    for first in range(0, len(values), _EXACT):
+        part = values[None, first : first + _EXACT]
+        counts += cv2.calcHist([part], [0], None, [1 << 16], [0, 1 << 16]).ravel().astype(np.int64)
+    return counts
 
 
 def unknown_ids(ids: np.ndarray, encoding: Encoding) -> dict[int, int]:
     """Pixels by raw id, of those in a label file that its format does not define."""
-    found, pixels = np.unique(ids[~encoding.ids.known[ids]], return_counts=True)
-    return dict(zip(found.tolist(), pixels.tolist(), strict=True))
+    return _unknown(pixels_by_value(ids), encoding)
+
+
+def _unknown(counts: np.ndarray, encoding: Encoding) -> dict[int, int]:
+    return {int(raw): int(counts[raw]) for raw in np.flatnonzero(counts) if not encoding.ids.known[raw]}
 
 
 def tally_unknown(found: list[dict[int, int]], files: list[Path]) -> dict[int, UnknownId]:

@@ -1,7 +1,7 @@
 """Charts as inline SVG: lines over steps, calibration, a matrix, bars. No script and no library."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from xml.etree.ElementTree import Element
 
 import numpy as np
@@ -31,9 +31,7 @@ def line_chart(series: Mapping[int, Sequence[tuple[float, float]]], *, title: st
     frame = _Frame(0.0, max(xs) or 1.0, low, math.ceil(high / step - 1e-9) * step)
     drawn = _chart(title, *frame.axes(unit))
     for place, line in series.items():
-        path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in line)
-        look = {"stroke": colour_of(place), "stroke_dasharray": _DASHES[place % len(_DASHES)]}
-        drawn.append(element("polyline", points=path, class_="line", **look))
+        drawn.append(frame.line(line, place))
     return drawn
 
 
@@ -49,9 +47,7 @@ def calibration_chart(bins: Mapping[int, np.ndarray], *, title: str) -> Element:
     for place, (pixels, confidence, right) in bins.items():
         known = pixels > 0
         sure, hit = confidence[known] / pixels[known], right[known] / pixels[known]
-        path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in zip(sure, hit, strict=True))
-        dashes = _DASHES[place % len(_DASHES)]
-        drawn.append(element("polyline", points=path, class_="line", stroke=colour_of(place), stroke_dasharray=dashes))
+        drawn.append(frame.line(zip(sure, hit, strict=True), place))
         for x, y, share in zip(sure, hit, pixels[known] / pixels.sum(), strict=True):
             radius = 2 + 8 * math.sqrt(share)
             drawn.append(
@@ -108,6 +104,12 @@ class _Frame:
 
     def y(self, value: float) -> float:
         return _HIGH - _BOTTOM - (value - self._low) / (self._high - self._low) * (_HIGH - _TOP - _BOTTOM)
+
+    def line(self, points: Iterable[tuple[float, float]], place: int) -> Element:
+        """Through (x, y), in the look of the run at this place."""
+        path = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
+        dashes = _DASHES[place % len(_DASHES)]
+        return element("polyline", points=path, class_="line", stroke=colour_of(place), stroke_dasharray=dashes)
 
     def axes(self, unit: str) -> list[Element]:
         """Lines across at round values with their numbers, and the ends of the horizontal axis."""

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import Dataset
 
-from dida.config import to_dict
+from dida.config import OF_ONE_COMMAND, flat
 from dida.data import domains
 from dida.data.classes import ClassSet
 from dida.data.domains import LabelledDomain, UnlabelledDomain
@@ -20,7 +20,7 @@ from dida.report.measure import Measured, Measurement, WithoutLabels, measure_ru
 from dida.state import FOLDER
 from dida.trained import Trained, load_trained
 
-_PLACES = ("out", "data_root", "resume", "check_data", "debug")  # options that say where, and nothing of the run
+_UNTOLD = ("out", "data_root", "cache", *OF_ONE_COMMAND)  # say where, or what one command did
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Subject:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Every option by name, but for places."""
-        return dict(_flat(to_dict(self.trained.config)))
+        """The options of the run by name, but for places."""
+        return {name: value for name, value in flat(self.trained.config).items() if name not in _UNTOLD}
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,11 @@ class Story:
     network: str  # whose scores are broken down
     domain: LabelledDomain | UnlabelledDomain
     size: tuple[int, int]  # (width, height) that pictures were scaled into, by the first run
+
+    @property
+    def names(self) -> list[str]:
+        """Of the runs, in their order."""
+        return [subject.name for subject in self.subjects]
 
     @property
     def class_set(self) -> ClassSet:
@@ -178,11 +183,3 @@ def _read_json(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def _flat(options: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, value in options.items():
-        if isinstance(value, dict):
-            yield from _flat(value)
-        elif name not in _PLACES:
-            yield name, value

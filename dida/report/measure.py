@@ -65,7 +65,7 @@ class WithoutLabels(Dataset[LabelledImage]):
         scaled = scaled_image(picture, self._scale, enlarge=self._enlarge)
         nothing = torch.full(picture.shape[:2], IGNORE, dtype=torch.uint8)
         image = torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
-        return LabelledImage(image, nothing, str(path), {})
+        return LabelledImage(image, nothing, str(path), "", {})
 
 
 def measure_run(
@@ -85,12 +85,12 @@ def measure_run(
     ):
         for sample in samples:
             image = normalise(sample.image.to(device, non_blocking=True))[None]
-            label, size = sample.label.to(device, non_blocking=True), tuple(sample.label.shape)
-            band = torch.from_numpy(boundary_band(sample.label.numpy())).to(device, non_blocking=True)
+            label, size = sample.label, tuple(sample.label.shape)
+            near = label.where(torch.from_numpy(boundary_band(label.numpy())), IGNORE)
             said = []
             for name, network in trained.networks.items():
                 scores = enlarged(class_scores(network, image, inference), size)
-                said.append(tallies[name].add(scores[0].float(), label, band))
+                said.append(tallies[name].add(scores[0].float(), label, near))
             agreed += (said[0] == said[-1]).sum()
             seen += label.numel()
             progress.advance()
@@ -99,11 +99,11 @@ def measure_run(
 
 
 class _Tally:
-    """Counts of one network, on its device."""
+    """Counts of one network: those by label on the CPU, the others on its device."""
 
     def __init__(self, classes: int, threshold: float, device: torch.device) -> None:
         self._classes, self._threshold, self._device = classes, threshold, device
-        self._pixels, self._band = (self._zeros(classes, classes, dtype=torch.int64) for _ in range(2))
+        self._pixels, self._band = (torch.zeros(classes, classes, dtype=torch.int64) for _ in range(2))
         self._said = self._zeros(classes, dtype=torch.int64)
         self._bins = self._zeros(3, BINS, dtype=torch.float64)
         self._sums = self._zeros(2, dtype=torch.float64)  # of entropy, and of confident pixels
@@ -112,18 +112,23 @@ class _Tally:
     def _zeros(self, *shape: int, dtype: torch.dtype) -> Tensor:
         return torch.zeros(shape, dtype=dtype, device=self._device)
 
-    def add(self, scores_CHW: Tensor, label: Tensor, band: Tensor) -> Tensor:
-        """Count a picture; its predicted train ids [H, W]. `label` [H, W] uint8, `band` [H, W] bool."""
+    def add(self, scores_CHW: Tensor, label: Tensor, near: Tensor) -> Tensor:
+        """Count a picture; its predicted train ids [H, W], on the device of its scores.
+
+        `label` and `near`, that is the label in the boundary band alone, are [H, W] uint8 on the CPU.
+        """
         C = self._classes
         log_CHW = scores_CHW.log_softmax(0)
         highest, predicted = log_CHW.max(0)
         confidence = highest.exp()
-        one = confusion(label, predicted, C)
+        train_ids = predicted.to(torch.uint8).cpu()
+        one = confusion(label, train_ids, C)
         self._pixels += one
-        self._band += confusion(label.where(band, IGNORE), predicted, C)
+        self._band += confusion(near, train_ids, C)
         self._said += torch.bincount(predicted.flatten(), minlength=C)
         entropy = -(log_CHW.exp() * log_CHW).sum(dtype=torch.float64) / math.log(max(C, 2))
         self._sums += torch.stack([entropy, (confidence > self._threshold).sum().double()])
+        label = label.to(self._device, non_blocking=True)
         self._bin(confidence, predicted == label, label < C)
         self._picture_iou.append(score(one, {C: tuple(range(C))}).mean_iou[C])
         return predicted

@@ -78,8 +78,7 @@ def _section(title: str, *content: Content) -> Element:
 
 def _key(story: Story) -> Element:
     """Which colour is which run."""
-    names = [(subject.name, colour_of(i)) for i, subject in enumerate(story.subjects)]
-    return element("p", *(_swatch(name, colour) for name, colour in names), class_="key")
+    return element("p", *(_swatch(name, colour_of(i)) for i, name in enumerate(story.names)), class_="key")
 
 
 def _swatch(name: str, colour: str) -> Element:
@@ -144,7 +143,6 @@ _SHOWN_OPTIONS = ("method", "src", "tgt", "backbone", "weights", "init", "steps"
 
 def _runs(story: Story) -> Element:
     options = [subject.options for subject in story.subjects]
-    names = [subject.name for subject in story.subjects]
     differing = [name for name in options[0] if len({repr(o.get(name)) for o in options}) > 1]
     rows: list[list[Content]] = [
         [name, *(_value(o.get(name)) for o in options)]
@@ -154,12 +152,12 @@ def _runs(story: Story) -> Element:
     rows.append(["checkpoint", *(element("code", str(subject.trained.path)) for subject in story.subjects)])
     rows.append(["command", *(_command(subject) for subject in story.subjects)])
     every = [[name, *(_value(o.get(name)) for o in options)] for name in options[0]]
-    also = " and every option that differs between the runs" if len(names) > 1 else ""
+    also = " and every option that differs between the runs" if len(options) > 1 else ""
     return _section(
         "What was run",
         element("p", f"The main options{also}."),
-        make_table(["option", *names], rows),
-        element("details", element("summary", "every option"), make_table(["option", *names], every)),
+        make_table(["option", *story.names], rows),
+        element("details", element("summary", "every option"), make_table(["option", *story.names], every)),
     )
 
 
@@ -193,8 +191,8 @@ def _curves(story: Story) -> Element:
                                   chart))  # fmt: skip
     if not charts:
         return _section("Curves", element("p", "No metrics.jsonl lies beside these checkpoints."))
-    every = {s.name for s in story.subjects if not s.metrics}
-    missing = f" No metrics.jsonl of {', '.join(sorted(every))}." if every else ""
+    without = [s.name for s in story.subjects if not s.metrics]
+    missing = f" No metrics.jsonl of {', '.join(without)}." if without else ""
     about = f"Means over the steps between two lines of the log. Terms that are always zero are left out.{missing}"
     return _section("Curves", element("p", about), _key(story), element("div", *charts, class_="charts"))
 
@@ -215,13 +213,12 @@ def _classes(story: Story) -> Element | None:
     n = len(story.declared)
     rows.append([f"mIoU ({n}) near boundaries", *_compared([s.mean_iou[n] for s in band]), ""])
     rows.append(["pixels right", *_compared([s.all_accuracy for s in scores]), ""])
-    names = [subject.name for subject in story.subjects]
-    beside = [cell for name in names[1:] for cell in (name, "difference")]
+    beside = [cell for name in story.names[1:] for cell in (name, "difference")]
     return _section(
         "By class",
         element("p", f"IoU in percent over whole pictures at the labels' own size; {_DASH} where a class has no pixel. "
                      f"Near boundaries: within {BAND} pixels of another class."),
-        make_table(["class", names[0], *beside, "of pixels"], rows, class_="numbers"),
+        make_table(["class", story.names[0], *beside, "of pixels"], rows, class_="numbers"),
     )  # fmt: skip
 
 
@@ -350,7 +347,7 @@ def _without_labels(story: Story) -> Element:
 def _histogram(story: Story) -> Element:
     said = [story.of(subject).said_C for subject in story.subjects]
     shares = [counts / max(counts.sum(), 1) for counts in said]
-    head: list[Content] = ["class", *(subject.name for subject in story.subjects)]
+    head: list[Content] = ["class", *story.names]
     if story.has_labels:
         labelled_C = story.of(story.subjects[0]).pixels_CC.sum(1)
         shares.append(labelled_C / labelled_C.sum())

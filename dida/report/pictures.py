@@ -51,7 +51,7 @@ def draw_pictures(story: Story, indices: Iterable[int]) -> Iterator[tuple[int, S
 
 
 def _tiles(story: Story, index: int, picture: np.ndarray, said: Sequence[np.ndarray]) -> Iterator[Drawn]:
-    class_set, names = story.class_set, [subject.name for subject in story.subjects]
+    class_set, names = story.class_set, story.names
     truth = _truth(story, index)
     yield Drawn("picture", _photo(picture))
     if truth is not None:

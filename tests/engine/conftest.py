@@ -10,8 +10,9 @@ from tests.data.factories import make_cityscapes
 
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
-    """A training loop listens until its program ends; here other tests come after it."""
-    before = {kind: signal.getsignal(kind) for kind in STOPPING}
+    """As a shell starts a program, whoever started the tests; and a loop, which listens to its end, is not the end here."""
+    before = {kind: signal.signal(kind, signal.SIG_DFL) for kind in STOPPING}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for kind, handler in before.items():
         signal.signal(kind, handler)

@@ -21,7 +21,7 @@ from dida.method.bank import BankRule, NoBankRule
 from dida.method.feature_distance import FeatureDistance, NoFeatureDistance
 from dida.method.passes import Abstain, Method
 from dida.step import train_step
-from tests.engine.scenes import build, tiny
+from tests.engine.scenes import batch, build, tiny
 
 # Table of dida/assemble.py -> the option whose words are its keys, and those that stand for no strategy of the table.
 TABLES = {
@@ -105,6 +105,14 @@ def test_off_is_a_strategy_too():
         assert method.update_bank == NoBankRule()
     assert isinstance(dida.update_bank, BankRule)
     assert dacs == dataclasses.replace(daformer, believe=dacs.believe)  # the rest is data and the feature distance
+
+
+@pytest.mark.parametrize("options", [{"method": "dida"}, {"method": "source", "instance_prior": "student"}], ids=str)
+def test_shares_stay_where_nobody_asks_for_them_or_there_are_no_pseudo_labels(options):
+    state, method = build(tiny(**options))
+    before = state.shares.share.clone()
+    train_step(state, batch(), method)
+    assert torch.equal(state.shares.share, before)
 
 
 @pytest.mark.parametrize("norm, follows", [("batch", False), ("averaged", True)])

@@ -18,8 +18,9 @@ def test_nothing_slow_is_imported(command):
     assert not imported("-m", "dida", *command) & SLOW
 
 
-def test_help_names_every_command_in_less_than_two_seconds():
-    done, seconds = answer("-m", "dida", "--help")
+@pytest.mark.parametrize("typed", [("--help",), ()], ids=str)
+def test_help_names_every_command_in_less_than_two_seconds(typed):
+    done, seconds = answer("-m", "dida", *typed)
     assert seconds < 2
     assert all(f"\n    {name} " in done.stdout for name in cli.COMMANDS)
 

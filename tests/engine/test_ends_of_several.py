@@ -118,6 +118,24 @@ def test_a_signal_to_one_stops_all_and_saves_once(files, tmp_path, rank):
     assert not (run / "lock").exists()
 
 
+def test_what_differs_between_processes_is_not_saved_on_a_signal_either(files, tmp_path, monkeypatch):
+    draw = TrainState.step_rng
+
+    def apart(self: TrainState) -> Any:
+        if self.step == 3:
+            self.shares.share += distributed.dist.get_rank()
+            os.kill(os.getpid(), signal.SIGTERM)
+        return draw(self)
+
+    monkeypatch.setattr(TrainState, "step_rng", apart)
+    run = tmp_path / "run"
+    both = Processes(2, tmp_path / "said", train, short(files, run))
+    both.end(1, 1)
+    messages = [line for line in told(both) if line.startswith("train.py: ")]
+    assert messages == ["train.py: shares.share of process 0 and of 1 differ after step 4"]
+    assert checkpoints(run) == []
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_the_death_of_one_ends_all_with_one_message(files, tmp_path, rank):
     run = tmp_path / "run"

@@ -9,6 +9,7 @@ import torch
 from dida import recipes
 from dida.assemble import assemble
 from dida.config import Config, changed
+from dida.distributed import World
 from dida.models.segmentor import Segmentor
 from dida.overview import flops_a_second, overview, step_need
 from tests.data.factories import make_folder
@@ -84,6 +85,15 @@ def test_a_crop_that_is_larger_than_the_pictures_is_said(tmp_path):
     padding = 1 - 96 * 64 / 128**2
     assert said == [f"--crop 128 is larger than pictures of the {name}: {padding:.0%} is padding; --crop 64 fits"
                     for name in ("source", "target")]  # fmt: skip
+
+
+def test_of_several_processes_the_need_of_one_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("dida.overview.flops_a_second", lambda device: 1e6)
+    alone = lines(tmp_path, "--batch-size", "2")
+    monkeypatch.setattr(World, "size", 2)
+    two = lines(tmp_path, "--batch-size", "4")
+    assert two["needs"] == alone["needs"] != lines(tmp_path, "--batch-size", "2")["needs"]
+    assert "4 + 4 crops" in two["a"][0]
 
 
 def test_a_run_of_days_is_said(tmp_path, monkeypatch):

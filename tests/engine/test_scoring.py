@@ -106,6 +106,8 @@ def test_the_share_of_the_pixels_that_scores_are_of_is_said(trained, tmp_path, c
     for words in warned:
         assert words in caplog.text
     assert bool(warned) == bool(caplog.text)
+    for line in caplog.text.splitlines():
+        assert "is not defined" not in line or line.endswith("_gtFine_labelIds.png")  # the file to look at
     known = [255, 77, 200]
     assert list(report["unknown_ids"]) == [str(raw) for raw in known if f"raw id {raw} " in caplog.text]
 

@@ -11,15 +11,6 @@ from dida import signals
 from dida.signals import STOPPING, Signals, Stopped, ignore_signals
 
 
-@pytest.fixture(autouse=True)
-def _as_a_shell_starts_a_program():
-    before = {kind: signal.signal(kind, signal.SIG_DFL) for kind in STOPPING}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    for kind, handler in before.items():
-        signal.signal(kind, handler)
-
-
 @pytest.mark.parametrize("kind", STOPPING)
 def test_a_signal_is_remembered_and_nothing_else_happens(kind):
     with Signals() as listening:

@@ -1,5 +1,7 @@
 """From a checkpoint on disk to networks that can be asked, or to a message that says why not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -58,6 +60,15 @@ def test_a_labeller_answers_at_the_size_of_the_picture(config, tmp_path, size):
         assert answers[name].dtype == np.uint8
         assert answers[name].max() < 3
     assert not np.array_equal(*answers.values())
+
+
+def test_how_it_looks_is_what_is_asked_for_or_what_was_stored(config, tmp_path):
+    trained = load_trained(write_checkpoint(tmp_path / "x.pt", config, class_set=FARM), CPU)
+    shared = replace(trained, inference=Inference(32, 24, flip=True))
+    assert shared.asked(None, 0, flip=False) == Inference(32, 24, flip=True)
+    assert shared.asked(40, 0, flip=False) == Inference(40, 20)
+    assert shared.asked(0, 0, flip=False).window == 0
+    assert trained.asked(None, 0, flip=True) == Inference(flip=True)
 
 
 def test_runs_that_are_not_there_are_named(tmp_path):

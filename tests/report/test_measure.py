@@ -32,11 +32,11 @@ class Fixed(nn.Module):
         return Prediction(logits, logits, logits)
 
 
-def look(label, **shares) -> Measurement:
-    networks = {name: Fixed(share) for name, share in shares.items()}
+def look(label, device: str = "cpu", **shares) -> Measurement:
+    networks = {name: Fixed(share).to(device) for name, share in shares.items()}
     trained = Trained(None, 1, Config(), TWO, networks)
     label = torch.tensor(label, dtype=torch.uint8)
-    image = LabelledImage(torch.zeros(3, *label.shape, dtype=torch.uint8), label, "a.png", {})
+    image = LabelledImage(torch.zeros(3, *label.shape, dtype=torch.uint8), label, "a.png", "", {})
     return measure_run(trained, [image], inference=WHOLE_IMAGE, workers=0, title="")
 
 
@@ -66,6 +66,16 @@ def test_what_needs_no_label_is_measured_without_any():
     assert found.agreement == pytest.approx(2 / 3)
     assert math.isnan(student.calibration_error)
     assert np.isnan(student.picture_iou).all()
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_same_is_counted():
+    shares = {"student": [[0.23, 0.91], [0.42, 0.93]], "teacher": [[0.63, 0.87], [0.38, 0.99]]}
+    ours, theirs = (look([[0, 1], [1, IGNORE]], device, **shares) for device in ("cuda", "cpu"))
+    assert ours.agreement == theirs.agreement
+    for name, expected in theirs.networks.items():
+        for field in ("pixels_CC", "band_CC", "said_C", "bins", "entropy", "confident", "picture_iou"):
+            np.testing.assert_allclose(getattr(ours.networks[name], field), getattr(expected, field), rtol=1e-5)
 
 
 def test_one_network_agrees_with_nobody():

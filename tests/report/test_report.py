@@ -63,6 +63,9 @@ def test_it_says_what_was_run_and_how_the_runs_differ(report):
     assert row(report, "method") == ["dida", "source"]
     assert row(report, "command") == ["train.py --method dida", "train.py --method source"]
     assert row(report, "torch") == ["2.0", "2.1"]
+    heads = set(re.findall('<th scope="row">(.*?)</th>', report))
+    assert "save_every" in heads
+    assert not heads & {"out", "data_root", "cache", "config", "resume", "new_data", "debug"}
 
 
 def test_terms_that_are_always_zero_have_no_curve(report):
