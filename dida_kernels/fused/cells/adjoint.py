@@ -119,7 +119,7 @@ def _node_pairs(
             for g in tl.static_range(GROUPS):
                 b_s += tl.load(p_s + g * (S * S) * stride + o_pixel, mask=m_cell, other=0.0)
             b_r = tl.load(p_r + o_pixel, mask=m_cell, other=0.0)
-            b_c = b_r * b_r * (b_s * b_unit)
+            b_c = b_r * b_r * tl.where(b_unit > 0, b_s * b_unit, 0.0)  # without a scale s may never have been stored
             b_y = (b_c * (1 - b_wy) * (1 - b_wy), b_c * (1 - b_wy) * b_wy, b_c * b_wy * b_wy)
             b_x = ((1 - b_wx) * (1 - b_wx), (1 - b_wx) * b_wx, b_wx * b_wx)
             b_next = ()

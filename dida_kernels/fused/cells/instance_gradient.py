@@ -149,6 +149,10 @@ def _loss_bwd(
     i_g = tl.program_id(2)
     m_cell = o_cell < n_cell
     stride = tl.cast(n_cell, tl.int64)
+    b_scale = tl.load(p_scale + i_part * stride + o_cell, mask=m_cell, other=0.0)
+    if tl.max(b_scale, 0) == 0:
+        return  # `adjoint` reads nothing of a cell without a scale
+
     o_b, o_cy, o_cx = cell_position(o_cell, h, w)
     o_00, o_01, o_10, o_11 = cell_nodes(o_b, o_cy, o_cx, h, w)
     m_pixel = inside_image(m_cell, o_cy, o_cx, i_row, h, w, S, PIXELS)
@@ -160,7 +164,6 @@ def _loss_bwd(
     )
     b_wd = load_pixels(p_factor + i_pixel + o_cell, stride, m_cell, PIXELS)
     b_wc = load_pixels(p_factor + (i_pixel + S * S * stride) + o_cell, stride, m_cell, PIXELS)
-    b_scale = tl.load(p_scale + i_part * stride + o_cell, mask=m_cell, other=0.0)
     b_own, b_other = _seam_units(p_scale + i_part * stride, b_scale, o_cell, n_cell, CX)
     o_next = tl.minimum(tl.arange(0, CX) + 1, CX - 1)
     # Behind a row of seam sums stand the edges: what the first cell of each program has for the seam before it.
@@ -173,9 +176,7 @@ def _loss_bwd(
     i_hi = tl.minimum(i_lo + group_slots, i_stop)
     c_first, c_last = classes_of(p_label, i_lo, i_hi, n_class)
     lower = (i_stop - i_first) * row
-    # Without a scale nothing of a cell counts: `adjoint.fold` does not read what would be stored for it.
-    c_stop = tl.where(tl.max(b_scale, 0) > 0, c_last + 1, c_first)
-    for c in range(c_first, c_stop):
+    for c in range(c_first, c_last + 1):
         k_lo = tl.maximum(tl.load(p_start + c), i_lo)
         k_hi = tl.minimum(tl.load(p_start + c + 1), i_hi)
         b_z = load_image(p_z + c * tl.cast(stride_c, tl.int64), m_pixel, stride_y, stride_x, S, PIXELS)

@@ -15,7 +15,8 @@ maximum: sums over parts of the bank are plain sums, and chunks and programs mer
 would underflow; there the shift is the pixel's own maximum (`interpolation.shifts`), z included: a slot that z leaves
 nothing of may lie so far above the others that they vanish beside it.
 
-A program none of whose pixels has a weight takes no slot. In the gradient such pixels are those without a `scale`.
+A program none of whose pixels has a weight returns at once and stores nothing, so what is stored is read only of pixels
+with one. In the gradient such pixels are those without a `scale`.
 
 c_k and d_k are interpolated from the nodes (`interpolation.py`): a thread owns half a cell (S = 4: 8 pixels), keeps
 their sums in registers and reads, per slot, the four nodes of its cell, both streams in one 8-byte load each, lanes
@@ -133,7 +134,8 @@ def _loss_fwd(
     m_pixel = inside_image(m_cell, o_cy, o_cx, i_row, h, w, S, PIXELS)
     p_z = image_pixels(p_prior, o_b, o_cy, o_cx, i_row, stride_b, stride_y, stride_x, S)
     p_w = image_pixels(p_weight, o_b, o_cy, o_cx, i_row, stride_wb, stride_wy, stride_wx, S)
-    heaviest = _heaviest(load_image(p_w, m_pixel, stride_wy, stride_wx, S, PIXELS), CX, PIXELS)
+    if _heaviest(load_image(p_w, m_pixel, stride_wy, stride_wx, S, PIXELS), CX, PIXELS) == 0:
+        return
 
     b_factor_d, b_factor_c, b_shift_d, b_shift_c = load_streams(
         p_r, p_max, i_row * S * stride, stride, o_cell, m_cell, to_log2, S, PIXELS, PIXEL_SHIFT
@@ -143,8 +145,7 @@ def _loss_fwd(
     i_lo = i_first + i_g * group_slots
     i_hi = tl.minimum(i_lo + group_slots, i_stop)
     c_first, c_last = classes_of(p_label, i_lo, i_hi, n_class)
-    c_stop = tl.where(heaviest > 0, c_last + 1, c_first)
-    for c in range(c_first, c_stop):
+    for c in range(c_first, c_last + 1):
         k_lo, k_hi = tl.maximum(tl.load(p_start + c), i_lo), tl.minimum(tl.load(p_start + c + 1), i_hi)
         p_zc = p_z + c * tl.cast(stride_c, tl.int64)
         b_shift_x = less(b_shift_c, tl.load(p_log2_prior + c), PIXELS)
@@ -196,28 +197,29 @@ def _loss_reduce(
     o_b, o_cy, o_cx = cell_position(o_cell, h, w)
     m_pixel = inside_image(m_cell, o_cy, o_cx, i_row, h, w, S, PIXELS)
     p_w = image_pixels(p_weight, o_b, o_cy, o_cx, i_row, stride_b, stride_y, stride_x, S)
-    b_w = load_image(p_w, m_pixel, stride_y, stride_x, S, PIXELS)
     o_first = i_row * S * stride + o_cell
     b_loss = tl.zeros((CX,), tl.float32)
     b_mass = tl.zeros((CX,), tl.float32)
     b_scale = tl.zeros((CX,), tl.float32)
     b_wd, b_wc = (), ()
     for n in tl.static_range(PIXELS):
+        b_w = tl.load(p_w + n // S * stride_y + n % S * stride_x, mask=m_pixel[n], other=0.0).to(tl.float32)
+        m_weighs = b_w > 0  # of other pixels the sums may never have been stored
         b_L = tl.zeros((CX,), tl.float32)
         b_D = tl.zeros((CX,), tl.float32)
         b_N = tl.zeros((CX,), tl.float32)
         for g in tl.static_range(GROUPS):
             p_L = p_sum + (g * 3 * S * S + n) * stride + o_first
-            b_L += tl.load(p_L, mask=m_cell, other=0.0)
-            b_D += tl.load(p_L + S * S * stride, mask=m_cell, other=0.0)
-            b_N += tl.load(p_L + 2 * S * S * stride, mask=m_cell, other=0.0)
-        m_counts = (b_w[n] > 0) & (b_D > 0)  # Dn = 0: no mass on slots
+            b_L += tl.load(p_L, mask=m_weighs, other=0.0)
+            b_D += tl.load(p_L + S * S * stride, mask=m_weighs, other=0.0)
+            b_N += tl.load(p_L + 2 * S * S * stride, mask=m_weighs, other=0.0)
+        m_counts = b_D > 0  # Dn = 0: no mass on slots
         b_L = tl.where(m_counts, b_L, 1.0)
         b_D = tl.where(m_counts, b_D, 1.0)
-        b_loss += tl.where(m_counts, b_w[n] * (tl.log(b_L) - LN2 * (b_N / b_D)), 0.0)
-        b_mass += tl.where(m_counts, b_w[n], 0.0)
+        b_loss += tl.where(m_counts, b_w * (tl.log(b_L) - LN2 * (b_N / b_D)), 0.0)
+        b_mass += tl.where(m_counts, b_w, 0.0)
         if NEED_GRAD:
-            b_r = b_w[n] * tl.load(p_r + (S * S + n) * stride + o_first, mask=m_counts, other=0.0)
+            b_r = b_w * tl.load(p_r + (S * S + n) * stride + o_first, mask=m_counts, other=0.0)
             b_scale = tl.maximum(b_scale, b_r / UNITS_PER_SCALE)
             b_wd += (b_r / b_D,)
             b_wc += (b_r / b_L,)
