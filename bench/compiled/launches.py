@@ -68,10 +68,14 @@ class Launch(NamedTuple):
     def unread(self) -> int:
         """Of the prior [B, C, H, W], the planes of classes that the launch's slots [i_first, i_stop) do not have.
 
+        Of the bank, the rows that are not asked for.
         Slots are sorted by class, so the launches that share a bank see C classes in all and one more for each cut. A
         launch is charged its share of the C and one cut, which for the whole bank is enough whatever its labels are.
         """
         arguments = self.bound()
+        if {"p_bank", "p_order", "count"} <= arguments.keys():  # rows of a range of the sorted bank
+            slots = arguments["p_order"].bytes // 8
+            return round((arguments["p_bank"].bytes + arguments["p_order"].bytes) * (1 - arguments["count"] / slots))
         if not {"p_prior", "p_label", "i_first", "i_stop", "n_class"} <= arguments.keys():
             return 0
         slots, classes = arguments["p_label"].bytes // 8, arguments["n_class"]

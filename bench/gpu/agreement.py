@@ -21,6 +21,7 @@ from bench.gpu.program import Program, begin, stage_parser
 ON_GPU = (
     "tests/kernels/test_agreement.py",
     "tests/kernels/test_training_size.py",
+    "tests/kernels/test_banks.py",
     "tests/kernels/test_triton_bank_similarity.py",
     "tests/kernels/test_triton_boundary_mask.py",
     "tests/kernels/test_triton_class_similarity.py",

@@ -87,6 +87,7 @@ GROUPS = 3
 # 2^8 leaves them far from overflow and lifts slots of q = 1e-6 out of the subnormal numbers.
 UNITS_PER_SCALE = tl.constexpr(256.0)
 LN2 = tl.constexpr(math.log(2.0))
+PARTS = 256  # partial sums added up at a time
 
 
 @triton.jit
@@ -234,6 +235,22 @@ def _loss_reduce(
             tl.store(p_factor + (S * S + n) * stride + o_first, b_wc[n] * b_inverse, mask=m_cell)
 
 
+@triton.jit
+def _weighted_mean(p_loss, p_mass, p_mean, p_grad_scale, n_part, temperature, PARTS: tl.constexpr):
+    """sum w loss / sum w and 1 / (t sum w) of what the programs have summed; in float64, as a sum of weights 0 and 1 is
+    a count, which float32 loses."""
+    b_loss = tl.zeros((PARTS,), tl.float64)
+    b_mass = tl.zeros((PARTS,), tl.float64)
+    for i in range(0, n_part, PARTS):
+        o = i + tl.arange(0, PARTS)
+        b_loss += tl.load(p_loss + o, mask=o < n_part, other=0.0).to(tl.float64)
+        b_mass += tl.load(p_mass + o, mask=o < n_part, other=0.0).to(tl.float64)
+    mass = tl.sum(b_mass, 0)
+    mass = tl.where(mass > 0, mass, 1.0)
+    tl.store(p_mean, (tl.sum(b_loss, 0) / mass).to(tl.float32))
+    tl.store(p_grad_scale, (1.0 / (temperature * mass)).to(tl.float32))
+
+
 @torch.library.custom_op("dida::instance_loss_cells", mutates_args=())
 def instance_loss_cells(
     student_BDhw: Tensor, teacher_BDhw: Tensor, prior_BCHW: Tensor, weight_BHW: Tensor,
@@ -274,14 +291,12 @@ def instance_loss_cells(
             **LAUNCH,
         )
         del sums
-        total = mass.sum(dtype=torch.float64).float()  # of weights 0 and 1 it is a count, which float32 loses
-        total = total.where(total > 0, 1.0)
-        loss = loss.sum() / total
-        grad_scale = 1 / temperature / total
+        mean_loss, grad_scale = scratch(like=r), scratch(like=r)
+        _weighted_mean[(1,)](loss, mass, mean_loss, grad_scale, len(loss), temperature, PARTS, num_warps=4, **LAUNCH)
         if not need_grad:
-            return loss, loss.new_empty(0, D), grad_scale
+            return mean_loss, mean_loss.new_empty(0, D), grad_scale
         forward = Forward(cells, prior_BCHW, log2_prior_C, rows, r, bank, logits, largest, factor, scale, to_log2)
-        return loss, gradient(forward), grad_scale
+        return mean_loss, gradient(forward), grad_scale
 
 
 @instance_loss_cells.register_fake
