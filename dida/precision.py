@@ -8,36 +8,58 @@ bf16   the networks' weights and maps are bfloat16, batch norms, softmax, losses
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, NamedTuple, get_args
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+
+from dida.models.mit import compile_blocks
 
 Precision = Literal["fp32", "tf32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 TENSOR_CORES = (8, 0)  # compute capability from which GPUs multiply in TF32 and bfloat16
 
 
-class Chosen(NamedTuple):
-    """A precision, and why it is this one."""
+@dataclass(frozen=True)
+class Arithmetic:
+    """How the networks of a step compute."""
 
     precision: Precision
-    why: str
+    why: str = "as asked for"
+    compiled: bool = False  # the blocks of encoders
+
+    def working(self, student: nn.Module, teacher: nn.Module) -> "Networks":
+        """What the passes of a step call to train `student` and to ask `teacher`. Raises ValueError, see `compiled`."""
+        made = (Bfloat16Networks if self.precision == "bf16" else Networks)(student, teacher)
+        self._compile(made.student, made.teacher)
+        return made
+
+    def frozen(self, network: nn.Module) -> nn.Module:
+        """What computes for a network that never changes."""
+        made = in_bfloat16(network) if self.precision == "bf16" else network
+        self._compile(made)
+        return made
+
+    def _compile(self, *networks: nn.Module) -> None:
+        if self.compiled:
+            for network in networks:
+                compile_blocks(network)
 
 
-def choose_precision(name: str, device: torch.device) -> Chosen:
-    """What `--precision` NAME stands for on a device. Raises ValueError for what the device does not have.
+def choose_precision(name: str, device: torch.device) -> tuple[Precision, str]:
+    """What `--precision` NAME stands for on a device, and why. Raises ValueError for what the device does not have.
 
-    auto never takes bf16: its rounding is 100 times that of TF32's sums, so whoever wants its speed says so.
+    auto never takes bf16, whose rounding is eight times as coarse as that of TF32 and reaches every map.
     """
     on_gpu = device.type == "cuda"
     fast = on_gpu and torch.cuda.get_device_capability(device) >= TENSOR_CORES
     where = torch.cuda.get_device_name(device) if on_gpu else "the CPU"
     if name == "auto":
-        return Chosen("tf32", f"auto, {where} has it") if fast else Chosen("fp32", f"auto, {where} has no TF32")
+        return ("tf32", f"auto: {where} has it") if fast else ("fp32", f"auto: {where} has no TF32")
     if (name == "tf32" and not fast) or (name == "bf16" and on_gpu and not fast):
         raise ValueError(f"--precision {name}: {where} has none, take fp32")
-    return Chosen(next(known for known in PRECISIONS if known == name), "as asked for")
+    return next(known for known in PRECISIONS if known == name), "as asked for"
 
 
 @contextmanager
@@ -62,11 +84,12 @@ class Networks:
     def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
         self.student, self.teacher = student, teacher
 
-    def refresh(self) -> None:
-        """Take over the weights that the last step left. Before the passes."""
+    def refreshed(self) -> tuple[nn.Module, nn.Module]:
+        """Student and teacher, with the weights that the last step left."""
+        return self.student, self.teacher
 
     def collect(self) -> None:
-        """Leave the gradient with the parameters that are trained. After the passes."""
+        """Once they have passed: the gradient is with the parameters that are trained."""
 
 
 class Bfloat16Networks(Networks):
@@ -83,8 +106,9 @@ class Bfloat16Networks(Networks):
         self._gradients: list[Tensor] = []  # float32, kept from step to step
 
     @torch.no_grad()
-    def refresh(self) -> None:
+    def refreshed(self) -> tuple[nn.Module, nn.Module]:
         torch._foreach_copy_(self._cast, self._own)
+        return super().refreshed()
 
     @torch.no_grad()
     def collect(self) -> None:
@@ -95,11 +119,6 @@ class Bfloat16Networks(Networks):
         torch._foreach_copy_([float32 for _, _, float32 in used], [cast.grad for _, cast, _ in used])
         for own, cast, float32 in used:
             own.grad, cast.grad = float32, None
-
-
-def working_networks(precision: Precision, student: nn.Module, teacher: nn.Module) -> Networks:
-    """What the passes of a step call to train `student` and to ask `teacher`."""
-    return (Bfloat16Networks if precision == "bf16" else Networks)(student, teacher)
 
 
 def in_bfloat16(network: nn.Module) -> nn.Module:

@@ -34,6 +34,9 @@ HEADS = (1, 2, 5, 8)
 SHORTENINGS = (8, 4, 2, 1)
 EXPANSION = 4
 
+COMPILER = "inductor"
+PROGRAMS = 64  # that PyTorch may make of one block: a stage each; in training or not, with a gradient or not
+
 # The published weights were trained with 1e-6 in the blocks and behind the stages, and with PyTorch's 1e-5 in the
 # patch embeddings and behind the shortening convolution.
 BLOCK_EPS = 1e-6
@@ -123,6 +126,19 @@ class Block(nn.Module):
             return x + self.mlp(self.norm2(x), grid)
         x = x + kept[0] * self.attn(self.norm1(x), grid)
         return x + kept[1] * self.mlp(self.norm2(x), grid)
+
+
+def compile_blocks(network: nn.Module) -> None:
+    """Let every block of a network be compiled, in place, for the shapes that it then sees. What is not one runs as is.
+
+    Raises ValueError for a network without blocks, RuntimeError in its first steps where one is no single program.
+    """
+    blocks = [module for module in network.modules() if isinstance(module, Block)]
+    if not blocks:
+        raise ValueError("--compile: only the blocks of mit_* encoders are known to compile; take one, or leave it out")
+    torch._dynamo.config.recompile_limit = max(PROGRAMS, torch._dynamo.config.recompile_limit)
+    for block in blocks:
+        block.compile(backend=COMPILER, dynamic=False, fullgraph=True)
 
 
 def _initialise(module: nn.Module) -> None:
