@@ -114,10 +114,13 @@ class Bfloat16Networks(Networks):
     def collect(self) -> None:
         if not self._gradients:
             self._gradients = [torch.empty_like(own) for own, _ in self._trained]
-        used = [(own, cast, float32) for (own, cast), float32 in zip(self._trained, self._gradients, strict=True)
-                if cast.grad is not None]  # fmt: skip
-        torch._foreach_copy_([float32 for _, _, float32 in used], [cast.grad for _, cast, _ in used])
-        for own, cast, float32 in used:
+        found = [
+            (own, cast, float32, cast.grad)
+            for (own, cast), float32 in zip(self._trained, self._gradients, strict=True)
+            if cast.grad is not None
+        ]
+        torch._foreach_copy_([float32 for _, _, float32, _ in found], [gradient for *_, gradient in found])
+        for own, cast, float32, _ in found:
             own.grad, cast.grad = float32, None
 
 
