@@ -42,7 +42,10 @@ DIDA = {
     "models": ("batch", "checksums", "distributed", "models"),
     "method": _METHOD,
     "optim": (),
-    "state": ("checksums", "distributed", "errors", "files", "method.bank", "method.prior", "method.views"),
+    "precision": ("models.mit",),
+    "state": (
+        "checksums", "distributed", "errors", "files", "method.bank", "method.prior", "method.views", "precision",
+    ),
     "recipes": ("options", "config", "state"),
     "step": ("batch", "method.passes", "optim", "state"),
     "evaluate": ("batch", "data", "distributed", "progress"),
@@ -57,10 +60,10 @@ DIDA = {
         "claim", "config", "data.classes", "errors", "files", "provenance", "state", "trackers",
     ),
     "assemble": (
-        "batch", "config", "data", "device", "distributed", "method", "models", "optim", "options", "panel", "state",
-        "stored",
+        "batch", "config", "data", "device", "distributed", "method", "models", "optim", "options", "panel",
+        "precision", "state", "stored",
     ),
-    "overview": ("assemble", "config", "data", "models"),
+    "overview": ("assemble", "config", "data", "models", "precision"),
     "trained": ("assemble", "config", "data", "evaluate", "paper", "state", "stored"),
     "labelling": ("data", "evaluate", "panel", "predictions", "progress", "trained"),
     "scoring": ("batch", "data", "distributed", "evaluate", "paper", "predictions", "stored", "trained"),
@@ -71,8 +74,8 @@ DIDA = {
         "batch", "config", "data", "evaluate", "files", "options", "progress", "report", "state", "terms", "trained",
     ),
     "loop": (
-        "assemble", "batch", "config", "data", "kernels", "meter", "overview", "program", "progress", "run", "signals",
-        "state", "step",
+        "assemble", "batch", "config", "data", "kernels", "meter", "overview", "precision", "program", "progress",
+        "run", "signals", "state", "step",
     ),
     "command": (
         "assemble", "config", "data", "device", "distributed", "errors", "eval_config", "evaluate", "export",

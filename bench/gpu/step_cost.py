@@ -28,13 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     program.keep(setting=settings_of(workload), rows=[])
     for precision in precisions_on(device, options.precision):
         contenders = computing(contenders, precision=precision, compile=options.compile)
-        rows = rows_of(contenders, batch, workload.steps, workload.warm_up, device)
+        rows = cost_rows(contenders, batch, workload.steps, workload.warm_up, device)
         program.keep(rows=[*program.found["rows"], *rows])
         tell(rows)
     return 0
 
 
-def rows_of(
+def cost_rows(
     contenders: list[Contender], batch: Batch, steps: int, warm_up: int, device: torch.device
 ) -> list[dict[str, Any]]:
     """A row per method, with what it costs more than the first."""
