@@ -17,8 +17,8 @@ the feature distance, which a run without ImageNet weights does without, is part
     optimizer, EMA, bank
 
 Nothing is added to the step itself: a stage ends where the next one's callable is called, and on a GPU an end is an
-event in the stream, for which nobody waits. The engine has no mixed precision; "bfloat16" is its float32 step inside
-torch.autocast, put around it here. Milliseconds are means over whole intervals between updates of the bank.
+event in the stream, for which nobody waits. Precisions are those of train.py. Milliseconds are means over whole
+intervals between updates of the bank.
 """
 
 import argparse
@@ -28,7 +28,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,12 +38,13 @@ if not __package__:  # python bench/step.py
     start_again(__file__)
 
 import torch
+from torch import nn
 
 from bench import record
 from bench.arguments import output_file, whole_number
 from bench.meter import TensorMeter
 from dida import recipes
-from dida.assemble import build_method, build_pairs, build_state, build_student
+from dida.assemble import build_method, build_pairs, build_state, build_student, choose_arithmetic
 from dida.batch import Batch
 from dida.config import Config, changed
 from dida.data.classes import ClassSet
@@ -52,6 +52,7 @@ from dida.data.loader import batches
 from dida.data.pairs import Pairs
 from dida.data.toy import Counts, generate
 from dida.method.passes import Method
+from dida.precision import PRECISIONS, Arithmetic, Precision, products_in
 from dida.state import TrainState
 from dida.step import train_step
 
@@ -129,8 +130,14 @@ class Contender(NamedTuple):
 
     name: str
     slots: int  # K; 0: it has no bank
+    config: Config
     state: TrainState
     method: Method
+    class_set: ClassSet
+    imagenet: nn.Module  # encoder of the feature distance, in float32
+
+    def arithmetic(self) -> Arithmetic:
+        return choose_arithmetic(self.config, next(self.imagenet.parameters()).device)
 
 
 def bank_every(steps: int) -> int:
@@ -159,8 +166,25 @@ def build_contenders(
         of_its_own = changed(recipes.METHODS[name](config), bank_size=size or config.instance.bank_size)
         bank = build_state(of_its_own, class_set, pixels_C, device, student=shared.student).bank
         state = dataclasses.replace(shared, bank=bank, step=config.instance.bank_start)
-        contenders.append(Contender(name, size, state, build_method(of_its_own, class_set, imagenet=imagenet)))
+        method = build_method(of_its_own, class_set, imagenet=imagenet)
+        contenders.append(Contender(name, size, of_its_own, state, method, class_set, imagenet))
     return contenders
+
+
+def computing(contenders: Sequence[Contender], **speed: Any) -> list[Contender]:
+    """The same with other options of train.py, --precision and its like, on the networks that they share."""
+    changed_ones = [one._replace(config=changed(one.config, **speed)) for one in contenders]
+    state = contenders[0].state
+    working = changed_ones[0].arithmetic().working(state.student, state.teacher)
+    imagenet = contenders[0].imagenet
+    methods = [build_method(one.config, one.class_set, imagenet=imagenet) for one in changed_ones]
+    return [
+        one._replace(
+            state=dataclasses.replace(one.state, working=working),
+            method=dataclasses.replace(method, source_pass=methods[0].source_pass),  # one frozen encoder
+        )
+        for one, method in zip(changed_ones, methods, strict=True)
+    ]
 
 
 class Stretch(NamedTuple):
@@ -170,9 +194,7 @@ class Stretch(NamedTuple):
     seconds: float  # of all of them, by a clock that knows no stages
 
 
-def take_steps(
-    contender: Contender, stream: Iterator[tuple[Batch, Any]], steps: int, dtype: torch.dtype, device: torch.device
-) -> Stretch:
+def take_steps(contender: Contender, stream: Iterator[tuple[Batch, Any]], steps: int, device: torch.device) -> Stretch:
     clock, state = Clock(device), contender.state
     method = watched(contender.method, clock)
     hook = state.optimizer.register_step_pre_hook(lambda *_: clock.mark("optimizer"))
@@ -182,7 +204,7 @@ def take_steps(
         clock.mark("data")
         batch, _ = next(stream)
         clock.mark("source")
-        with _autocast(dtype, device):
+        with products_in(contender.arithmetic().precision):
             train_step(state, batch, method)
         clock.mark(None)
     _wait(device)
@@ -191,26 +213,23 @@ def take_steps(
     return Stretch(clock.read(), seconds)
 
 
-def peak_of_step(contender: Contender, batch: Batch, dtype: torch.dtype, device: torch.device) -> int:
+def peak_of_step(contender: Contender, batch: Batch, device: torch.device) -> int:
     """Bytes of a step at its peak, all that stays included: of PyTorch's allocator on a GPU, counted on a CPU."""
     state = contender.state
-    with _autocast(dtype, device):
+    with products_in(contender.arithmetic().precision):
         if device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             train_step(state, batch, contender.method)
             return torch.cuda.max_memory_allocated()
-        with TensorMeter() as meter:
-            meter.know([list(module.state_dict().values()) for module in (state.student, state.teacher, state.bank)])
+        with TensorMeter() as meter, torch.compiler.set_stance("force_eager"):  # which cannot be watched compiled
+            modules = (state.student, state.teacher, state.bank, state.working.student, state.working.teacher)
+            meter.know([list(module.state_dict().values()) for module in modules])
             meter.know(list(contender.method.source_pass.feature_distance.encoder.state_dict().values()))
             meter.know([list(moments.values()) for moments in state.optimizer.state.values()])
             meter.know(batch)
             train_step(state, batch, contender.method)
     return meter.peak
-
-
-def _autocast(dtype: torch.dtype, device: torch.device) -> AbstractContextManager:
-    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
 
 def _wait(device: torch.device) -> None:
@@ -222,31 +241,32 @@ def _wait(device: torch.device) -> None:
 
 
 def survey_steps(
-    contenders: list[Contender], pairs: Pairs, dtypes: Sequence[torch.dtype], steps: int, workers: int,
+    contenders: list[Contender], pairs: Pairs, precisions: Sequence[Precision], steps: int, workers: int,
     device: torch.device,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """One row per dtype and method. The first contender is what the others are compared with."""
+    """One row per precision and method. The first contender is what the others are compared with."""
     batch_size = Config().data.batch_size
     block = -(-steps // TURNS)
     sizes = [min(block, steps - done) for done in range(0, steps, block)]
-    needed = len(dtypes) * len(contenders) * (WARMUP + steps + 1)
+    needed = len(precisions) * len(contenders) * (WARMUP + steps + 1)
     stream = batches(pairs, batch_size=batch_size, start=0, stop=needed, workers=workers, device=device)
     rows = []
-    for dtype in dtypes:
+    for precision in precisions:
+        contenders = computing(contenders, precision=precision)
         for contender in contenders:
-            take_steps(contender, stream, WARMUP, dtype, device)
+            take_steps(contender, stream, WARMUP, device)
         blocks: list[list[Stretch]] = [[] for _ in contenders]
         for size in sizes:
             for contender, mine in zip(contenders, blocks, strict=True):
-                mine.append(take_steps(contender, stream, size, dtype, device))
+                mine.append(take_steps(contender, stream, size, device))
         for contender, mine in zip(contenders, blocks, strict=True):
-            peak = peak_of_step(contender, next(stream)[0], dtype, device)
-            rows.append(step_row(contender, dtype, mine, 2 * batch_size, peak))
+            peak = peak_of_step(contender, next(stream)[0], device)
+            rows.append(step_row(contender, mine, 2 * batch_size, peak))
         add_differences(rows[-len(contenders) :])
     return rows
 
 
-def step_row(contender: Contender, dtype: torch.dtype, blocks: list[Stretch], images: int, peak: int) -> dict[str, Any]:
+def step_row(contender: Contender, blocks: list[Stretch], images: int, peak: int) -> dict[str, Any]:
     """`images`: crops in a step, of both domains."""
     steps = [step for block in blocks for step in block.steps]
     whole = [sum(step.values()) for step in steps]
@@ -255,7 +275,8 @@ def step_row(contender: Contender, dtype: torch.dtype, blocks: list[Stretch], im
     return {
         "method": contender.name,
         "K": contender.slots,
-        "dtype": str(dtype).removeprefix("torch."),
+        "precision": contender.arithmetic().precision,
+        "compiled": contender.config.speed.compile,
         "steps": len(steps),
         "images": images,
         "images_per_second": images / seconds,
@@ -277,10 +298,10 @@ def add_differences(rows: list[dict[str, Any]]) -> None:
 
 def step_report(result: dict[str, Any]) -> str:
     """The report in markdown; every number in it comes from `result`."""
-    head = ["dtype", "method", "K", "images/s", "ms", "20 - 80 %", *STAGES, "peak MB", "more time", "more MB"]
+    head = ["precision", "method", "K", "images/s", "ms", "20 - 80 %", *STAGES, "peak MB", "more time", "more MB"]
     body = []
     for row in result["rows"]:
-        cells = [row["dtype"], row["method"], row["K"] or "-", f"{row['images_per_second']:.2f}"]
+        cells = [row["precision"], row["method"], row["K"] or "-", f"{row['images_per_second']:.2f}"]
         cells += [f"{row['step_ms']:.1f}", f"{row['low']:.1f} - {row['high']:.1f}"]
         cells += [f"{row['stages'][stage]:.1f}" for stage in STAGES]
         cells += [f"{row['peak_bytes'] / 1e6:,.0f}", f"{row['more_time_percent']:+.1f} %"]
@@ -296,7 +317,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="mit_b5")
     parser.add_argument("--crop", type=whole_number(32), default=512)
     parser.add_argument("--slots", type=whole_number(1), nargs="+", default=[300, 3000], help="sizes K of DIDA's bank")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--precision", choices=PRECISIONS, nargs="+", default=["fp32", "bf16"])
     parser.add_argument(
         "--steps", type=whole_number(1), default=Config().instance.bank_every, help="steps of each that count"
     )
@@ -309,8 +330,7 @@ def main() -> None:
         config = config_of(options.backbone, options.crop, options.steps, Path(data_root))
         pairs, pixels_C = build_pairs(config)
         contenders = build_contenders(config, options.slots, pairs.source.class_set, pixels_C, device)
-        dtypes = [getattr(torch, name) for name in options.dtype]
-        rows = survey_steps(contenders, pairs, dtypes, options.steps, options.workers, device)
+        rows = survey_steps(contenders, pairs, options.precision, options.steps, options.workers, device)
     result = {
         "header": record.header(options.device),
         "setting": {
@@ -318,8 +338,6 @@ def main() -> None:
             "crop": options.crop,
             "batch": Config().data.batch_size,
             "bank updated every": bank_every(options.steps),
-            "float32 products": torch.backends.cuda.matmul.fp32_precision,
-            "float32 convolutions": torch.backends.cudnn.conv.fp32_precision,
         },
         "rows": rows,
     }

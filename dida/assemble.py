@@ -34,6 +34,7 @@ from dida.models.whole_batch import over_all_processes
 from dida.optim import build_optimizer, build_schedule
 from dida.options import parse_size
 from dida.panel import Panel
+from dida.precision import Arithmetic, choose_precision
 from dida.resume import go_on
 from dida.state import TrainState
 from dida.transfer import start_from_init
@@ -49,6 +50,7 @@ class Parts(NamedTuple):
     pairs: Pairs
     panel: Panel
     device: torch.device
+    arithmetic: Arithmetic
 
     @property
     def class_set(self) -> ClassSet:
@@ -74,24 +76,26 @@ def assemble(config: Config, world: World = ALONE) -> Parts:
     torch.manual_seed(config.run.seed)
     student, imagenet = load_networks(config, class_set, device)
     _require_statistics(config, student)
+    arithmetic = choose_arithmetic(config, device)
     state = build_state(config, class_set, pixels_C, device, student=student, world=world)
     if config.resume:
         go_on(state, config, pairs)
     method = build_method(config, class_set, imagenet=imagenet, world=world)
     panel = Panel(class_set, config.instance.boundary_classes, config.instance.temperature)
-    return Parts(state, method, pairs, panel, device)
+    return Parts(state, method, pairs, panel, device, arithmetic)
 
 
 def join(parts: Parts) -> Parts:
     """The parts of one process to those of a run of several: norms and draws are over the images of all, gradients
     averaged. To be called by all of them at once.
     """
-    world = parts.state.world
+    state, world = parts.state, parts.state.world
     if world is ALONE:
         return parts
-    for network in (parts.state.student, parts.state.teacher):
+    for network in (state.student, state.teacher):
         over_all_processes(network, world)
-    return parts._replace(method=replicated(parts.method, parts.state.student))
+    state.working = parts.arithmetic.working(state.student, state.teacher)
+    return parts._replace(method=replicated(parts.method, state.working.student))
 
 
 def _require_statistics(config: Config, student: Segmentor) -> None:
@@ -148,6 +152,11 @@ def _rare_classes(config: Config, source: Sources, statistics: Statistics) -> Ra
     )
 
 
+def choose_arithmetic(config: Config, device: torch.device) -> Arithmetic:
+    """Raises ValueError for a precision that the device does not have."""
+    return Arithmetic(*choose_precision(config.speed.precision, device), compiled=config.speed.compile)
+
+
 # ---- networks and state --------------------------------------------------------------------------------------------
 
 
@@ -194,12 +203,14 @@ def build_state(
     bank = InstanceBank(slots_K, config.model.embed_dim, len(class_set))
     if inst.bank_init == "random":
         bank.fill_random(torch.Generator().manual_seed(config.run.seed))
+    averaged = teacher.as_teacher(student, config.teach.teacher_norm)
     optimizer = build_optimizer(
         student, lr=optim.lr, head_lr_factor=optim.head_lr_factor, weight_decay=optim.weight_decay
     )
     return TrainState(
         student=student,
-        teacher=teacher.as_teacher(student, config.teach.teacher_norm),
+        teacher=averaged,
+        working=choose_arithmetic(config, device).working(student, averaged),
         bank=bank.to(device),
         shares=prior.ClassShares(len(class_set)).to(device),
         optimizer=optimizer,
@@ -222,8 +233,9 @@ def build_method(
     teach, C = config.teach, len(class_set)
     distance: FeatureDistance | NoFeatureDistance = NoFeatureDistance()
     if imagenet is not None and teach.feature_weight > 0:
+        arithmetic = choose_arithmetic(config, next(imagenet.parameters()).device)
         distance = feature_distance(
-            imagenet, weight=teach.feature_weight, things=class_set.things, classes=C, world=world
+            arithmetic.frozen(imagenet), weight=teach.feature_weight, things=class_set.things, classes=C, world=world
         )
     return Method(
         source_pass=SourcePass(distance),

@@ -92,6 +92,16 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class SpeedConfig:
+    """How a step is computed; for what it learns none of it matters but for rounding."""
+
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
+    """Numbers of the networks: fp32; tf32, whose products a GPU rounds; bf16; auto is tf32 where the GPU has it."""
+    compile: bool = False
+    """Compile the blocks of a mit_* encoder: a minute or two before the first step, then shorter steps on a GPU."""
+
+
+@dataclass(frozen=True)
 class SelfTrainingConfig:
     """Sec. III-A: the teacher, its pseudo-labels, the two views, and the baseline's feature distance."""
 
@@ -220,6 +230,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
     teach: SelfTrainingConfig = field(default_factory=SelfTrainingConfig)
     instance: InstanceConfig = field(default_factory=InstanceConfig)
     run: RunConfig = field(default_factory=RunConfig)
@@ -259,6 +270,7 @@ class Config:
 _ASKS_THE_BANK = {"instance_loss": "off", "regenerate_semantic": "none"}
 MAY_CHANGE = {  # on --resume
     "data_root", "workers", "cache", "device", "log_every", "panel_every", "save_every", "tracker",
+    "precision", "compile",
 }  # fmt: skip
 MAY_GROW = {"steps"}  # on --resume: a run is extended, never cut short
 OF_ONE_COMMAND = ("config", "resume", "new_data", "check_data", "debug")  # no options of the run

@@ -17,6 +17,7 @@ from dida.data.loader import batches
 from dida.data.workers import WorkerDied
 from dida.meter import Meter
 from dida.overview import overview
+from dida.precision import products_in
 from dida.program import command_line
 from dida.progress import StepProgress
 from dida.run import Run
@@ -35,7 +36,7 @@ def train(config: Config, parts: Parts) -> Path:
     ImageFileError, WorkerDied or OSError where data cannot be read or the run not be written, NonFinite where a step or
     what is to be saved is not finite. A note of the error says how to go on.
     """
-    state, method, pairs, _, device = parts
+    state, method, pairs, _, device, arithmetic = parts
     world, steps = state.world, config.optim.steps
     with world.together():
         opened = _open(config, parts) if world.leads else None
@@ -47,6 +48,7 @@ def train(config: Config, parts: Parts) -> Path:
         with (
             keeper.says_how_to_go_on(),
             keeper.progress,
+            products_in(arithmetic.precision),
             batches(  # its processes start here, where signals are listened to
                 pairs,
                 batch_size=config.data.batch_size,

@@ -23,6 +23,7 @@ def build_optimizer(model: nn.Module, *, lr: float, head_lr_factor: float, weigh
             {"params": groups["head"], "lr": lr * head_lr_factor, "weight_decay": weight_decay, "name": "head"},
         ],
         betas=(0.9, 0.999),
+        fused=next(model.parameters()).is_cuda or None,  # None: as PyTorch chooses
     )
 
 

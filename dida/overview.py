@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -15,7 +15,7 @@ from dida.config import Config, changed
 from dida.data.image_file import image_size
 from dida.data.pairs import View
 from dida.data.transforms import keep_ratio_size
-from dida.models.segmentor import Segmentor
+from dida.precision import products_in
 
 LONG = 6 * 3600  # seconds from which a run is worth a hint
 _LOOKED_AT = 9  # pictures of a domain, evenly spaced, whose headers are read
@@ -36,10 +36,12 @@ def overview(config: Config, parts: Parts) -> Iterator[str]:
     state, pairs, device = parts.state, parts.pairs, parts.device
     data, optim, inst = config.data, config.optim, config.instance
     student = state.student
-    assert isinstance(student, Segmentor)
-    need = step_need(changed(config, batch_size=data.batch_size // state.world.size), student)  # of this process
+    computing = state.working.student
+    of_this_process = changed(config, batch_size=data.batch_size // state.world.size)
+    need = step_need(of_this_process, student, computing)
     left = optim.steps - state.step
-    seconds = left * need.flops / flops_a_second(device)
+    with products_in(parts.arithmetic.precision):
+        seconds = left * need.flops / flops_a_second(device, next(computing.parameters()).dtype)
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     yield f"device    {device} ({where})"
     hints = []
@@ -54,6 +56,7 @@ def overview(config: Config, parts: Parts) -> Iterator[str]:
     yield f"a step    {data.batch_size} + {data.batch_size} crops of {data.crop}x{data.crop}"
     names = ", ".join(parts.class_set.names)
     yield f"classes   {len(parts.class_set)}: {names if len(names) < 90 else names[:86] + ' ...'}"
+    yield f"numbers   {parts.arithmetic.precision}, {parts.arithmetic.why}"
     millions = sum(p.numel() for p in student.parameters()) / 1e6
     yield f"network   {config.model.backbone}, {millions:.1f} million parameters"
     bank = f"; bank of {inst.bank_size} used from step {inst.bank_start}" if inst.selecting != "off" else ""
@@ -64,11 +67,15 @@ def overview(config: Config, parts: Parts) -> Iterator[str]:
     yield from (f"hint      {hint}" for hint in hints)
 
 
-def step_need(config: Config, student: Segmentor) -> Need:
-    """What a step costs, from one forward pass of shapes without numbers."""
+def step_need(config: Config, student: nn.Module, computing: nn.Module) -> Need:
+    """What a step costs, from one forward pass of shapes without numbers.
+
+    `computing`: what passes call for the student, itself or a copy in another dtype.
+    """
     data, teach = config.data, config.teach
     image = torch.empty(data.batch_size, 3, data.crop, data.crop, device="meta")
-    weights = {name: _shape_of(tensor) for name, tensor in (*student.named_parameters(), *student.named_buffers())}
+    tensors = (*computing.named_parameters(), *computing.named_buffers())
+    weights = {name: _shape_of(tensor) for name, tensor in tensors}
     own = {tensor.untyped_storage()._cdata for tensor in weights.values()}
     kept: dict[int, Tensor] = {}
 
@@ -77,19 +84,25 @@ def step_need(config: Config, student: Segmentor) -> Need:
             kept[tensor.untyped_storage()._cdata] = tensor  # kept alive, so that no other takes its place
         return tensor
 
-    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        functional_call(student, weights, (image,))
+    with (
+        torch.random.fork_rng(devices=[]),
+        torch.compiler.set_stance("force_eager"),
+        FlopCounterMode(display=False) as counter,
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x),
+    ):
+        functional_call(computing, weights, (image,))
     trainings = 2 if teach.self_training else 1  # source; source pasted onto target
     others = (1 if teach.self_training else 0) + (1 if teach.feature_weight > 0 else 0)  # the teacher, and ImageNet's
-    parameters = sum(p.numel() * p.element_size() for p in student.parameters())
-    # Weights, gradient and two moments of the student, and the weights of the others. A backward costs two forwards.
-    memory = (4 + others) * parameters + sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    # Weights, gradient and two moments of the student, and the weights of the others; of copies, weights and gradient
+    # of the student's and weights of the teacher's. A backward costs two forwards.
+    copies = 0 if computing is student else 3 * _bytes_of(computing)
+    memory = (4 + others) * _bytes_of(student) + copies + sum(x.untyped_storage().nbytes() for x in kept.values())
     return Need(flops=(3 * trainings + others) * counter.get_total_flops(), memory=memory)
 
 
-def flops_a_second(device: torch.device) -> float:
-    """What a device does in a matrix product in float32: no training on it is faster."""
-    a = torch.ones(_SIDE, _SIDE, device=device)
+def flops_a_second(device: torch.device, dtype: torch.dtype) -> float:
+    """What a device does in a matrix product: no training on it is faster."""
+    a = torch.ones(_SIDE, _SIDE, device=device, dtype=dtype)
     best = min(_seconds_of_product(a) for _ in range(3))
     return 2 * _SIDE**3 / best
 
@@ -98,6 +111,10 @@ def _seconds_of_product(a: Tensor) -> float:
     start = time.perf_counter()
     float((a @ a)[0, 0])  # waits for the device
     return time.perf_counter() - start
+
+
+def _bytes_of(network: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in network.parameters())
 
 
 def _shape_of(tensor: Tensor) -> Tensor:

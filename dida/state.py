@@ -22,6 +22,7 @@ from dida.files import reserve, whole_file
 from dida.method.bank import InstanceBank
 from dida.method.prior import ClassShares
 from dida.method.views import StepRandom
+from dida.precision import Networks
 
 FORMAT = 2  # of the checkpoint file
 FOLDER = "checkpoints"
@@ -30,6 +31,7 @@ MODULES = ("student", "teacher", "bank", "shares")
 PARTS = (*MODULES, "optimizer", "schedule")
 ENTRIES: dict[str, type] = {"step": int, "config": dict, "classes": dict} | dict.fromkeys(PARTS, dict)
 WHOLE = tuple(ENTRIES)  # what it takes to go on
+_HOW_IT_RUNS = ("fused", "foreach")  # what an optimizer's groups say of the device, which may be another after a resume
 _OVERHEAD = 1 << 20  # bytes of a checkpoint besides its tensors, and to spare
 
 
@@ -39,6 +41,7 @@ class TrainState:
 
     student: nn.Module
     teacher: nn.Module
+    working: Networks  # what the passes of a step call for the two; nothing of it is saved
     bank: InstanceBank
     shares: ClassShares
     optimizer: Optimizer
@@ -99,7 +102,13 @@ class TrainState:
         ):
             if problem:
                 raise ValueError(f"{source}, {part}: {problem}")
-            getattr(self, part).load_state_dict(checkpoint[part])
+        optimizer = checkpoint["optimizer"]
+        of_here = [
+            saved | {name: own[name] for name in _HOW_IT_RUNS}
+            for saved, own in zip(optimizer["param_groups"], self.optimizer.param_groups, strict=True)
+        ]
+        self.optimizer.load_state_dict(optimizer | {"param_groups": of_here})
+        self.schedule.load_state_dict(checkpoint["schedule"])
         self.step = checkpoint["step"]
 
 

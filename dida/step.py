@@ -20,9 +20,11 @@ def train_step(state: TrainState, batch: Batch, method: Method) -> Trace:
     """
     rng = state.step_rng()  # a function of (seed, step), so a resumed run draws the same
 
-    source = method.source_pass(state.student, batch.source)
-    target = method.believe(state.teacher, state.bank, state.shares, batch, state.step, rng)
-    answers = [answer(state.student, state.bank, batch, target, rng) for answer in method.target_passes]
+    student, teacher = state.working.refreshed()  # those of the state, or what computes for them
+    source = method.source_pass(student, batch.source)
+    target = method.believe(teacher, state.bank, state.shares, batch, state.step, rng)
+    answers = [answer(student, state.bank, batch, target, rng) for answer in method.target_passes]
+    state.working.collect()
 
     gradient = gradient_norm(state.student)
     state.optimizer.step()

@@ -42,7 +42,10 @@ DIDA = {
     "models": ("batch", "checksums", "distributed", "models"),
     "method": _METHOD,
     "optim": (),
-    "state": ("checksums", "distributed", "errors", "files", "method.bank", "method.prior", "method.views"),
+    "precision": ("models.mit",),
+    "state": (
+        "checksums", "distributed", "errors", "files", "method.bank", "method.prior", "method.views", "precision",
+    ),
     "recipes": ("options", "config", "state"),
     "step": ("batch", "method.passes", "optim", "state"),
     "evaluate": ("batch", "data", "distributed", "progress"),
@@ -59,10 +62,10 @@ DIDA = {
     "resume": ("config", "data.classes", "data.pairs", "optim", "state"),
     "transfer": ("batch", "config", "data.classes", "options", "state", "stored"),
     "assemble": (
-        "config", "data", "device", "distributed", "method", "models", "optim", "options", "panel", "resume", "state",
-        "transfer",
+        "batch", "config", "data", "device", "distributed", "method", "models", "optim", "options", "panel",
+        "precision", "resume", "state", "transfer",
     ),
-    "overview": ("assemble", "config", "data", "models"),
+    "overview": ("assemble", "config", "data", "models", "precision"),
     "trained": ("assemble", "config", "data", "evaluate", "paper", "state", "stored"),
     "labelling": ("data", "evaluate", "panel", "predictions", "progress", "trained"),
     "scoring": ("batch", "data", "distributed", "evaluate", "paper", "predictions", "stored", "trained"),
@@ -73,8 +76,8 @@ DIDA = {
         "batch", "config", "data", "evaluate", "files", "options", "progress", "report", "state", "terms", "trained",
     ),
     "loop": (
-        "assemble", "batch", "config", "data", "kernels", "meter", "overview", "program", "progress", "run", "signals",
-        "state", "step",
+        "assemble", "batch", "config", "data", "kernels", "meter", "overview", "precision", "program", "progress",
+        "run", "signals", "state", "step",
     ),
     "command": (
         "assemble", "config", "data", "device", "distributed", "errors", "eval_config", "evaluate", "export",

@@ -177,13 +177,14 @@ def cpu_scores(row: str, seeds: Iterable[int]) -> dict[int, float]:
 
 
 def cost_table(measured: Measurements) -> str:
-    rows = measured.rows("step-cost")
+    rows = [row for stage in ("step-cost", "step-cost-compiled") for row in measured.rows(stage)]
     if not rows:
         return ""
-    head = ["", "dtype", "images/s", "ms", *rows[0]["stages"], "peak MB", "more time, %", "more MB"]
+    head = ["", "precision", "images/s", "ms", *rows[0]["stages"], "peak MB", "more time, %", "more MB"]
     body = [
         [
-            row["method"] + (f", K = {row['K']}" if row["K"] else ""), row["dtype"],
+            row["method"] + (f", K = {row['K']}" if row["K"] else ""),
+            row["precision"] + (", compiled" if row["compiled"] else ""),
             number(row["images_per_second"], 1), number(row["step_ms"], 1),
             *(number(ms, 1) for ms in row["stages"].values()), number(row["peak_bytes"] / 1e6, 0),
             f"{row['more_time_percent']:+.1f}", f"{row['more_bytes'] / 1e6:+,.0f}",
@@ -191,6 +192,14 @@ def cost_table(measured: Measurements) -> str:
         for row in rows
     ]  # fmt: skip
     return markdown_table(head, body)
+
+
+def precision_table(measured: Measurements) -> str:
+    body = [[row["precision"], *(f"{loss:.5f}" for loss in row["losses"].values()), f"{row['gradient_norm']:.5f}",
+             f"{1 - row['gradient_cosine']:.1e}"] for row in measured.rows("step-precision")]  # fmt: skip
+    losses = [f"loss {name}" for name in next(iter(measured.rows("step-precision")), {}).get("losses", {})]
+    head = ["one step from one state", *losses, "norm of the gradient", "1 - cosine with that of fp32"]
+    return markdown_table(head, body) if body else ""
 
 
 def variants_table(measured: Measurements) -> str:
@@ -273,7 +282,7 @@ def tables(measured: Measurements) -> list[str]:
     """What a page shows: everything that has a number, and the targets in any case."""
     found = (
         goals_table(measured), red_list(measured), ops_table(measured), call_parts_table(measured),
-        counters_table(measured), cost_table(measured), variants_table(measured),
+        counters_table(measured), precision_table(measured), cost_table(measured), variants_table(measured),
         longest_kernels(measured, "bfloat16"), parts_table(measured), data_table(measured), run_table(measured),
         toy_table(measured), origin_line(measured),
     )  # fmt: skip

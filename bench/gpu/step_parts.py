@@ -4,7 +4,7 @@ The parts are those of a run (`dida.assemble`), as bench/step.py puts them toget
 but the step is timed. On a CPU all of it is tiny, to try the command.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -14,6 +14,8 @@ from bench import step
 from bench.step import Contender
 from dida.batch import Batch, LabelledCrops
 from dida.data.classes import CITYSCAPES_CLASSES
+from dida.models import mit
+from dida.precision import PRECISIONS, Precision
 from tests.engine import scenes
 
 
@@ -32,9 +34,16 @@ WORKLOADS = {"cuda": Workload("mit_b5", 512, (300, 3000), 10, 4), "cpu": Workloa
 
 def contenders_of(workload: Workload, device: torch.device) -> list[Contender]:
     """DAFormer, then DIDA for every K, on one student, teacher and optimizer."""
+    if device.type == "cpu":
+        mit.COMPILER = "eager"  # blocks are traced, but not compiled, which would take minutes
     config = step.config_of(workload.backbone, workload.crop, workload.steps)
     pixels_C = torch.ones(len(CITYSCAPES_CLASSES), dtype=torch.int64)  # every class occurs
     return step.build_contenders(config, workload.slots, CITYSCAPES_CLASSES, pixels_C, device)
+
+
+def precisions_on(device: torch.device, wanted: Iterable[Precision] = PRECISIONS) -> list[Precision]:
+    """Those of `wanted` that a device has."""
+    return [precision for precision in wanted if device.type == "cuda" or precision != "tf32"]
 
 
 def batch_on(device: torch.device, crop: int) -> Batch:

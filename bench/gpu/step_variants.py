@@ -2,8 +2,7 @@
 
 Per variant: milliseconds of a step alone (wall), until the host has launched it (where that is as long, the host is the
 limit), of one in a row of steps (stream), of its kernels on the device (by the profiler), launches, and the peak of
-memory. bfloat16 is autocast around the engine's float32 step; convolutions of float32 may use TF32 throughout, as
-PyTorch has it by default.
+memory. Precision and compilation are the engine's own options; what it does not do is done to it here.
 """
 
 import copy
@@ -12,10 +11,9 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
@@ -23,86 +21,78 @@ from torch import Tensor, nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from bench.gpu.products import products_in_tf32
 from bench.gpu.program import Program, begin, stage_parser
-from bench.gpu.step_parts import WORKLOADS, batch_on, contenders_of, settings_of
-from bench.step import Contender
+from bench.gpu.step_parts import WORKLOADS, batch_on, contenders_of, precisions_on, settings_of
+from bench.step import Contender, computing
 from dida.batch import Batch
-from dida.models.mit import Block, MixFFN
+from dida.models.mit import MixFFN
+from dida.precision import Precision, in_bfloat16, products_in
 from dida.step import train_step
 
 LISTED = 40  # kernels that take longest
-COMPILER = "inductor"
-CONSTANT_DROP = 0.05  # of every block, where they are compiled: each block's own would compile each anew
 LEAST = 12.0  # seconds without which a variant is not begun
 TO_COMPILE = 45.0  # ... or compilation
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to run the step. Applied around it and taken back behind it."""
+    """A way to run the step: options of train.py, and what there is no option for, taken back behind the block."""
 
     name: str
-    dtype: torch.dtype = torch.float32  # bfloat16: autocast
-    tf32: bool = False  # matrix products of float32
-    fused: bool = False  # AdamW in one kernel
+    precision: Precision = "fp32"
+    compile: bool = False
+    foreach: bool = False  # AdamW by operations on lists of tensors, as where it is not fused
     contiguous: bool = False  # maps in front of the depthwise convolutions, which are channels-last views of tokens
     benchmark: bool = False  # cuDNN tries all its algorithms
 
     @contextmanager
-    def applied(self, contender: Contender, device: torch.device) -> Iterator[None]:
+    def applied(self, contender: Contender) -> Iterator[Contender]:
+        (contender,) = computing([contender], precision=self.precision, compile=self.compile)
         before = torch.backends.cudnn.benchmark
         torch.backends.cudnn.benchmark = self.benchmark
         hooks = [ffn.dwconv.register_forward_pre_hook(_contiguous) for ffn in self._feed_forwards(contender)]
-        use_fused(contender.state.optimizer, device if self.fused else None)
-        autocast = torch.autocast(device.type, self.dtype) if self.dtype != torch.float32 else nullcontext()
+        groups = contender.state.optimizer.param_groups
+        own = [{"fused": group["fused"], "foreach": group["foreach"]} for group in groups]
+        for group in groups if self.foreach else ():
+            group.update(fused=None, foreach=True)
         try:
-            with products_in_tf32(self.tf32), autocast:
-                yield
+            with products_in(self.precision):
+                yield contender
         finally:
             torch.backends.cudnn.benchmark = before
             for hook in hooks:
                 hook.remove()
-            use_fused(contender.state.optimizer, None)
+            for group, was in zip(groups, own, strict=True):
+                group.update(was)
 
     def _feed_forwards(self, contender: Contender) -> list[MixFFN]:
         return [m for m in modules_of(contender) if isinstance(m, MixFFN)] if self.contiguous else []
 
 
-BF16 = torch.bfloat16
 VARIANTS = (
     Variant("float32"),
-    Variant("TF32", tf32=True),
-    Variant("bfloat16", BF16, tf32=True),
-    Variant("TF32, fused AdamW", tf32=True, fused=True),
-    Variant("TF32, contiguous depthwise", tf32=True, contiguous=True),
-    Variant("bfloat16, contiguous depthwise", BF16, tf32=True, contiguous=True),
-    Variant("TF32, cuDNN benchmark", tf32=True, benchmark=True),
-    Variant("bfloat16, fused AdamW, contiguous depthwise", BF16, tf32=True, fused=True, contiguous=True),
+    Variant("TF32", "tf32"),
+    Variant("bfloat16", "bf16"),
+    Variant("TF32, AdamW not fused", "tf32", foreach=True),
+    Variant("TF32, contiguous depthwise", "tf32", contiguous=True),
+    Variant("bfloat16, contiguous depthwise", "bf16", contiguous=True),
+    Variant("TF32, cuDNN benchmark", "tf32", benchmark=True),
+    Variant("bfloat16, cuDNN benchmark", "bf16", benchmark=True),
+    Variant("bfloat16, compiled blocks", "bf16", compile=True),
+    Variant("TF32, compiled blocks", "tf32", compile=True),  # last: the networks themselves stay compiled
 )
-COMPILED_VARIANTS = (
-    Variant("TF32, fused AdamW, compiled blocks", tf32=True, fused=True),
-    Variant("bfloat16, fused AdamW, compiled blocks", BF16, tf32=True, fused=True),
-)
-GRAPHS = {"encoder as a CUDA graph, TF32": torch.float32, "encoder as a CUDA graph, bfloat16": BF16}
+GRAPHS = {"encoder as a CUDA graph, TF32": torch.float32, "encoder as a CUDA graph, bfloat16": torch.bfloat16}
 
 
 def _contiguous(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
     return (inputs[0].contiguous(),)
 
 
-def modules_of(contender: Contender) -> Iterable[nn.Module]:
-    """Of the three networks of a step."""
-    networks = (contender.state.student, contender.state.teacher, contender.method.source_pass.feature_distance.encoder)
-    return chain.from_iterable(network.modules() for network in networks)
-
-
-def use_fused(optimizer: torch.optim.Optimizer, device: torch.device | None) -> None:
-    """AdamW fused, its count of steps on `device`; or, None, as PyTorch chooses it, the count on the host."""
-    for group in optimizer.param_groups:
-        group["fused"], group["foreach"] = (True, False) if device else (None, None)
-    for moments in optimizer.state.values():
-        moments["step"] = moments["step"].to(device or "cpu")
+def modules_of(contender: Contender) -> Iterator[nn.Module]:
+    """Of the three networks that compute in a step."""
+    working = contender.state.working
+    for network in (working.student, working.teacher, contender.method.source_pass.feature_distance.encoder):
+        yield from network.modules()
 
 
 # ---- one variant ---------------------------------------------------------------------------------------------------
@@ -138,10 +128,11 @@ def timed_variant(
 ) -> dict[str, Any]:
     """The row of a variant."""
 
-    def call() -> None:
-        train_step(contender.state, batch, contender.method)
+    with variant.applied(contender) as applied:
 
-    with variant.applied(contender, device):
+        def call() -> None:
+            train_step(applied.state, batch, applied.method)
+
         for _ in range(warm_up):
             call()
         if device.type == "cuda":
@@ -185,27 +176,30 @@ def _reason(error: Exception) -> str:
 
 
 class Maps(nn.Module):
-    """An encoder whose maps are float32, in autocast or not: what a graph can be made of."""
+    """An encoder of images in float32 whose maps are float32, whatever its own weights are: what a graph is made of."""
 
     def __init__(self, encoder: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
         self.encoder, self.dtype = encoder, dtype
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        # without its cache: weights cast outside of the graph would be freed under it
-        with torch.autocast(image.device.type, torch.bfloat16, enabled=self.dtype == BF16, cache_enabled=False):
-            return tuple(map_.float() for map_ in self.encoder(image))
+        return tuple(map_.float() for map_ in self.encoder(image.to(self.dtype)))
 
 
 def graphed(contender: Contender, image: Tensor, dtype: torch.dtype, steps: int, as_graph: Callable) -> dict[str, Any]:
-    """The encoder forward and backward, eager and as a CUDA graph: what is left when the host does not count."""
+    """The encoder forward and backward, eager and as a CUDA graph: what is left when the host does not count.
+
+    Without stochastic depth, which the host draws.
+    """
     stopwatch = Stopwatch(image.device)
-    with Variant("", tf32=True).applied(contender, image.device):
-        encoder = Maps(copy.deepcopy(contender.state.student.backbone).train(), dtype)
+    own = contender.state.student.backbone
+    encoder = Maps(in_bfloat16(own) if dtype == torch.bfloat16 else copy.deepcopy(own), dtype).train()
+    encoder.encoder.stochastic_depth.eval()
 
-        def call() -> None:
-            sum(map_.mean() for map_ in encoder(image)).backward()
+    def call() -> None:
+        sum(map_.mean() for map_ in encoder(image)).backward()
 
+    with products_in("tf32"):
         for _ in range(2):
             call()
         eager = stopwatch.times(call, steps)
@@ -214,16 +208,6 @@ def graphed(contender: Contender, image: Tensor, dtype: torch.dtype, steps: int,
             call()
         graph = stopwatch.times(call, steps)
     return {f"{name}_{what}": ms for name, times in (("eager", eager), ("graph", graph)) for what, ms in times.items()}
-
-
-def compile_blocks(contender: Contender) -> None:
-    """Every block of the three encoders is compiled when it is next called."""
-    torch._dynamo.config.recompile_limit = 64
-    for module in modules_of(contender):
-        if type(module).__name__ == "DropPath":
-            module.drop_prob = CONSTANT_DROP
-        elif isinstance(module, Block):
-            module.compile(dynamic=False, backend=COMPILER)
 
 
 # ---- all of them ---------------------------------------------------------------------------------------------------
@@ -236,16 +220,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     batch = batch_on(device, workload.crop)
     rows = Rows(program, settings_of(workload))
     times = {"steps": workload.steps, "warm_up": workload.warm_up}
-    for variant in VARIANTS:
-        rows.add(variant.name, lambda v=variant: timed_variant(v, contender, batch, device, **times))
-    if program.device == "cpu":
-        return rows.status()
-    image, as_graph = batch.source.image, torch.cuda.make_graphed_callables
-    for name, dtype in GRAPHS.items():
-        rows.add(name, lambda dtype=dtype: graphed(contender, image, dtype, workload.steps, as_graph))
-    compile_blocks(contender)
-    for variant in COMPILED_VARIANTS:
-        rows.add(variant.name, lambda v=variant: timed_variant(v, contender, batch, device, **times), least=TO_COMPILE)
+    for variant in (variant for variant in VARIANTS if variant.precision in precisions_on(device)):
+        least = TO_COMPILE if variant.compile else LEAST
+        rows.add(variant.name, lambda v=variant: timed_variant(v, contender, batch, device, **times), least)
+    if program.device == "cuda":
+        image, as_graph = batch.source.image, torch.cuda.make_graphed_callables
+        for name, dtype in GRAPHS.items():
+            rows.add(name, lambda dtype=dtype: graphed(contender, image, dtype, workload.steps, as_graph))
     return rows.status()
 
 

@@ -18,7 +18,6 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
 
-from bench.gpu.products import products_in_tf32
 from bench.gpu.program import Program, begin, stage_parser
 from dida.assemble import build_pairs, build_student
 from dida.config import Config, changed
@@ -28,6 +27,7 @@ from dida.data.labelled_images import LabelledImage, LabelledImages
 from dida.data.loader import batches
 from dida.evaluate import evaluate
 from dida.options import parse_size
+from dida.precision import products_in
 
 GTA, CITYSCAPES = (1914, 1052), (2048, 1024)
 LEAST = 8.0  # seconds without which nothing more is begun
@@ -159,7 +159,7 @@ def scoring(program: Program, config: Config, amount: Amount) -> Iterator[dict[s
         if program.left() < LEAST:
             return
         chosen = {name: networks[name] for name in way.networks}
-        with products_in_tf32(way.tf32), _autocast(way.dtype, program.device):
+        with products_in("tf32" if way.tf32 else "fp32"), _autocast(way.dtype, program.device):
             evaluate(chosen, Repeated(images, 1), domain.class_set)
             start = time.perf_counter()
             evaluate(chosen, Repeated(images, amount.scored), domain.class_set)

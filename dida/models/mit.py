@@ -12,15 +12,18 @@ G heads. Every map is a channels-last view of its tokens, so going back and fort
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, trunc_normal_
+from timm.layers import trunc_normal_
 from timm.models import FeatureInfo, build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
+
+from dida.models.stochastic_depth import StochasticDepth
 
 Grid = tuple[int, int]
 
@@ -30,6 +33,9 @@ STRIDES = (4, 2, 2, 2)
 HEADS = (1, 2, 5, 8)
 SHORTENINGS = (8, 4, 2, 1)
 EXPANSION = 4
+
+COMPILER = "inductor"
+PROGRAMS = 64  # that PyTorch may make of one block: a stage each; in training or not, with a gradient or not
 
 # The published weights were trained with 1e-6 in the blocks and behind the stages, and with PyTorch's 1e-5 in the
 # patch embeddings and behind the shortening convolution.
@@ -104,18 +110,35 @@ class MixFFN(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block: attention, then Mix-FFN, each with a residual and stochastic depth."""
 
-    def __init__(self, dim: int, *, heads: int, shortening: int, drop_path: float):
+    BRANCHES = 2
+
+    def __init__(self, dim: int, *, heads: int, shortening: int):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=BLOCK_EPS)
         self.attn = ShortenedAttention(dim, heads=heads, shortening=shortening)
-        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.norm2 = nn.LayerNorm(dim, eps=BLOCK_EPS)
         self.mlp = MixFFN(dim)
 
-    def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        """Tokens [B, N, C] -> [B, N, C]."""
-        x = x + self.drop_path(self.attn(self.norm1(x), grid))
-        return x + self.drop_path(self.mlp(self.norm2(x), grid))
+    def forward(self, x: Tensor, grid: Grid, kept: Tensor | None = None) -> Tensor:
+        """Tokens [B, N, C] -> [B, N, C]. `kept` [2, B, 1, 1]: what stochastic depth multiplies the branches by."""
+        if kept is None:
+            x = x + self.attn(self.norm1(x), grid)
+            return x + self.mlp(self.norm2(x), grid)
+        x = x + kept[0] * self.attn(self.norm1(x), grid)
+        return x + kept[1] * self.mlp(self.norm2(x), grid)
+
+
+def compile_blocks(network: nn.Module) -> None:
+    """Let every block of a network be compiled, in place, for the shapes that it then sees. What is not one runs as is.
+
+    Raises ValueError for a network without blocks, RuntimeError in its first steps where one is no single program.
+    """
+    blocks = [module for module in network.modules() if isinstance(module, Block)]
+    if not blocks:
+        raise ValueError("--compile: only the blocks of mit_* encoders are known to compile; take one, or leave it out")
+    torch._dynamo.config.recompile_limit = max(PROGRAMS, torch._dynamo.config.recompile_limit)
+    for block in blocks:
+        block.compile(backend=COMPILER, dynamic=False, fullgraph=True)
 
 
 def _initialise(module: nn.Module) -> None:
@@ -154,13 +177,12 @@ class MixVisionStages(nn.Module):
         super().__init__()
         self.out_indices, _ = feature_take_indices(len(depths), out_indices)
         # on the CPU even when the model is built on the meta device, where numbers cannot be read
-        rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
+        rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
+        self.stochastic_depth = StochasticDepth(rates, Block.BRANCHES)
         info, dim_in = [], in_chans
         for s, (dim, depth) in enumerate(zip(embed_dims, depths, strict=True)):
             embed = OverlapPatchEmbed(dim_in, dim, kernel=KERNELS[s], stride=STRIDES[s])
-            blocks = [
-                Block(dim, heads=HEADS[s], shortening=SHORTENINGS[s], drop_path=next(rates)) for _ in range(depth)
-            ]
+            blocks = [Block(dim, heads=HEADS[s], shortening=SHORTENINGS[s]) for _ in range(depth)]
             # numbered from 1, as in the checkpoints
             self.add_module(f"patch_embed{s + 1}", embed)
             self.add_module(f"block{s + 1}", nn.ModuleList(blocks))
@@ -173,10 +195,12 @@ class MixVisionStages(nn.Module):
     def stage_maps(self, image: Tensor) -> list[Tensor]:
         """Of an image [B, in_chans, H, W], those of `out_indices`."""
         x, maps = image, []
+        drawn = self.stochastic_depth(image)
+        kept: Iterator[Tensor | None] = iter(drawn) if drawn is not None else repeat(None)
         for s in range(1, len(self.feature_info) + 1):
             x, grid = getattr(self, f"patch_embed{s}")(x)
             for block in getattr(self, f"block{s}"):
-                x = block(x, grid)
+                x = block(x, grid, next(kept))
             x = _as_map(getattr(self, f"norm{s}")(x), grid)
             maps.append(x)
         return [maps[i] for i in self.out_indices]

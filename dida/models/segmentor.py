@@ -17,6 +17,9 @@ STRIDES = [4, 8, 16, 32]
 class Segmentor(nn.Module):
     """Image [B, 3, H, W] -> `Prediction`: logits [B, C, H, W], embed [B, D, h, w], deepest [B, C4, h', w'].
 
+    Maps are of the weights' dtype, logits of the image's: with weights in bfloat16 the scores are enlarged, and all
+    that is made of them, in float32.
+
     With a mit_* backbone the state-dict keys are those of the published DAFormer checkpoints without their leading
     `model.`.
 
@@ -44,10 +47,10 @@ class Segmentor(nn.Module):
         self.decode_head = head(stage_info(self.backbone).channels(), classes, embed_dim)
 
     def forward(self, image: Tensor) -> Prediction:
-        maps = self.backbone(image)
+        maps = self.backbone(image.to(self.decode_head.conv_seg.weight.dtype))
         logits, embed = self.decode_head(maps)
         # [B, C, h, w] -> [B, C, H, W]
-        logits = F.interpolate(logits, image.shape[2:], mode="bilinear", align_corners=False)
+        logits = F.interpolate(logits.to(image.dtype), image.shape[2:], mode="bilinear", align_corners=False)
         return Prediction(logits, embed, maps[-1])
 
 

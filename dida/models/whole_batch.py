@@ -9,6 +9,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from dida.distributed import World
+from dida.models.stochastic_depth import StochasticDepth
 
 
 def over_all_processes(network: nn.Module, world: World) -> None:
@@ -19,7 +20,9 @@ def over_all_processes(network: nn.Module, world: World) -> None:
     for name, child in network.named_children():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
             setattr(network, name, _norm(child, world))
-        elif isinstance(child, DropPath):
+        elif isinstance(child, StochasticDepth):
+            child.world = world
+        elif isinstance(child, DropPath):  # of timm's encoders
             setattr(network, name, DrawnForAll(child, 1, world))
         elif isinstance(child, nn.Dropout2d):
             setattr(network, name, DrawnForAll(child, 2, world))

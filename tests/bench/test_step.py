@@ -33,15 +33,15 @@ def pairs(tmp_path_factory):
 def rows(pairs) -> list[dict]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step, "WARMUP", 1)
-        return step.survey_steps(contenders(), pairs, [torch.float32, torch.bfloat16], STEPS, 0, CPU)
+        return step.survey_steps(contenders(), pairs, ["fp32", "bf16"], STEPS, 0, CPU)
 
 
 def test_every_row_has_every_field(rows):
-    assert [(row["method"], row["K"], row["dtype"]) for row in rows] == [
-        ("daformer", 0, "float32"),
-        ("dida", SLOTS, "float32"),
-        ("daformer", 0, "bfloat16"),
-        ("dida", SLOTS, "bfloat16"),
+    assert [(row["method"], row["K"], row["precision"]) for row in rows] == [
+        ("daformer", 0, "fp32"),
+        ("dida", SLOTS, "fp32"),
+        ("daformer", 0, "bf16"),
+        ("dida", SLOTS, "bf16"),
     ]
     for row in rows:
         assert set(row["stages"]) == set(step.STAGES)
@@ -112,7 +112,7 @@ def test_a_slow_part_shows_in_its_stage(pairs, monkeypatch, find, put, field, st
 
     slowed = dida._replace(method=put(dida.method, field, slow))
     stream = batches(pairs, batch_size=2, start=0, stop=1, workers=0, device=CPU)
-    block = step.take_steps(slowed, stream, 1, torch.float32, CPU)
+    block = step.take_steps(slowed, stream, 1, CPU)
     assert block == step.Stretch([dict.fromkeys(step.STAGES, 0.0) | {stage: 500.0}], 0.5)
 
 

@@ -14,6 +14,7 @@ from dida.method.bank import InstanceBank
 from dida.method.passes import Method
 from dida.method.prior import ClassShares
 from dida.optim import build_optimizer, build_schedule
+from dida.precision import Networks
 from dida.state import TrainState
 
 CLASSES = len(CITYSCAPES_CLASSES)
@@ -64,10 +65,12 @@ def small_state(seed: int = 0) -> TrainState:
     for weight in student.parameters():
         weight.grad = torch.ones_like(weight)
     optimizer.step()
+    teacher = copy.deepcopy(student)
     slots = torch.arange(19).repeat_interleave(2)
     return TrainState(
         student=student,
-        teacher=copy.deepcopy(student),
+        teacher=teacher,
+        working=Networks(student, teacher),
         bank=InstanceBank(slots, 16, 19),
         shares=ClassShares(19),
         optimizer=optimizer,

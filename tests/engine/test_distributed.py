@@ -11,6 +11,7 @@ from dida.data.loader import Share
 from dida.distributed import ALONE, Group, joined, place, processes
 from dida.errors import UserError
 from dida.method.views import StepRandom
+from dida.models.stochastic_depth import StochasticDepth
 from dida.models.whole_batch import over_all_processes
 from tests.processes import Processes
 
@@ -76,9 +77,10 @@ class Net(nn.Module):
         super().__init__()
         torch.manual_seed(3)
         self.parts = nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), DropPath(0.5), nn.Dropout2d(0.5))
+        self.depth = StochasticDepth([0.5], 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.parts(x)
+        return self.parts(x) * self.depth(x)[0, 0][..., None]
 
 
 def pictures() -> Tensor:

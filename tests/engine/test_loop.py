@@ -28,6 +28,7 @@ from dida.data.workers import WorkerDied
 from dida.errors import NonFinite
 from dida.loop import due
 from dida.panel import Panel
+from dida.precision import Arithmetic
 from dida.run import Run
 from dida.signals import STOPPING, Stopped
 from dida.state import TrainState, checkpoints, latest, load_checkpoint
@@ -214,7 +215,7 @@ def quick(toy, tmp_path, monkeypatch) -> Callable[..., Path]:
         config = options(toy, tmp_path / "run", workers=0, panel_every=0, **more)
         pairs, _ = build_pairs(config)
         panel = Panel(pairs.source.class_set, 2, 0.1)
-        return loop.train(config, Parts(small_state(), None, pairs, panel, torch.device("cpu")))
+        return loop.train(config, Parts(small_state(), None, pairs, panel, torch.device("cpu"), Arithmetic("fp32")))
 
     monkeypatch.setattr(loop, "train_step", step)
     monkeypatch.setattr(loop, "overview", lambda *parts: [])  # of a network that segments

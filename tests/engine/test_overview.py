@@ -12,6 +12,7 @@ from dida.config import Config, changed
 from dida.distributed import World
 from dida.models.segmentor import Segmentor
 from dida.overview import flops_a_second, overview, step_need
+from dida.precision import in_bfloat16
 from tests.data.factories import make_folder
 
 ROOT = Path(__file__).parents[2]
@@ -29,28 +30,44 @@ def config(**options) -> Config:
 def test_the_need_of_a_step_is_what_was_counted_for_the_papers_network():
     """bench/results/counted: the whole step without the instance level, allocation by allocation."""
     counted = json.loads((ROOT / "bench/results/counted/bank_memory.json").read_text())["rest"]["peak"]
-    assert step_need(Config(), Segmentor("mit_b5").train()).memory == pytest.approx(counted, rel=0.1)
+    student = Segmentor("mit_b5").train()
+    assert step_need(Config(), student, student).memory == pytest.approx(counted, rel=0.1)
 
 
 def test_passes_and_networks_add_up(student):
     """Trained twice (a backward costs two forwards) and asked once as the teacher; source-only is trained once."""
-    dida, source = step_need(config(), student), step_need(changed(config(), self_training=False), student)
+    dida, source = (
+        step_need(config(), student, student),
+        step_need(changed(config(), self_training=False), student, student),
+    )
     assert dida.flops / source.flops == pytest.approx(7 / 3)
-    more = step_need(changed(config(), feature_weight=1.0), student)
+    more = step_need(changed(config(), feature_weight=1.0), student, student)
     assert more.flops / source.flops == pytest.approx(8 / 3)
     weights = sum(p.numel() * 4 for p in student.parameters())
     assert more.memory - dida.memory == dida.memory - source.memory == weights
 
 
 def test_what_is_kept_grows_with_the_batch(student):
-    two, four, eight = (step_need(config(batch_size=n), student) for n in (2, 4, 8))
+    two, four, eight = (step_need(config(batch_size=n), student, student) for n in (2, 4, 8))
     assert eight.memory - four.memory == 2 * (four.memory - two.memory) > 0
     assert four.flops == 2 * two.flops
 
 
+def test_half_of_the_bytes_are_kept_in_bfloat16(student):
+    """Of the maps; weights, moments and the teacher stay as they are, and copies come on top of them."""
+    batches = [config(batch_size=n) for n in (2, 4)]
+    (two, four), (fp32_two, fp32_four) = (
+        [step_need(each, student, computing).memory for each in batches]
+        for computing in (in_bfloat16(student), student)
+    )
+    assert four - two == pytest.approx((fp32_four - fp32_two) / 2, rel=0.1)
+    copies = 1.5 * sum(p.numel() * 4 for p in student.parameters())
+    assert two - (four - two) == pytest.approx(fp32_two - (fp32_four - fp32_two) + copies, rel=0.05)
+
+
 def test_counting_changes_nothing(student):
     before, drawn = {k: v.clone() for k, v in student.state_dict().items()}, torch.get_rng_state()
-    step_need(config(), student)
+    step_need(config(), student, student)
     assert all(torch.equal(v, before[k]) for k, v in student.state_dict().items())
     assert torch.equal(torch.get_rng_state(), drawn)
     assert all(p.grad is None for p in student.parameters())
@@ -77,6 +94,7 @@ def test_what_was_chosen_is_said(tmp_path):
     assert said["network"][0].startswith("mit_b0, 3.")
     assert said["schedule"] == ["80 steps, warm-up 3; bank of 300 used from step 3"]
     assert "GiB, and at least" in said["needs"][0]
+    assert said["numbers"] == ["fp32, auto: the CPU has no TF32"]
     assert "hint" not in said
 
 
@@ -97,8 +115,8 @@ def test_of_several_processes_the_need_of_one_is_said(tmp_path, monkeypatch):
 
 
 def test_a_run_of_days_is_said(tmp_path, monkeypatch):
-    assert flops_a_second(torch.device("cpu")) > 1e8
-    monkeypatch.setattr("dida.overview.flops_a_second", lambda device: 1e6)
+    assert flops_a_second(torch.device("cpu"), torch.float32) > 1e8
+    monkeypatch.setattr("dida.overview.flops_a_second", lambda device, dtype: 1e6)
     said = lines(tmp_path, "--steps", "1000000")
     assert "days on this device" in said["needs"][0]
     assert said["hint"][0].startswith("that is long: fewer --steps")

@@ -6,11 +6,11 @@ import re
 import pytest
 import timm
 import torch
-from timm.layers import DropPath
 from torch import nn
 
 from dida.models.mit import Block
 from dida.models.pretrained import load_backbone
+from dida.models.stochastic_depth import StochasticDepth
 
 # name: parameters without head, tensors without head
 SIZES = {
@@ -101,16 +101,39 @@ def test_stages_can_be_chosen_as_in_timm():
 
 @pytest.mark.parametrize("name", ["mit_b0", "mit_b5"])
 def test_drop_path_grows_linearly_from_none(name):
-    blocks = [m for m in meta(name, features_only=True).modules() if isinstance(m, Block)]
-    assert isinstance(blocks[0].drop_path, nn.Identity)
-    assert all(isinstance(b.drop_path, DropPath) for b in blocks[1:])
-    rates = [b.drop_path.drop_prob for b in blocks[1:]]
-    assert rates == pytest.approx([0.1 * i / (len(blocks) - 1) for i in range(1, len(blocks))])
+    encoder = meta(name, features_only=True)
+    blocks = [m for m in encoder.modules() if isinstance(m, Block)]
+    assert encoder.stochastic_depth.rates == pytest.approx([0.1 * i / (len(blocks) - 1) for i in range(len(blocks))])
 
 
 def test_drop_path_can_be_switched_off():
     encoder = meta("mit_b0", features_only=True, drop_path_rate=0.0)
-    assert not [m for m in encoder.modules() if isinstance(m, DropPath)]
+    assert encoder.train().stochastic_depth(torch.zeros(2, 3, 8, 8)) is None
+
+
+def test_a_branch_that_is_left_out_changes_nothing():
+    """And one that is kept counts as much more as it is rarer."""
+    torch.manual_seed(0)
+    block, x = Block(8, heads=2, shortening=1), torch.randn(3, 16, 8)
+    attended = block.attn(block.norm1(x), (4, 4))
+    kept = torch.tensor([[0.0, 2.0, 1.0], [0.0, 0.0, 1.0]]).view(2, 3, 1, 1)
+    seen = block(x, (4, 4), kept)
+    torch.testing.assert_close(seen[0], x[0], rtol=0, atol=0)
+    torch.testing.assert_close(seen[1], x[1] + 2 * attended[1])
+    torch.testing.assert_close(seen[2], block(x, (4, 4))[2])
+
+
+def test_stochastic_depth_draws_for_every_branch_and_image():
+    torch.manual_seed(0)
+    depth = StochasticDepth([0.0, 0.5], 2).train()
+    kept = depth(torch.zeros(4000, 3, dtype=torch.bfloat16))
+    assert kept.shape == (2, 2, 4000, 1, 1)
+    assert kept.dtype == torch.bfloat16
+    assert (kept[0] == 1).all()
+    assert set(kept[1].unique().tolist()) == {0.0, 2.0}
+    assert kept[1].float().mean((1, 2, 3)).tolist() == pytest.approx([1, 1], abs=0.1)
+    assert not torch.equal(kept[1, 0], kept[1, 1])
+    assert depth.eval()(torch.zeros(4, 3)) is None
 
 
 def test_norm_eps_is_1e_6_except_in_patch_embeddings_and_shortening():

@@ -57,7 +57,7 @@ def test_every_parameter_learns():
 def test_drop_path_reaches_the_backbone():
     with torch.device("meta"):
         backbone = build_backbone("mit_b0", drop_path=0.3)
-    assert backbone.block4[-1].drop_path.drop_prob == pytest.approx(0.3)
+    assert backbone.stochastic_depth.rates[-1] == pytest.approx(0.3)
 
 
 def test_backbone_with_a_finer_first_map_gives_its_last_four():

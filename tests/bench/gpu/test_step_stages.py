@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.autograd import DeviceType
 
-from bench.gpu import step_cost, step_variants
+from bench.gpu import step_cost, step_precision, step_variants
 from bench.gpu.step_parts import WORKLOADS, batch_on, contenders_of
-from bench.gpu.step_variants import VARIANTS, Rows, Variant, compile_blocks, graphed, modules_of, profiled, use_fused
+from bench.gpu.step_precision import compared
+from bench.gpu.step_variants import VARIANTS, Rows, Variant, graphed, modules_of, profiled
 from bench.step import STAGES
-from dida.models.mit import MixFFN
-from dida.step import train_step
+from dida.models.mit import Block, MixFFN
 from tests.bench.gpu.stage_files import program
 
 CPU = torch.device("cpu")
@@ -29,18 +29,37 @@ def batch():
     return batch_on(CPU, TINY.crop)
 
 
-def test_what_dida_costs(tmp_path, monkeypatch):
-    monkeypatch.setattr(step_cost, "DTYPES", (torch.float32,))
-    assert step_cost.main(["--device", "cpu", "--to", str(tmp_path / "cost.json")]) == 0
+def test_what_dida_costs(tmp_path):
+    """In the precisions that are asked for and are there: a CPU has no TF32."""
+    asked = ["--precision", "tf32", "bf16", "--compile"]
+    assert step_cost.main(["--device", "cpu", *asked, "--to", str(tmp_path / "cost.json")]) == 0
     found = json.loads((tmp_path / "cost.json").read_text())
-    assert [(row["method"], row["K"], row["dtype"]) for row in found["rows"]] == [
-        ("daformer", 0, "float32"), ("dida", 20, "float32"),
+    assert [(row["method"], row["K"], row["precision"], row["compiled"]) for row in found["rows"]] == [
+        ("daformer", 0, "bf16", True), ("dida", 20, "bf16", True),
     ]  # fmt: skip
     for row in found["rows"]:
         assert set(row["stages"]) == set(STAGES)
         assert row["steps"] == step_cost.TURNS * TINY.steps
     assert found["rows"][0]["more_bytes"] == 0 < found["rows"][1]["more_bytes"]
     assert found["setting"]["crop"] == 64
+
+
+def test_a_step_is_compared_with_that_of_float32(tmp_path, monkeypatch, dida):
+    monkeypatch.setattr(step_precision, "contenders_of", lambda workload, device: [None, dida])
+    teacher = {name: x.clone() for name, x in dida.state.teacher.state_dict().items()}
+    assert step_precision.main(["--device", "cpu", "--to", str(tmp_path / "precision.json")]) == 0
+    fp32, bf16 = json.loads((tmp_path / "precision.json").read_text())["rows"]
+    assert max(fp32["off"].values()) == 0 < max(bf16["off"].values())
+    assert fp32["gradient_cosine"] > bf16["gradient_cosine"]
+    assert all(torch.equal(x, teacher[name]) for name, x in dida.state.teacher.state_dict().items())
+
+
+def test_a_step_that_is_too_far_off_is_red():
+    gradient = torch.tensor([1.0, 0.0])
+    exact = {"source": 2.0, "target": 0.0}, gradient
+    for losses, other in (({"source": 2.05, "target": 0.0}, gradient), (exact[0], torch.tensor([1.0, 0.5]))):
+        assert compared("bf16", exact, exact)["holds"]
+        assert not compared("bf16", exact, (losses, other))["holds"]
 
 
 def test_variants_are_measured(tmp_path, monkeypatch, dida):
@@ -54,62 +73,31 @@ def test_variants_are_measured(tmp_path, monkeypatch, dida):
     assert row["images_per_second"] == pytest.approx(4e3 / row["stream_ms"], rel=0.01)
 
 
-def losses_of(variant: Variant, dida, batch) -> torch.Tensor:
-    """Of one step, before which the student is put back behind it."""
-    kept = {name: x.clone() for name, x in dida.state.student.state_dict().items()}
-    step = dida.state.step
-    with variant.applied(dida, CPU):
-        trace = train_step(dida.state, batch, dida.method)
-    dida.state.student.load_state_dict(kept)
-    dida.state.step = step
-    return torch.stack([trace.losses[name].float() for name in ("source", "feature", "target")])
-
-
-def test_a_variant_changes_how_a_step_is_run_and_not_what_it_is(dida, batch):
-    teacher = {name: x.clone() for name, x in dida.state.teacher.state_dict().items()}
-    plain = losses_of(Variant("plain"), dida, batch)
-    chosen = {variant.name: variant for variant in VARIANTS}
-    for name in ("TF32, fused AdamW", "TF32, contiguous depthwise", "bfloat16, fused AdamW, contiguous depthwise"):
-        variant = chosen[name]
-        dida.state.teacher.load_state_dict(teacher)
-        tolerance = 0.05 if variant.dtype == torch.bfloat16 else 1e-4
-        torch.testing.assert_close(losses_of(variant, dida, batch), plain, rtol=tolerance, atol=1e-4)
-
-
-def test_a_variant_is_applied_and_taken_back(dida, batch):
+def test_a_variant_is_applied_and_taken_back(dida):
     """What it says is on inside and off behind, also behind an error."""
-    ffn = next(m for m in modules_of(dida) if isinstance(m, MixFFN))
     group = dida.state.optimizer.param_groups[0]
     seen = []
     precision = torch.get_float32_matmul_precision()
-    everything = Variant("all", torch.bfloat16, tf32=True, fused=True, contiguous=True, benchmark=True)
-    with suppress(ZeroDivisionError), everything.applied(dida, CPU):
+    everything = Variant("all", "bf16", compile=True, foreach=True, contiguous=True, benchmark=True)
+    with suppress(ZeroDivisionError), everything.applied(dida) as applied:
         assert torch.get_float32_matmul_precision() == "high"
         assert torch.backends.cuda.matmul.fp32_precision == "tf32"  # what the kernels ask
         assert torch.backends.cudnn.benchmark
-        assert group["fused"]
-        assert torch.is_autocast_enabled("cpu")
+        assert group["foreach"]
+        ffn = next(m for m in modules_of(applied) if isinstance(m, MixFFN))
+        assert ffn.fc1.weight.dtype == torch.bfloat16
+        block = next(m for m in modules_of(applied) if isinstance(m, Block))
+        assert block._compiled_call_impl is not None
         hook = ffn.dwconv.register_forward_pre_hook(lambda m, x: seen.append(x[0].is_contiguous()))
-        x = torch.zeros(1, ffn.fc1.in_features, 4, 4).flatten(2).transpose(1, 2)
+        x = torch.zeros(1, ffn.fc1.in_features, 4, 4, dtype=torch.bfloat16).flatten(2).transpose(1, 2)
         ffn(x, (4, 4))
         _ = 1 / 0
     hook.remove()
     assert torch.get_float32_matmul_precision() == precision
     assert not torch.backends.cudnn.benchmark
-    assert not group["fused"]
-    assert not torch.is_autocast_enabled("cpu")
+    assert not group["foreach"]
     assert len(ffn.dwconv._forward_pre_hooks) == 0
     assert seen == [True]
-
-
-def test_fused_steps_where_the_weights_are(dida, batch):
-    train_step(dida.state, batch, dida.method)
-    use_fused(dida.state.optimizer, torch.device("meta"))
-    assert {moments["step"].device.type for moments in dida.state.optimizer.state.values()} == {"meta"}
-    for moments in dida.state.optimizer.state.values():
-        moments["step"] = torch.tensor(1.0)
-    use_fused(dida.state.optimizer, None)
-    assert all(group["fused"] is None for group in dida.state.optimizer.param_groups)
 
 
 def test_a_profile_sums_by_kernel():
@@ -146,15 +134,6 @@ def test_a_graph_is_timed_beside_the_eager_encoder(dida, batch):
     row = graphed(dida, batch.source.image, torch.float32, 1, as_graph)
     assert {"eager_stream_ms", "graph_stream_ms"} <= row.keys()
     assert len(replays) == 2 + 2  # to warm up, and of the two times: none of the eager ones
-
-
-def test_blocks_compile(dida, batch, monkeypatch):
-    """As far as the graphs go: no code is made of them here."""
-    monkeypatch.setattr(step_variants, "COMPILER", "eager")
-    contender = contenders_of(TINY, CPU)[1]
-    compile_blocks(contender)
-    trace = train_step(contender.state, batch, contender.method)
-    assert all(loss.isfinite() for loss in trace.losses.values())
 
 
 def test_a_row_that_fails_costs_no_other(tmp_path):
