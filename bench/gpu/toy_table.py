@@ -45,14 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with subprocess.Popen(command, cwd=CHECKOUT) as process:
             while process.poll() is None and program.left() > TO_END:
                 time.sleep(POLL)
-                collect(program, Path(folder, "results"))
+                keep_scores(program, Path(folder, "results"))
             process.terminate()
-        collect(program, Path(folder, "results"))
+        keep_scores(program, Path(folder, "results"))
     print(f"{len(program.found['scores'])} runs scored")
     return 0 if program.found["scores"] else 1
 
 
-def collect(program: Program, results: Path) -> None:
+def keep_scores(program: Program, results: Path) -> None:
     """Keep what is there of every record: whose it is, and its mIoU in per cent, by the number of classes."""
     records = [json.loads(path.read_text()) for path in sorted(results.rglob("*_test.json"))]
     program.keep(scores=[score_of(record) for record in records])
