@@ -10,7 +10,6 @@ import re
 import sys
 import typing
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -28,6 +27,7 @@ from dida.options import flag
 from dida.report_config import ReportConfig
 from dida.step import train_step
 from tests.golden.curves import SMALL, make_files
+from tests.option_types import option_types
 from tests.test_paper_map import claims
 
 ROOT = Path(__file__).parents[1]
@@ -137,11 +137,7 @@ def test_make_targets_exist(page):
 
 def options_of(kind: type) -> dict[str, typing.Any]:
     """Flag -> type, groups dissolved."""
-    found: dict[str, typing.Any] = {}
-    for field in fields(kind):
-        hint = typing.get_type_hints(kind)[field.name]
-        found |= options_of(hint) if is_dataclass(hint) else {flag(field.name): hint}
-    return found
+    return {flag(name): hint for name, hint in option_types(kind)}
 
 
 @cache

@@ -10,7 +10,7 @@ from tests.data.factories import make_cityscapes
 
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
-    """As a shell starts a program, whoever started the tests; a loop that listens to its end is not the end here."""
+    """As a shell starts a program, under nohup too; and as it was for the tests to come: a loop listens to its end."""
     before = {kind: signal.signal(kind, signal.SIG_DFL) for kind in STOPPING}
     signal.signal(signal.SIGINT, signal.default_int_handler)
     yield

@@ -5,7 +5,6 @@ import math
 import subprocess
 import sys
 import typing
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,9 @@ from dida import recipes
 from dida.config import Config, changed, flat
 from dida.eval_config import EvalConfig
 from dida.options import Above, AtLeast, Range, check_values, flag, given, parse_size, read_command_line
+from tests.option_types import option_types
 
 ROOT = Path(__file__).parents[2]
-
-
-def kinds(kind: type) -> Iterator[tuple[str, Any]]:
-    """Name and type, with its range, of every field of a dataclass and of those in it."""
-    hints = typing.get_type_hints(kind, include_extras=True)
-    for field in dataclasses.fields(kind):
-        if dataclasses.is_dataclass(hints[field.name]):
-            yield from kinds(hints[field.name])
-        else:
-            yield field.name, hints[field.name]
 
 
 def parts(kind: Any) -> tuple[Any, ...]:
@@ -38,7 +28,7 @@ def parts(kind: Any) -> tuple[Any, ...]:
 NUMBERS = [
     pytest.param(options, name, kind, id=f"{type(options).__name__}-{name}")
     for options in (Config(), EvalConfig(Path("run")))
-    for name, kind in kinds(type(options))
+    for name, kind in option_types(type(options))
     if {int, float} & set(parts(kind))
 ]
 

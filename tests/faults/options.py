@@ -1,6 +1,5 @@
 """Options that nobody could mean, on command lines and in saved configs."""
 
-import dataclasses
 import json
 import typing
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from dida.options import Range, flag
 from tests.faults.places import Places
 from tests.faults.programs import evaluation, training
 from tests.faults.trial import Case, told
+from tests.option_types import option_types
 
 NO_NUMBERS = ("nan", "inf", "-inf", "", "text", "1e400")
 NO_WHOLE_NUMBERS = ("nan", "inf", "", "²", "0x10", "1.5", str(10**30))
@@ -37,10 +37,10 @@ NO_VALUES: tuple[Any, ...] = (None, [], "text", float("nan"), 10**30, -5)
 
 def option_cases(places: Places) -> Iterator[Case]:
     """Every option of train.py and eval.py, with values out of its type, its choices and its range."""
-    for name, kind in _fields(Config):
+    for name, kind in option_types(Config):
         for value in _wrong(kind):
             yield _refused("train.py", training(places.toy, **{name: value}), name, value)
-    for name, kind in _fields(EvalConfig):
+    for name, kind in option_types(EvalConfig):
         for value in () if name == "run" else _wrong(kind):
             yield _refused("eval.py", evaluation(places.checkpoint, **{name: value}), name, value)
     for name, values in {
@@ -69,15 +69,6 @@ def option_cases(places: Places) -> Iterator[Case]:
 
 def _refused(program: str, does: Any, name: str, value: str, *, words: tuple[str, ...] | None = None) -> Case:
     return Case("options", f"{program} {flag(name)} {value!r}", does, words=(flag(name),) if words is None else words)
-
-
-def _fields(kind: type) -> Iterator[tuple[str, Any]]:
-    hints = typing.get_type_hints(kind, include_extras=True)
-    for field in dataclasses.fields(kind):
-        if dataclasses.is_dataclass(hints[field.name]):
-            yield from _fields(hints[field.name])
-        else:
-            yield field.name, hints[field.name]
 
 
 def _wrong(kind: Any) -> Iterator[str]:
@@ -152,7 +143,7 @@ def config_cases(places: Places) -> Iterator[Case]:
 
 def _may_be(values: dict[str, Any], name: str, value: Any) -> bool:
     """Whether a value that is meant to be wrong happens to be one that the option may have."""
-    kinds = dict(_fields(Config))
+    kinds = dict(option_types(Config))
     kind = kinds.get(name)
     base = typing.get_args(kind)[0] if typing.get_origin(kind) is typing.Annotated else kind
     if base is bool:

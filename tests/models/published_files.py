@@ -3,6 +3,7 @@ layouts (names and shapes), not with their code."""
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,25 +79,31 @@ def coarsest_first(weight: Tensor) -> Tensor:
     return torch.cat(weight.chunk(4, dim=1)[::-1], dim=1)
 
 
+def _placed(encoder: State) -> Iterator[tuple[str, int, str, str, Tensor]]:
+    """Of every tensor in a stage: patch_embed, block or norm; the stage, from 0; what of it; weight or bias; itself."""
+    for name, value in encoder.items():
+        if m := re.fullmatch(r"(patch_embed|block|norm)(\d)\.(?:(.+)\.)?(weight|bias)", name):
+            yield m[1], int(m[2]) - 1, m[3], m[4], value
+
+
 def as_transformers(state: State) -> State:
-    """The same weights under the names that the hub's files have, written out name by name."""
-    renamed = {}
-    for name, v in state.items():
-        if name.startswith("head."):
-            renamed[name.replace("head", "classifier")] = v
-        elif m := re.fullmatch(r"patch_embed(\d)\.(proj|norm)\.(\w+)", name):
-            part = {"proj": "proj", "norm": "layer_norm"}[m[2]]
-            renamed[f"segformer.encoder.patch_embeddings.{int(m[1]) - 1}.{part}.{m[3]}"] = v
-        elif m := re.fullmatch(r"norm(\d)\.(\w+)", name):
-            renamed[f"segformer.encoder.layer_norm.{int(m[1]) - 1}.{m[2]}"] = v
-        elif m := re.fullmatch(r"block(\d)\.(\d+)\.(.+)\.(weight|bias)", name):
-            block = f"segformer.encoder.block.{int(m[1]) - 1}.{m[2]}"
-            if m[3] == "attn.kv":
+    """The weights of an encoder under the names that the hub's files have, written out name by name."""
+    renamed = {name.replace("head", "classifier"): v for name, v in state.items() if name.startswith("head.")}
+    for kind, stage, part, end, v in _placed(state):
+        if kind == "norm":
+            renamed[f"segformer.encoder.layer_norm.{stage}.{end}"] = v
+        elif kind == "patch_embed":
+            layer = {"proj": "proj", "norm": "layer_norm"}[part]
+            renamed[f"segformer.encoder.patch_embeddings.{stage}.{layer}.{end}"] = v
+        else:
+            number, _, layer = part.partition(".")
+            block = f"segformer.encoder.block.{stage}.{number}"
+            if layer == "attn.kv":
                 key, value = v.chunk(2)
-                renamed[f"{block}.attention.self.key.{m[4]}"] = key
-                renamed[f"{block}.attention.self.value.{m[4]}"] = value
+                renamed[f"{block}.attention.self.key.{end}"] = key
+                renamed[f"{block}.attention.self.value.{end}"] = value
             else:
-                part = {
+                theirs = {
                     "norm1": "layer_norm_1",
                     "norm2": "layer_norm_2",
                     "attn.q": "attention.self.query",
@@ -106,9 +113,33 @@ def as_transformers(state: State) -> State:
                     "mlp.fc1": "mlp.dense1",
                     "mlp.dwconv.dwconv": "mlp.dwconv.dwconv",
                     "mlp.fc2": "mlp.dense2",
-                }[m[3]]
-                renamed[f"{block}.{part}.{m[4]}"] = v
+                }[layer]
+                renamed[f"{block}.{theirs}.{end}"] = v
     assert len(renamed) == len(state) + 2 * 8  # eight blocks, each with a kv of two tensors, split in two
+    return renamed
+
+
+def as_openmmlab(state: State) -> State:
+    """The same as OpenMMLab's converter writes them: an MLP of convolutions, one projection into q, k and v."""
+    renamed = {}
+    for kind, stage, part, end, v in _placed(state):
+        if kind == "norm":
+            renamed[f"layers.{stage}.2.{end}"] = v
+        elif kind == "patch_embed":
+            layer = {"proj": "projection", "norm": "norm"}[part]
+            renamed[f"layers.{stage}.0.{layer}.{end}"] = v
+        else:
+            number, _, layer = part.partition(".")
+            block = f"layers.{stage}.1.{number}"
+            if layer == "attn.q":
+                kv = state[f"block{stage + 1}.{number}.attn.kv.{end}"]
+                renamed[f"{block}.attn.attn.in_proj_{end}"] = torch.cat([v, kv])
+            elif layer in ("mlp.fc1", "mlp.fc2"):
+                place = {"mlp.fc1": 0, "mlp.fc2": 4}[layer]
+                renamed[f"{block}.ffn.layers.{place}.{end}"] = v[:, :, None, None] if end == "weight" else v
+            elif layer != "attn.kv":
+                theirs = {"attn.proj": "attn.attn.out_proj", "mlp.dwconv.dwconv": "ffn.layers.1"}.get(layer, layer)
+                renamed[f"{block}.{theirs}.{end}"] = v
     return renamed
 
 

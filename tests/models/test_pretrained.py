@@ -1,7 +1,6 @@
 """Start weights from the hub, from timm and from files; and every way in which that can go wrong."""
 
 import pathlib
-import re
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch import nn
 
 from dida.models import pretrained
 from dida.models.pretrained import load_backbone
-from tests.models.published_files import State, as_transformers, prefixed
+from tests.models.published_files import State, as_openmmlab, as_transformers, prefixed
 
 
 def encoder(name: str = "mit_b0") -> nn.Module:
@@ -50,29 +49,6 @@ def test_both_layouts_from_every_kind_of_file(published, layout, suffix, tmp_pat
     said = load_backbone(backbone, "mit_b0", write(tmp_path / f"weights{suffix}", layout(published)))
     assert_holds(backbone, published)
     assert said == f"mit_b0: 176 tensors from {tmp_path / f'weights{suffix}'}"
-
-
-def as_openmmlab(state: State) -> State:
-    """The same weights as OpenMMLab's converter writes them: an MLP of convolutions, one projection into q, k and v."""
-    renamed = {}
-    for name, v in state.items():
-        if m := re.fullmatch(r"patch_embed(\d)\.(proj|norm)\.(\w+)", name):
-            part = {"proj": "projection", "norm": "norm"}[m[2]]
-            renamed[f"layers.{int(m[1]) - 1}.0.{part}.{m[3]}"] = v
-        elif m := re.fullmatch(r"norm(\d)\.(\w+)", name):
-            renamed[f"layers.{int(m[1]) - 1}.2.{m[2]}"] = v
-        elif m := re.fullmatch(r"block(\d)\.(\d+)\.(.+)\.(weight|bias)", name):
-            block = f"layers.{int(m[1]) - 1}.1.{m[2]}"
-            if m[3] == "attn.q":
-                kv = state[name.replace(".q.", ".kv.")]
-                renamed[f"{block}.attn.attn.in_proj_{m[4]}"] = torch.cat([v, kv])
-            elif m[3] in ("mlp.fc1", "mlp.fc2"):
-                place = {"mlp.fc1": 0, "mlp.fc2": 4}[m[3]]
-                renamed[f"{block}.ffn.layers.{place}.{m[4]}"] = v[:, :, None, None] if m[4] == "weight" else v
-            elif m[3] != "attn.kv":
-                part = {"attn.proj": "attn.attn.out_proj", "mlp.dwconv.dwconv": "ffn.layers.1"}.get(m[3], m[3])
-                renamed[f"{block}.{part}.{m[4]}"] = v
-    return renamed
 
 
 @pytest.mark.parametrize("prefix", ["", "backbone.", "module.backbone."])

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from bench.tables import __main__ as tables
 from bench.tables.rows import DIDA
 from bench.tables.trainings import Training
 from dida.data.toy import Counts, generate
-from tests.bench.tables.test_render import real
+from tests.bench.tables.records import real
 
 ROOT = Path(__file__).parents[3]
 TINY = (
@@ -128,6 +129,28 @@ def power_cut(process: subprocess.Popen) -> None:
     for child in children:
         with suppress(ProcessLookupError):  # it has just ended by itself
             os.kill(child, signal.SIGKILL)
+
+
+def test_seeds():
+    assert tables.parse_seeds("0-2,7") == (0, 1, 2, 7)
+    assert tables.parse_seeds("100") == (100,)
+    for wrong in ("", "a", "1-", "3-x"):
+        with pytest.raises(ValueError, match="--seeds"):
+            tables.parse_seeds(wrong)
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["--rows", "ddia"], "the rows are"),
+        (["--data", "real", "--split", "test"], "not public"),
+        (["--render"], "no record of table methods"),
+        (["--seeds", "x"], "--seeds"),
+    ],
+)
+def test_what_a_user_can_put_right_is_one_message(tmp_path, args, message):
+    with pytest.raises(SystemExit, match=message):
+        tables.tables_command([*args, "--results", str(tmp_path), "--work", str(tmp_path)])
 
 
 @pytest.mark.slow

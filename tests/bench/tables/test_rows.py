@@ -1,0 +1,97 @@
+"""Rows are command lines, those of a name are one, and each branches off what it should."""
+
+import dataclasses
+
+import pytest
+
+from bench.tables.comparison import rows_of
+from bench.tables.rows import BENCHMARKS, DACS, DAFORMER, DIDA, ORACLE, SOURCE_ONLY, TABLES, WARM
+from bench.tables.trainings import Scoring, Training, plan
+from tests.bench.tables.records import on, real
+
+
+@pytest.mark.parametrize("benchmark", list(BENCHMARKS))
+def test_every_row_of_every_table_is_a_command_line_that_train_takes(setting, tmp_path, benchmark):
+    papers = {"gta5": "1", "synthia": "2"}
+    where = real(papers[benchmark], tmp_path) if benchmark in papers else on(benchmark, tmp_path)
+    assert where.name == benchmark
+    for row in (row for name in TABLES for row in rows_of(name, where)):
+        options = Training(where, row, 0).options
+        for name, value in row.options.items():
+            assert options[name] == value, row.name
+
+
+def test_a_name_stands_for_one_set_of_options():
+    rows = [row for table in TABLES.values() for row in table.rows] + [WARM]
+    for row in rows:
+        assert {str(dict(other.options)) for other in rows if other.name == row.name} == {str(dict(row.options))}
+
+
+def test_all_alternatives_of_the_paper_are_there():
+    def values(table: str, option: str) -> set:
+        return {row.options[option] for row in TABLES[table].rows if option in row.options}
+
+    assert values("3", "sampling") == {"nu", "rs", "ils", "cbs"}
+    assert values("3", "selecting") == {"rs", "avg", "km", "bps"}
+    assert values("4", "phi") == {0, 0.8, 0.9, 0.95, 1}
+    assert len(TABLES["5"].rows) == 4
+    assert values("6", "bank_momentum") == {0, 0.9, 0.99, 0.999, 1}
+    assert len(TABLES["7"].rows) == 5
+    assert values("8a", "bank_size") == {50, 100, 200, 300, 500, 1000, 10_000}
+    assert values("8b", "bank_every") == {25, 50, 100, 200, 500}
+    methods = [row.options["method"] for row in TABLES["methods"].rows]
+    assert methods == ["source", "source", "dacs", "daformer", "dida", "oracle"]
+    assert values("methods", "source_colour") == {"plain", "distort"}
+
+
+def test_real_data_has_the_papers_schedule_and_no_warm_start(tmp_path):
+    training = Training(real("7", tmp_path), DIDA, 0)
+    assert training.warm is None
+    command = training.command()
+    assert command[2].endswith("train.py")
+    given = dict(zip(command[3::2], command[4::2], strict=True))
+    assert (given["--src"], given["--tgt"], given["--steps"], given["--seed"]) == ("gta5", "cityscapes", "40000", "0")
+    assert "--init" not in given
+    assert Training(real("2", tmp_path), DIDA, 0).options["src"] == "synthia"
+    assert Training(real("2", tmp_path), ORACLE, 0).options["src"] == "cityscapes"
+    assert Training(real("2", tmp_path), DIDA, 0).options["src_size"] == "1280x760"
+
+
+def test_on_the_toy_rows_branch_off_one_start_and_the_oracle_takes_as_many_steps(setting):
+    warm = {Training(setting, row, 3).warm.folder for row in (SOURCE_ONLY, DACS, DAFORMER, DIDA)}
+    assert len(warm) == 1
+    assert Training(setting, SOURCE_ONLY, 4).warm.folder not in warm
+    assert Training(setting, ORACLE, 3).warm is None
+    steps = {row.name: Training(setting, row, 3).options["steps"] for row in (WARM, SOURCE_ONLY, DIDA, ORACLE)}
+    assert steps["source"] == steps["dida"]
+    assert steps["oracle"] == steps["warm"] + steps["dida"]
+
+
+def test_other_targets_branch_off_the_toys_own_start(setting, tmp_path):
+    start = Training(setting, DIDA, 0).warm
+    for data, target in (("toy-night", "toy-night"), ("toy-fog", "toy-fog")):
+        training = Training(on(data, tmp_path), DIDA, 0)
+        assert training.options["tgt"] == target
+        assert Scoring(training).path.parts[-4] == data
+        assert training.warm.folder == start.folder
+        assert Scoring(training.warm).path == Scoring(start).path
+    pretrained = Training(on("toy-pretrained", tmp_path), DIDA, 0)
+    assert pretrained.warm.folder != start.folder
+    for stage in (pretrained, pretrained.warm, Training(on("toy-pretrained", tmp_path), ORACLE, 0)):
+        assert stage.options["backbone"] == "tf_efficientnet_lite0"
+
+
+def test_rows_of_equal_options_share_a_run(setting):
+    first = next(row for row in TABLES["5"].rows if row.name == "dida_regenerate-smooth-scale")
+    assert Training(setting, first, 0).folder == Training(setting, DIDA, 0).folder
+    assert Training(setting, first, 1).folder != Training(setting, DIDA, 0).folder
+    names = [task.name for task in plan([(setting, first), (setting, DIDA), (setting, first)], [0])]
+    assert len(names) == len(set(names)) == 5  # two trainings, and one scoring for each of warm start and rows
+
+
+def test_what_rows_are_compared_with_stands_in_front_where_no_row_is_it(setting):
+    odd = dataclasses.replace(setting, extra="--bank-size 77")
+    assert rows_of("8b", odd)[0] in (DIDA, *TABLES["8b"].rows)
+    assert rows_of("6", dataclasses.replace(setting, extra="--bank-momentum 0.7"))[0] == DIDA
+    assert DIDA not in rows_of("6", setting)
+    assert rows_of("regeneration", setting)[:5] == (DAFORMER, *TABLES["5"].rows)
