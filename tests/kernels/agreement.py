@@ -70,7 +70,9 @@ def run(op: Callable[..., Tensor], made: Call, gradient: int | None, name: str |
 
 
 def direction(shape: torch.Size) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    """The gradient that arrives: numbers that every dtype holds, so that it is the same for the truth and in half
+    precision."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).bfloat16().double()
 
 
 def output_error(output: Tensor, truth: Tensor) -> float:
@@ -125,20 +127,22 @@ def multiplied_in(op: str, made: Call) -> torch.dtype:
 def unit_rows(op: str, made: Call, dtype: torch.dtype) -> Tensor:
     """The rows of the bank as the kernels multiply by them, [K, D] in `dtype`.
 
-    PyTorch rounds them, but for the loss over rows, which packs the bank in a kernel of its own: a last bit may differ
-    there, so they are read back from the packed bank. In float32 nothing is, and a wrong packing shows.
+    PyTorch makes them for `bank_similarity`, kernels for the others: a last bit may differ there, and they are read
+    back. In float32 nothing is, and rows that are wrong show.
     """
     bank_KD = made.args[BANK[op]]
-    if op != "instance_loss" or made.args[0].shape[-2:] != made.args[2].shape[-2:]:
+    if op == "bank_similarity":
         return unit(bank_KD.float()).to(dtype)
     from dida_kernels.fused.banks import log2_prior, sort_bank  # needs Triton, which is there only on Linux
     from dida_kernels.fused.rows.packed_bank import pack_bank
 
-    label_K, classes = made.args[BANK[op] + 1], made.args[2].shape[1]
-    bank = sort_bank(bank_KD, label_K, classes)
-    packed = pack_bank(bank, log2_prior(None, label_K, classes), dtype, multiple=1)
-    rows_KD = bank_KD.to(dtype)
-    rows_KD[label_K.argsort(stable=True)] = packed.rows_PD[packed.bias_P == 0][:, : bank_KD.shape[1]]
+    label_K = made.args[BANK[op] + 1]
+    classes = made.args[2].shape[1] if op == "instance_loss" else made.options["classes"]
+    bank, rows_KD = sort_bank(bank_KD, label_K, classes), bank_KD.to(dtype)
+    rows_KD[bank.order_K] = bank.unit_rows(0, len(label_K), dtype)
+    if op == "instance_loss" and made.args[0].shape[-2:] == made.args[2].shape[-2:]:  # the family of rows has its own
+        packed = pack_bank(bank, log2_prior(None, label_K, classes), dtype, multiple=1)
+        rows_KD[bank.order_K] = packed.rows_PD[packed.bias_P == 0][:, : bank_KD.shape[1]]
     return rows_KD
 
 

@@ -73,7 +73,8 @@ def test_offsets_beyond_two_to_the_31(monkeypatch):
     far_ND.copy_(made.args[0])
     with dida_kernels.backend("triton"):
         far, near = (dida_kernels.bank_similarity(x, made.args[1], **made.options) for x in (far_ND, made.args[0]))
-    assert torch.equal(far, near)
+    # A GPU adds squares in another order where rows do not stand one behind the other.
+    torch.testing.assert_close(far, near, rtol=1e-5, atol=0)
 
 
 def test_opcheck():

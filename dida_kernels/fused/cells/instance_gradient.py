@@ -53,6 +53,7 @@ from dida_kernels.fused.launch import LAUNCH
 MAX_REGISTERS = 168
 BACKWARD_ROWS = {2: 2, 4: 4, 8: 2}  # pixel rows of a cell that a thread owns; at S = 8 four threads share a cell
 GROUPS = 3  # ranges of slots worked on at once
+STAGES = 4  # slots under way, as in the forward: 0.212 ms without, 0.165 with
 
 # Slots whose seam sums are in memory at once.
 SEAM_SLOTS = {torch.float32: 192, torch.float16: 384}
@@ -141,6 +142,7 @@ def _loss_bwd(
     n_class, h, w, n_node, n_cell, i_first, i_stop, group_slots,
     stride_b, stride_c, stride_y, stride_x, to_log2,
     S: tl.constexpr, SR: tl.constexpr, CX: tl.constexpr, PIXEL_SHIFT: tl.constexpr, ADD: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     PIXELS: tl.constexpr = SR * S
     o_cell = tl.program_id(0) * CX + tl.arange(0, CX)
@@ -184,7 +186,7 @@ def _loss_bwd(
         b_shift_y, b_zwd = _given_class(b_shift_d, b_wd, b_z, PIXELS, PIXEL_SHIFT)
         p_slot = p_a + (k_lo - i_first).to(tl.int64) * 2 * n_node
         p_out = p_seam + (i_part * 2 * lower + (k_lo - i_first) * row) + o_cell
-        for _ in range(k_lo, k_hi):
+        for _ in tl.range(k_lo, k_hi, num_stages=STAGES):
             b_d00, b_d01, b_d10, b_d11, b_c00, b_c01, b_c10, b_c11 = load_nodes(p_slot, o_00, o_01, o_10, o_11, m_cell)
             b_all, b_right, b_lower, b_both, b_s = _cell_sums(
                 b_d00, b_d01, b_d10, b_d11, b_c00, b_c01, b_c10, b_c11, b_factor_d, b_factor_c, b_shift_y, b_shift_x,
@@ -248,7 +250,7 @@ def _launch_bwd(forward: Forward, a: Tensor, first: int, last: int, seam: Tensor
         *(forward.r if forward.largest is None else forward.largest, forward.factor, forward.scale, seam, s),
         *(prior.shape[1], cells.h, cells.w, cells.nodes, cells.count),
         *(first, last, triton.cdiv(last - first, GROUPS), *prior.stride(), forward.to_log2),
-        *(cells.S, rows, SEAM_CELLS, forward.largest is not None, first > 0),
+        *(cells.S, rows, SEAM_CELLS, forward.largest is not None, first > 0, STAGES),
         num_warps=1,
         maxnreg=MAX_REGISTERS,
         **LAUNCH,
