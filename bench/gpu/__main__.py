@@ -28,6 +28,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=seconds, default=545, help="for all stages (default: 545)")
     parser.add_argument("--stages", nargs="+", default=[], choices=[stage.name for stage in STAGES], metavar="NAME",
                         help=f"only these: {', '.join(stage.name for stage in STAGES)}")  # fmt: skip
+    parser.add_argument("--at-most", type=seconds, help="for any stage, where there is less time than its own limit")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: tiny sizes, to try the command")
     parser.add_argument("--wheels", type=Path, help="folder of wheels of packages that are missing here")
     parser.add_argument("--banks", type=Path, help="folder of banks of real runs (*.npz), for their test")
@@ -37,7 +38,7 @@ def main() -> int:
         if folder is not None and not folder.is_dir():
             parser.error(f"--{name} {folder}: no such folder")
     request = Request(options.out, options.seconds, options.device, options.banks, options.wheels)
-    return run_stages(chosen_stages(options.stages), request)
+    return run_stages(chosen_stages(options.stages, options.at_most), request)
 
 
 if __name__ == "__main__":

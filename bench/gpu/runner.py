@@ -128,7 +128,7 @@ class Runner:
         found = {
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             "PYTHONUNBUFFERED": "1",
-            "TRITON_CACHE_DIR": str(self.work / "triton"),
+            "TRITON_CACHE_DIR": os.environ.get("TRITON_CACHE_DIR", str(self.work / "triton")),
             "TORCHINDUCTOR_CACHE_DIR": str(self.work / "inductor"),
         }
         return found | ({"DIDA_BANKS": str(self.request.banks.resolve())} if self.request.banks else {})

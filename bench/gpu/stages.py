@@ -4,7 +4,7 @@ Times are those of an H100, estimated until one has been asked.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 GATE = "facts"  # the stage that says whether anything can be measured here; without it nothing else is
 
@@ -41,7 +41,7 @@ STAGES = (
     Stage("smoke", _ours("agreement", "--tests", "smoke"), 70, needs=20),
     Stage("no-waiting", _ours("agreement", "--tests", "step"), 90, needs=15),
     Stage("step-precision", _ours("step_precision"), 50, needs=20),
-    Stage("step-cost", _ours("step_cost", "--precision", "fp32", "tf32", "bf16"), 90, needs=25),
+    Stage("step-cost", _ours("step_cost", "--precision", "bf16", "fp32", "tf32"), 90, needs=25),
     Stage("step-variants", _ours("step_variants"), 130, needs=25),
     Stage("step-cost-compiled", _ours("step_cost", "--precision", "bf16", "--compile"), 90, needs=40),
     Stage("network-parts", _ours("network_parts"), 25),
@@ -63,6 +63,12 @@ STAGES = (
 )
 
 
-def chosen_stages(names: Sequence[str]) -> list[Stage]:
-    """Those that are named, in their order, and the one that the others depend on; all where none is named."""
-    return [stage for stage in STAGES if not names or stage.name in names or stage.name == GATE]
+def chosen_stages(names: Sequence[str], at_most: float | None = None) -> list[Stage]:
+    """Those that are named, in their order, and the one that the others depend on; all where none is named.
+
+    `at_most`: seconds that none of them may take more than.
+    """
+    chosen = [stage for stage in STAGES if not names or stage.name in names or stage.name == GATE]
+    if at_most is None:
+        return chosen
+    return [replace(stage, seconds=min(stage.seconds, at_most), needs=min(stage.needs, at_most)) for stage in chosen]

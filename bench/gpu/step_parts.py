@@ -29,7 +29,7 @@ class Workload(NamedTuple):
     warm_up: int
 
 
-WORKLOADS = {"cuda": Workload("mit_b5", 512, (300, 3000), 10, 4), "cpu": Workload("mit_b0", 64, (20,), 1, 1)}
+WORKLOADS = {"cuda": Workload("mit_b5", 512, (300, 3000), 5, 3), "cpu": Workload("mit_b0", 64, (20,), 1, 1)}
 
 
 def contenders_of(workload: Workload, device: torch.device) -> list[Contender]:

@@ -81,8 +81,8 @@ CX, NUM_WARPS = 128, 4
 FORWARD_ROWS = {2: 2, 4: 2, 8: 1}  # pixel rows of a cell that a thread owns
 
 # Slots under way while one is worked on. A thread waits some 1 000 cycles for a node and has work for 130 of them, and
-# there are registers for 16 to 20 warps an SM: without, the loop waits. They arrive in shared memory. On an H100, K = 300
-# in bfloat16: 0.198 ms without, 0.195 with 2, 0.146 with 3, 0.144 with 4.
+# there are registers for 16 to 20 warps an SM: without, the loop waits. They arrive in shared memory. On an H100 with
+# K = 300 in bfloat16: 0.198 ms without, 0.195 with 2, 0.146 with 3, 0.144 with 4.
 STAGES = 4
 
 # Ranges of slots worked on at once: 12 CTAs for each of 132 SMs (sm_90), 19 for each of 82 (sm_86), at 2 x 512 x 512.
