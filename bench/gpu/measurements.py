@@ -36,7 +36,7 @@ class Measurements:
 
     @classmethod
     def read(cls, *paths: Path) -> "Measurements":
-        """One file, or several of one machine in the order in which they were made.
+        """One file, or several of one machine; of a stage that several reached the one named last has the word.
 
         Raises OSError, or ValueError for a file that is none of ours or of another machine than the first.
         """
