@@ -17,19 +17,28 @@ def over_all_processes(network: nn.Module, world: World) -> None:
 
     Raises ValueError for a module whose draws it does not know.
     """
+    drawn_for_all(network, world)
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.modules.batchnorm._BatchNorm):
+                setattr(parent, name, _norm(child, world))
+
+
+def drawn_for_all(network: nn.Module, world: World) -> None:
+    """The same for draws alone; of a network whose draws were of another world, too."""
     for name, child in network.named_children():
-        if isinstance(child, nn.modules.batchnorm._BatchNorm):
-            setattr(network, name, _norm(child, world))
-        elif isinstance(child, StochasticDepth):
+        if isinstance(child, StochasticDepth | DrawnForAll):
             child.world = world
         elif isinstance(child, DropPath):  # of timm's encoders
             setattr(network, name, DrawnForAll(child, 1, world))
         elif isinstance(child, nn.Dropout2d):
             setattr(network, name, DrawnForAll(child, 2, world))
         elif isinstance(child, nn.modules.dropout._DropoutNd) and child.p > 0:
-            raise ValueError(f"{type(child).__name__} of this backbone cannot be drawn for several processes")
+            raise ValueError(
+                f"{type(child).__name__} of this backbone cannot be drawn for several processes, or parts of a batch"
+            )
         else:
-            over_all_processes(child, world)
+            drawn_for_all(child, world)
 
 
 class DrawnForAll(nn.Module):
@@ -64,12 +73,13 @@ class BatchNormOverAll(nn.BatchNorm2d):
         """[B, C, H, W], of one shape in every process."""
         if not self.training:
             return super().forward(x)
-        mean_C = _mean_over_processes(x.mean((0, 2, 3)), self.world)
-        centred = x - mean_C[:, None, None]
+        wide = x.to(self.weight.dtype)  # of the statistics, whatever the maps are rounded to
+        mean_C = _mean_over_processes(wide.mean((0, 2, 3)), self.world)
+        centred = wide - mean_C[:, None, None]
         variance_C = _mean_over_processes(centred.square().mean((0, 2, 3)), self.world)
         self._remember(mean_C, variance_C, count=self.world.size * x.numel() // x.shape[1])
         scale_C = self.weight * torch.rsqrt(variance_C + self.eps)
-        return centred * scale_C[:, None, None] + self.bias[:, None, None]
+        return (centred * scale_C[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
     @torch.no_grad()
     def _remember(self, mean_C: Tensor, variance_C: Tensor, *, count: int) -> None:
