@@ -188,8 +188,8 @@ PLANTS = [
     Plant(
         f"{CELLS}/instance_loss.py",
         "a pixel without mass on slots counts",
-        "m_counts = (b_w[n] > 0) & (b_D > 0)",
-        "m_counts = b_w[n] > 0",
+        "m_counts = b_D > 0",
+        "m_counts = m_weighs",
         agreement("instance_loss", "triton", "slotless_prior"),
     ),
     Plant(
@@ -202,14 +202,14 @@ PLANTS = [
     Plant(
         f"{CELLS}/instance_loss.py",
         "the loss of a pixel has no weight",
-        "b_loss += tl.where(m_counts, b_w[n] * (",
+        "b_loss += tl.where(m_counts, b_w * (",
         "b_loss += tl.where(m_counts, 1.0 * (",
         agreement("instance_loss", "triton", "weighted"),
     ),
     Plant(
         f"{CELLS}/instance_gradient.py",
         "the gradient has no class prior",
-        "b_shift_x = less(b_shift_c, tl.load(p_log2_prior + c), PIXELS)",
+        "b_shift_x = less_log2_prior(b_shift_c, p_log2_prior + c, PIXELS, ADJUSTED)",
         "b_shift_x = b_shift_c",
         agreement("instance_loss", "triton", "with_prior"),
     ),
