@@ -25,8 +25,8 @@ PLANTS = [
     Plant(
         f"{CELLS}/instance_loss.py",
         "a pixel without mass on slots counts",
-        "m_counts = (b_w[n] > 0) & (b_D > 0)",
-        "m_counts = b_w[n] > 0",
+        "m_counts = b_D > 0",
+        "m_counts = m_weighs",
         agreement("instance_loss", "triton", "slotless_prior"),
     ),
     Plant(
@@ -39,14 +39,14 @@ PLANTS = [
     Plant(
         f"{CELLS}/instance_loss.py",
         "the loss of a pixel has no weight",
-        "b_loss += tl.where(m_counts, b_w[n] * (",
+        "b_loss += tl.where(m_counts, b_w * (",
         "b_loss += tl.where(m_counts, 1.0 * (",
         agreement("instance_loss", "triton", "weighted"),
     ),
     Plant(
         f"{CELLS}/instance_gradient.py",
         "the gradient has no class prior",
-        "b_shift_x = less(b_shift_c, tl.load(p_log2_prior + c), PIXELS)",
+        "b_shift_x = less_log2_prior(b_shift_c, p_log2_prior + c, PIXELS, ADJUSTED)",
         "b_shift_x = b_shift_c",
         agreement("instance_loss", "triton", "with_prior"),
     ),
@@ -115,10 +115,24 @@ PLANTS = [
     ),
     Plant(
         f"{FUSED}/banks.py",
-        "rows are rounded before they are normalised",
-        "return unit(rows).to(dtype)",
-        "return unit(rows.to(dtype))",
-        agreement("instance_loss", "triton", "ordinary", "bfloat16"),
+        "rows are in the order of the bank",
+        "o_slot = tl.load(p_order + start + o_row, mask=m_row, other=0)",
+        "o_slot = start + o_row",
+        f"{TESTS}/test_banks.py",
+    ),
+    Plant(
+        f"{FUSED}/banks.py",
+        "slots of one class stand in the reverse order",
+        "(o_other[None, :] < o_own[:, None])",
+        "(o_other[None, :] > o_own[:, None])",
+        f"{TESTS}/test_banks.py",
+    ),
+    Plant(
+        f"{CELLS}/instance_loss.py",
+        "the mean is over the programs",
+        "(tl.sum(b_loss, 0) / mass)",
+        "(tl.sum(b_loss, 0) / n_part)",
+        agreement("instance_loss", "triton", "ordinary"),
     ),
     Plant(
         f"{CELLS}/interpolation.py",

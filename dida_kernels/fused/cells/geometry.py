@@ -149,11 +149,14 @@ def full_pixels(value, CX: tl.constexpr, PIXELS: tl.constexpr):
 
 
 @triton.jit
-def less(b_shift, value, PIXELS: tl.constexpr):
-    """Shifts that let exponents be larger by `value`."""
-    b_less = ()
-    for n in tl.static_range(PIXELS):
-        b_less += (b_shift[n] - value,)
+def less_log2_prior(b_shift, p_log2_prior, PIXELS: tl.constexpr, ADJUSTED: tl.constexpr):
+    """Shifts that multiply exponentials by the class prior, if there is one."""
+    b_less = b_shift
+    if ADJUSTED:
+        log2_prior = tl.load(p_log2_prior)
+        b_less = ()
+        for n in tl.static_range(PIXELS):
+            b_less += (b_shift[n] - log2_prior,)
     return b_less
 
 

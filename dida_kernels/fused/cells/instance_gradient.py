@@ -36,8 +36,8 @@ from dida_kernels.fused.cells.geometry import (
     full_pixels,
     image_pixels,
     inside_image,
-    less,
     less_log2,
+    less_log2_prior,
     load_image,
     load_nodes,
     load_pixels,
@@ -49,8 +49,8 @@ from dida_kernels.fused.cells.geometry import (
 from dida_kernels.fused.cells.node_logits import NodeLogits, add_matmul, classes_of, matmul, ranges
 from dida_kernels.fused.launch import LAUNCH
 
-# One thread owns one cell of 16 pixels; 168 registers instead of the 184 it would take let 12 warps share an SM, not 8.
-MAX_REGISTERS = 168
+# One thread owns one cell of 16 pixels (S = 4): 168 registers, not the 184 it would take, fit 12 warps, not 8.
+MAX_REGISTERS = {2: 96, 4: 168, 8: 168}
 BACKWARD_ROWS = {2: 2, 4: 4, 8: 2}  # pixel rows of a cell that a thread owns; at S = 8 four threads share a cell
 GROUPS = 3  # ranges of slots worked on at once
 STAGES = 4  # slots under way, as in the forward: 0.212 ms without, 0.165 with
@@ -141,8 +141,8 @@ def _loss_bwd(
     p_a, p_r, p_prior, p_log2_prior, p_label, p_start, p_max, p_factor, p_scale, p_seam, p_s,
     n_class, h, w, n_node, n_cell, i_first, i_stop, group_slots,
     stride_b, stride_c, stride_y, stride_x, to_log2,
-    S: tl.constexpr, SR: tl.constexpr, CX: tl.constexpr, PIXEL_SHIFT: tl.constexpr, ADD: tl.constexpr,
-    STAGES: tl.constexpr,
+    S: tl.constexpr, SR: tl.constexpr, CX: tl.constexpr,
+    PIXEL_SHIFT: tl.constexpr, ADJUSTED: tl.constexpr, ADD: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     PIXELS: tl.constexpr = SR * S
     o_cell = tl.program_id(0) * CX + tl.arange(0, CX)
@@ -182,7 +182,7 @@ def _loss_bwd(
         k_lo = tl.maximum(tl.load(p_start + c), i_lo)
         k_hi = tl.minimum(tl.load(p_start + c + 1), i_hi)
         b_z = load_image(p_z + c * tl.cast(stride_c, tl.int64), m_pixel, stride_y, stride_x, S, PIXELS)
-        b_shift_x = less(b_shift_c, tl.load(p_log2_prior + c), PIXELS)
+        b_shift_x = less_log2_prior(b_shift_c, p_log2_prior + c, PIXELS, ADJUSTED)
         b_shift_y, b_zwd = _given_class(b_shift_d, b_wd, b_z, PIXELS, PIXEL_SHIFT)
         p_slot = p_a + (k_lo - i_first).to(tl.int64) * 2 * n_node
         p_out = p_seam + (i_part * 2 * lower + (k_lo - i_first) * row) + o_cell
@@ -205,6 +205,7 @@ class Forward(NamedTuple):
     cells: Cells
     prior_BCHW: Tensor
     log2_prior_C: Tensor
+    adjusted: bool  # by a class prior
     rows: Tensor  # [M, 2, D], teacher and student
     r: Tensor  # [2, S*S, cells]
     bank: SortedBank
@@ -250,8 +251,8 @@ def _launch_bwd(forward: Forward, a: Tensor, first: int, last: int, seam: Tensor
         *(forward.r if forward.largest is None else forward.largest, forward.factor, forward.scale, seam, s),
         *(prior.shape[1], cells.h, cells.w, cells.nodes, cells.count),
         *(first, last, triton.cdiv(last - first, GROUPS), *prior.stride(), forward.to_log2),
-        *(cells.S, rows, SEAM_CELLS, forward.largest is not None, first > 0, STAGES),
+        *(cells.S, rows, SEAM_CELLS, forward.largest is not None, forward.adjusted, first > 0, STAGES),
         num_warps=1,
-        maxnreg=MAX_REGISTERS,
+        maxnreg=MAX_REGISTERS[cells.S],
         **LAUNCH,
     )

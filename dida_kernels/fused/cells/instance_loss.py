@@ -63,8 +63,8 @@ from dida_kernels.fused.cells.geometry import (
     full_pixels,
     image_pixels,
     inside_image,
-    less,
     less_log2,
+    less_log2_prior,
     load_image,
     load_nodes,
     load_streams,
@@ -76,8 +76,12 @@ from dida_kernels.fused.cells.node_logits import NodeLogits, classes_of
 from dida_kernels.fused.launch import LAUNCH
 from dida_kernels.fused.scaled import scaled
 
-# One thread owns half a cell (S = 4): 96 registers, so 5 CTAs or 20 warps share an SM.
+# One thread owns half a cell (S = 4): 128 registers, so 4 CTAs or 16 warps share an SM. 96 are enough for 20 warps, but
+# with loads under way they made it slower, 0.170 ms instead of 0.146. Compilers differ by a few, which would make it 3
+# CTAs, and are therefore told; with a shift for every pixel the cap would spill.
 CX, NUM_WARPS = 128, 4
+FORWARD_REGISTERS = {2: 80, 4: 128, 8: 128}
+REDUCE_REGISTERS = {2: 48, 4: 168, 8: 168}
 FORWARD_ROWS = {2: 2, 4: 2, 8: 1}  # pixel rows of a cell that a thread owns
 
 # Slots under way while one is worked on. A thread waits some 1 000 cycles for a node and has work for 130 of them, and
@@ -129,8 +133,8 @@ def _loss_fwd(
     p_a, p_r, p_prior, p_weight, p_log2_prior, p_label, p_start, p_max, p_sum,
     n_class, h, w, n_node, n_cell, i_first, i_stop, group_slots,
     stride_b, stride_c, stride_y, stride_x, stride_wb, stride_wy, stride_wx, to_log2,
-    S: tl.constexpr, SR: tl.constexpr, CX: tl.constexpr, PIXEL_SHIFT: tl.constexpr, ADD: tl.constexpr,
-    STAGES: tl.constexpr,
+    S: tl.constexpr, SR: tl.constexpr, CX: tl.constexpr,
+    PIXEL_SHIFT: tl.constexpr, ADJUSTED: tl.constexpr, ADD: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     PIXELS: tl.constexpr = SR * S
     o_cell = tl.program_id(0) * CX + tl.arange(0, CX)
@@ -155,8 +159,7 @@ def _loss_fwd(
     for c in range(c_first, c_last + 1):
         k_lo, k_hi = tl.maximum(tl.load(p_start + c), i_lo), tl.minimum(tl.load(p_start + c + 1), i_hi)
         p_zc = p_z + c * tl.cast(stride_c, tl.int64)
-        b_shift_x = less(b_shift_c, tl.load(p_log2_prior + c), PIXELS)
-        b_shift_y = b_shift_d
+        b_shift_x, b_shift_y = less_log2_prior(b_shift_c, p_log2_prior + c, PIXELS, ADJUSTED), b_shift_d
         if PIXEL_SHIFT:
             b_shift_y = less_log2(b_shift_d, load_image(p_zc, m_pixel, stride_y, stride_x, S, PIXELS), PIXELS)
         b_S, b_R = full_pixels(0.0, CX, PIXELS), full_pixels(0.0, CX, PIXELS)
@@ -281,8 +284,9 @@ def instance_loss_cells(
                 *(a, r, prior_BCHW, weight_BHW, log2_prior_C, bank.label_K, bank.start_C1),
                 *(r if largest is None else largest, sums, C, h, w, cells.nodes, cells.count),
                 *(start, stop, triton.cdiv(stop - start, GROUPS), *prior_BCHW.stride(), *weight_BHW.stride(), to_log2),
-                *(cells.S, fwd_rows, CX, largest is not None, start > 0, STAGES),
+                *(cells.S, fwd_rows, CX, largest is not None, log_prior_C is not None, start > 0, STAGES),
                 num_warps=NUM_WARPS,
+                maxnreg=FORWARD_REGISTERS[cells.S] if largest is None else None,
                 **LAUNCH,
             )
         parts = cells.S // bwd_rows
@@ -294,6 +298,7 @@ def instance_loss_cells(
             *(sums, r, weight_BHW, loss, mass, factor, scale, h, w, cells.count, *weight_BHW.stride()),
             *(cells.S, bwd_rows, CX, GROUPS, need_grad),
             num_warps=NUM_WARPS,
+            maxnreg=REDUCE_REGISTERS[cells.S],
             **LAUNCH,
         )
         del sums
@@ -301,7 +306,8 @@ def instance_loss_cells(
         _weighted_mean[(1,)](loss, mass, mean_loss, grad_scale, len(loss), temperature, PARTS, num_warps=4, **LAUNCH)
         if not need_grad:
             return mean_loss, mean_loss.new_empty(0, D), grad_scale
-        forward = Forward(cells, prior_BCHW, log2_prior_C, rows, r, bank, logits, largest, factor, scale, to_log2)
+        priors = (prior_BCHW, log2_prior_C, log_prior_C is not None)
+        forward = Forward(cells, *priors, rows, r, bank, logits, largest, factor, scale, to_log2)
         return mean_loss, gradient(forward), grad_scale
 
 
