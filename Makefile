@@ -19,11 +19,9 @@ demo: toy
 	$(BIN)/python -m bench.figures strips $(DEMO)/strip.png $(DEMO)/source $(DEMO)/dida --device cpu
 	@echo "the same pictures seen by both: $(DEMO)/strip.png; everything else: $(DEMO)/report.html"
 
-## The whole test suite, on the CPU: one thread in each of as many processes as there are cores. tests/faults forks runs
-## of its own, which PyTorch allows only where nothing was differentiated before.
+## The whole test suite, on the CPU: one thread in each of as many processes as there are cores.
 test: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore tests/faults --numprocesses auto --durations 10
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults --numprocesses auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses auto --durations 10
 
 ## Lint, format, and the types of both packages.
 check: .venv/ready

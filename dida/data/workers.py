@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -98,6 +99,7 @@ class ReadAhead(Iterator[Any]):
             with starting_workers(), _without_advice():
                 self._items = iter(loader)
         except OSError as error:
+            _say_no_more(error)
             raise self._explained(error) from error
         if self._main_thread:  # PyTorch would raise where the death of a worker finds the program: within a step
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -149,6 +151,14 @@ def _without_advice() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*worker processes in total")
         yield
+
+
+def _say_no_more(error: OSError) -> None:
+    """PyTorch's iterator that could not be made whole would print at its end, after our message, what it lacks."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        made: Any = frame.f_locals.get("self")
+        if hasattr(made, "_shutdown_workers") and not hasattr(made, "_workers"):  # there is none to be ended yet
+            made._shutdown = True
 
 
 def _end_all(workers: set[BaseProcess]) -> None:

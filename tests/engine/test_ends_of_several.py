@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def tensors(run: Path) -> dict[str, torch.Tensor]:
 
 def told(processes: Processes) -> list[str]:
     """What the processes said on their way out, line by line; gloo's own warnings apart."""
-    lines = [line for rank in range(len(processes.pids)) for line in processes.said(rank).splitlines()]
+    lines = [line for rank in range(processes.size) for line in processes.said(rank).splitlines()]
     return [line for line in lines if not line.startswith(("[W", "[rank"))]
 
 
@@ -94,6 +95,14 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def stop() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def run_out_of_memory() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+
 def test_one_process_writes_what_all_found(files, tmp_path):
     run = tmp_path / "run"
     both = Processes(2, tmp_path / "said", train, short(files, run, log_every=2, panel_every=4))
@@ -110,7 +119,6 @@ def test_one_process_writes_what_all_found(files, tmp_path):
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_signal_to_one_stops_all_and_saves_once(files, tmp_path, rank):
     run = tmp_path / "run"
-    stop = lambda: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
     all_three = Processes(3, tmp_path / "said", train, short(files, run, batch_size=3), (rank, 4, stop))
     all_three.end(*[128 + signal.SIGTERM] * 3)
     assert [path.name for path in checkpoints(run)] == ["step_000004.pt"]
@@ -118,18 +126,23 @@ def test_a_signal_to_one_stops_all_and_saves_once(files, tmp_path, rank):
     assert not (run / "lock").exists()
 
 
-def test_what_differs_between_processes_is_not_saved_on_a_signal_either(files, tmp_path, monkeypatch):
+def train_apart(config: Config) -> None:
+    """Two runs with other class shares from the fourth step on, which is when they are asked to stop."""
     draw = TrainState.step_rng
 
     def apart(self: TrainState) -> Any:
         if self.step == 3:
             self.shares.share += distributed.dist.get_rank()
-            os.kill(os.getpid(), signal.SIGTERM)
+            stop()
         return draw(self)
 
-    monkeypatch.setattr(TrainState, "step_rng", apart)
+    TrainState.step_rng = apart
+    train(config)
+
+
+def test_what_differs_between_processes_is_not_saved_on_a_signal_either(files, tmp_path):
     run = tmp_path / "run"
-    both = Processes(2, tmp_path / "said", train, short(files, run))
+    both = Processes(2, tmp_path / "said", train_apart, short(files, run))
     both.end(1, 1)
     messages = [line for line in told(both) if line.startswith("train.py: ")]
     assert messages == ["train.py: shares.share of process 0 and of 1 differ after step 4"]
@@ -148,8 +161,7 @@ def test_the_death_of_one_ends_all_with_one_message(files, tmp_path, rank):
     assert not any("Traceback" in line for line in told(all_three))
 
 
-def test_a_picture_that_one_cannot_read_ends_all_with_its_message(files, tmp_path, monkeypatch):
-    run = tmp_path / "run"
+def train_with_a_broken_picture(config: Config) -> None:
     read = Pairs.__getitem__
 
     def broken(self: Pairs, index: int) -> Any:
@@ -157,8 +169,13 @@ def test_a_picture_that_one_cannot_read_ends_all_with_its_message(files, tmp_pat
             raise ImageFileError("a.png: not a readable image")
         return read(self, index)
 
-    monkeypatch.setattr(Pairs, "__getitem__", broken)
-    both = Processes(2, tmp_path / "said", train, short(files, run))
+    Pairs.__getitem__ = broken
+    train(config)
+
+
+def test_a_picture_that_one_cannot_read_ends_all_with_its_message(files, tmp_path):
+    run = tmp_path / "run"
+    both = Processes(2, tmp_path / "said", train_with_a_broken_picture, short(files, run))
     both.end(1, 1)
     assert [line for line in told(both) if line.startswith("train.py: ")] == ["train.py: a.png: not a readable image"]
     assert "stopped after step 1, saved; continue with" in both.said(0)
@@ -166,19 +183,22 @@ def test_a_picture_that_one_cannot_read_ends_all_with_its_message(files, tmp_pat
 
 
 def test_an_error_within_a_step_of_one_is_told_by_it_alone(files, tmp_path):
-    def fail() -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
-
-    both = Processes(2, tmp_path / "said", train, short(files, tmp_path / "run", save_every=2), (1, 4, fail))
+    config = short(files, tmp_path / "run", save_every=2)
+    both = Processes(2, tmp_path / "said", train, config, (1, 4, run_out_of_memory))
     both.end(1, 1, seconds=60)
     messages = [line for line in told(both) if line.startswith("train.py: ")]
     assert len(messages) == 1
     assert "out of memory; lower --crop or --batch-size" in messages[0]
 
 
-def test_who_does_not_answer_in_time_is_not_waited_for(files, tmp_path, monkeypatch):
-    monkeypatch.setattr(distributed, "PATIENCE", timedelta(seconds=4))
-    both = Processes(2, tmp_path / "said", train, short(files, tmp_path / "run"), (1, 3, lambda: time.sleep(12)))
+def train_impatiently(config: Config, fault: tuple[int, int, Callable[[], object]]) -> None:
+    distributed.PATIENCE = timedelta(seconds=4)
+    train(config, fault)
+
+
+def test_who_does_not_answer_in_time_is_not_waited_for(files, tmp_path):
+    late = (1, 3, partial(time.sleep, 12))
+    both = Processes(2, tmp_path / "said", train_impatiently, short(files, tmp_path / "run"), late)
     both.end(1, None)
     assert sum("did not answer" in line for line in told(both)) == 1
 

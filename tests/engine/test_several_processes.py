@@ -36,11 +36,6 @@ def files(tmp_path_factory) -> Path:
     return make_files(tmp_path_factory.mktemp("several"))
 
 
-@pytest.fixture(autouse=True)
-def _things_in_small_crops(monkeypatch):
-    monkeypatch.setattr(feature_distance, "MIN_SHARE", 0.2)  # a crop is one cell of the deepest stage
-
-
 class Ran(NamedTuple):
     """What a run came to."""
 
@@ -51,6 +46,7 @@ class Ran(NamedTuple):
 def run(config: Config, dtype: torch.dtype) -> Ran:
     """Twenty steps from the files on disk, in each process of a world."""
     torch.set_default_dtype(dtype)
+    feature_distance.MIN_SHARE = 0.2  # things in small crops: one is a cell of the deepest stage
     with joined() as world:
         parts = join(assemble(config, world))
         state, losses = parts.state, []

@@ -19,7 +19,8 @@ from dida.files import PARTIAL
 from dida.provenance import machine, source_digest
 from dida.signals import STOPPING
 from dida.state import FOLDER, PARTS, checkpoints, latest, leaves, load_checkpoint
-from tests.faults.forked import Forked, arguments, make_toy, wait_until
+from tests.faults.scripts import Script, arguments, make_toy
+from tests.processes import wait_until
 
 __all__ = ["Row", "Trials", "disks", "kills", "signals", "table"]
 # The smallest encoder there is: what is tried is how runs end, which is the same for all.
@@ -56,14 +57,14 @@ class Trials:
         self.number += 1
         return self.folder / f"run_{self.number}"
 
-    def train(self, out: Path, **options: Any) -> Forked:
-        return Forked("train.py", arguments(self.data, out, **SHORT, **options), said(out))
+    def train(self, out: Path, **options: Any) -> Script:
+        return Script("train.py", arguments(self.data, out, **SHORT, **options), said(out))
 
     def go_on(self, run: Path, row: Row) -> None:
         """Finish a run that something happened to, and hold it to the one that nothing happened to."""
         self.torn(run, row)
         if checkpoints(run):
-            again = Forked("train.py", ["--resume", str(run)], said(run))
+            again = Script("train.py", ["--resume", str(run)], said(run))
         else:
             row.early += 1
             again = self.train(run)
@@ -77,7 +78,7 @@ class Trials:
         if left := [path.name for path in run.rglob("*") if path.name == "lock" or path.match(PARTIAL)]:
             row.faults.append(f"{run.name}: {', '.join(left)} stayed")
 
-    def ends(self, run: Forked, statuses: set[int], out: Path, row: Row) -> None:
+    def ends(self, run: Script, statuses: set[int], out: Path, row: Row) -> None:
         """Wait for the end of a process, which must have one of the statuses and leave nobody."""
         try:
             status = run.wait(PATIENCE)
@@ -140,13 +141,13 @@ def kills(trials: Trials, count: int) -> Iterable[tuple[str, Row]]:
         process = trials.train(run, workers=number % 2 * 2)
         if row is saving:  # a third of them while a checkpoint is being written
             wait, after = trials.random.choice([0, 0, 0.01, 0.03]), trials.random.randrange(3)
-            wait_until(lambda run=run, p=process, n=after: _saves(run, n) or p.poll() is not None, PATIENCE)
+            wait_until(lambda run=run, p=process, n=after: _saves(run, n) or p.status is not None, PATIENCE)
             time.sleep(wait)
         else:
             time.sleep(trials.random.uniform(0.0, trials.seconds))
         row.tried += 1
-        row.finished += process.poll() == 0
-        if process.poll() is None:
+        row.finished += process.status == 0
+        if process.status is None:
             process.signal(signal.SIGKILL, group=number % 4 < 2)
             process.wait()
         trials.go_on(run, row)
@@ -175,7 +176,7 @@ def signals(trials: Trials, count: int) -> Iterable[tuple[str, Row]]:
         wait_until(lambda p=process: listens(p.pid), PATIENCE)
         time.sleep(trials.random.uniform(0.0, trials.seconds * 0.8))
         row.tried += 1
-        if process.poll() is None:
+        if process.status is None:
             process.signal(kind, group=group)
         trials.ends(process, {128 + kind, 0}, run, row)
         row.finished += process.status == 0
@@ -202,7 +203,7 @@ def disks(trials: Trials, count: int) -> Iterable[tuple[str, Row]]:
         mount("-t", "tmpfs", "-o", f"size={size}k", "tmpfs", str(disk))
         try:
             run = disk / "run"
-            process = Forked("train.py", arguments(trials.data, run, **SHORT), said(disk))
+            process = Script("train.py", arguments(trials.data, run, **SHORT), said(disk))
             row.tried += 1
             trials.ends(process, {0, 1}, disk, row)
             row.finished += process.status == 0
@@ -217,7 +218,7 @@ def disks(trials: Trials, count: int) -> Iterable[tuple[str, Row]]:
     yield "a disk of random size", row
 
 
-def told(process: Forked) -> set[str]:
+def told(process: Script) -> set[str]:
     return {words for words in ("No space left", "cannot be written") if words in process.said()}
 
 

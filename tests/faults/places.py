@@ -7,7 +7,7 @@ from pathlib import Path
 from dida.config import Config
 from dida.recipes import from_command_line
 from dida.state import checkpoints
-from tests.faults.forked import Forked, arguments, make_toy
+from tests.faults.scripts import Script, arguments, make_toy
 
 __all__ = ["Places"]
 
@@ -24,7 +24,7 @@ class Places:
     def make(cls, folder: Path) -> "Places":
         toy, run = make_toy(folder / "data"), folder / "run"
         given = arguments(toy, run, steps=2, save_every=1, backbone="test_resnet", weights="none")
-        assert Forked("train.py", given, folder / "said").wait(600) == 0, (folder / "said").read_text()
+        assert Script("train.py", given, folder / "said").wait(600) == 0, (folder / "said").read_text()
         return cls(toy, run, from_command_line(given))
 
     @property

@@ -8,7 +8,7 @@ from dida import command
 from dida.eval_config import EvalConfig
 from dida.options import flag, read_command_line
 from dida.recipes import from_command_line
-from tests.faults.forked import arguments
+from tests.faults.scripts import arguments
 
 __all__ = ["evaluation", "training"]
 

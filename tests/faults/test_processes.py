@@ -1,6 +1,6 @@
 """train.py and eval.py as processes: signals, killed workers, full disks and devices, and what they say and leave.
 
-Each is forked from this process, so that it starts at once. The harness (`python -m tests.faults`) does more of it.
+The harness (`python -m tests.faults`) does more of it.
 """
 
 import ctypes
@@ -9,6 +9,7 @@ import resource
 import shutil
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from PIL import Image
 
 from dida.state import checkpoints, latest, load_checkpoint
 from tests.engine.checkpoints import tiny_config, write_checkpoint
-from tests.faults.forked import Forked, arguments, make_toy, wait_until
+from tests.faults.scripts import Script, arguments, make_toy
+from tests.processes import wait_until
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system, which takes root")
 
@@ -35,15 +37,15 @@ def trained(tmp_path_factory, toy) -> Path:
 TINY = {"backbone": "test_resnet", "weights": "none"}
 
 
-def running(toy: Path, tmp_path: Path, *, steps: int = 2, **options) -> Forked:
+def running(toy: Path, tmp_path: Path, *, steps: int = 2, **options) -> Script:
     """A training that has come to that step."""
-    run = Forked("train.py", arguments(toy, tmp_path / "run", **TINY | options), tmp_path / "said")
-    assert wait_until(lambda: f"step {steps:>4}/" in run.said() or run.poll() is not None)
-    assert run.poll() is None, run.said()
+    run = Script("train.py", arguments(toy, tmp_path / "run", **TINY | options), tmp_path / "said")
+    assert wait_until(lambda: f"step {steps:>4}/" in run.said() or run.status is not None)
+    assert run.status is None, run.said()
     return run
 
 
-def assert_told(run: Forked, *parts: str) -> None:
+def assert_told(run: Script, *parts: str) -> None:
     said = run.said()
     assert "Traceback" not in said
     for part in parts:
@@ -80,7 +82,7 @@ def test_what_timeout_sends_twice_is_one_request(toy, tmp_path):
 @pytest.mark.parametrize("script", ["train.py", "eval.py"])
 def test_before_there_is_anything_to_save_it_is_quiet(toy, trained, tmp_path, script, kind):
     args = arguments(toy, tmp_path / "run", **TINY) if script == "train.py" else [str(trained), "--workers", "2"]
-    run = Forked(script, args, tmp_path / "said")
+    run = Script(script, args, tmp_path / "said")
     assert wait_until(lambda: listens(run.pid))
     time.sleep(0.02 * kind)
     run.signal(kind, group=True)
@@ -110,15 +112,11 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def small_shared_memory(size: str):
-    """Mounts /dev/shm anew for the process alone."""
-
-    def mount() -> None:
-        assert ctypes.CDLL(None).unshare(0x00020000) == 0  # CLONE_NEWNS
-        assert os.system("mount --make-rprivate /") == 0
-        assert os.system(f"mount -t tmpfs -o size={size} tmpfs /dev/shm") == 0
-
-    return mount
+def mount_shared_memory(size: str) -> None:
+    """Mount /dev/shm anew, for this process alone."""
+    assert ctypes.CDLL(None).unshare(0x00020000) == 0  # CLONE_NEWNS
+    assert os.system("mount --make-rprivate /") == 0
+    assert os.system(f"mount -t tmpfs -o size={size} tmpfs /dev/shm") == 0
 
 
 @ROOT_ONLY
@@ -128,7 +126,7 @@ def test_shared_memory_that_is_full_is_said_and_nothing_hangs(toy, trained, tmp_
     args = arguments(toy, tmp_path / "run", **TINY, crop=256, src_size="512x256", tgt_size="512x256", workers=4)
     if script == "eval.py":
         args = [str(trained), "--workers", "4", "--size", "1024x512"]
-    run = Forked(script, args, tmp_path / "said", before=small_shared_memory(size))
+    run = Script(script, args, tmp_path / "said", before=partial(mount_shared_memory, size))
     assert run.wait() == 1
     assert not run.left_over()
     assert_told(run, f"{script}: /dev/shm (", "is full: use fewer --workers")
@@ -159,7 +157,7 @@ def test_a_full_disk_names_what_it_needs_and_what_is_good(toy, tmp_path):
 )
 def test_a_place_that_is_none_is_refused_before_the_work(trained, tmp_path, args):
     (tmp_path / "said").touch()
-    run = Forked("eval.py", [str(trained), *(arg.format(tmp=tmp_path) for arg in args)], tmp_path / "said")
+    run = Script("eval.py", [str(trained), *(arg.format(tmp=tmp_path) for arg in args)], tmp_path / "said")
     assert run.wait() == 1
     assert_told(run, f"eval.py: {args[-2]} {args[-1].format(tmp=tmp_path)}: cannot be written to")
     assert "class" not in run.said()
@@ -170,13 +168,13 @@ def test_a_second_process_on_one_run_is_refused(toy, tmp_path):
     first = running(toy, tmp_path, save_every=1)
     args = ["--resume", str(tmp_path / "run")]
     assert wait_until(lambda: checkpoints(tmp_path / "run"))
-    second = Forked("train.py", args, tmp_path / "said2")
+    second = Script("train.py", args, tmp_path / "said2")
     assert second.wait() == 1
     assert_told(second, f"train.py: {tmp_path / 'run'}: process {first.pid} on ", "one folder has one writer")
     first.signal(signal.SIGKILL, group=True)
     first.wait()
-    third = Forked("train.py", args, tmp_path / "said3")
-    assert wait_until(lambda: "\nstep " in third.said() or third.poll() is not None)
+    third = Script("train.py", args, tmp_path / "said3")
+    assert wait_until(lambda: "\nstep " in third.said() or third.status is not None)
     third.signal(signal.SIGTERM)
     assert third.wait() == 143
 
@@ -190,8 +188,8 @@ def test_pictures_of_a_full_disk_are_whole_or_not_there(trained, tmp_path):
     out = tmp_path / "out"
     (out / "overlay").mkdir(parents=True)
     (out / "overlay" / "a.png").write_text("old")
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))  # noqa: E731
-    run = Forked("eval.py", [str(trained), "--images", str(pictures), "--out", str(out)], tmp_path / "said", limit)
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (5000, 5000))
+    run = Script("eval.py", [str(trained), "--images", str(pictures), "--out", str(out)], tmp_path / "said", limit)
     assert run.wait() == 1
     assert_told(run, "File too large", str(out / "overlay" / "a.png"))
     assert (out / "overlay" / "a.png").read_text() == "old"

@@ -1,13 +1,14 @@
-"""One bad input, tried in a process of its own that is forked, and what came of it."""
+"""One bad input, tried in a process of its own, and what came of it."""
 
 import os
 import signal
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.processes import become
 
 __all__ = ["Case", "Outcome", "told", "tried"]
 PATIENCE = 300  # seconds, on a machine that does other things too
@@ -76,35 +77,18 @@ def _judged(case: Case, status: int | None, said: str) -> str:
 
 
 def _status(case: Case, folder: Path, said: Path) -> int | None:
+    """Forked from here, where the case is: it cannot be sent."""
     sys.stdout.flush()
     pid = os.fork()
     if not pid:
-        _do(case, folder, said)
+        become(said, _do, case, folder / "here")
     _, status = os.waitpid(pid, 0)
     code = os.waitstatus_to_exitcode(status)
     return None if code == -signal.SIGALRM else code
 
 
-def _do(case: Case, folder: Path, said: Path) -> None:
-    status = 70
-    try:
-        signal.alarm(PATIENCE)  # its end, whatever it waits for
-        file = os.open(said, os.O_WRONLY | os.O_CREAT)
-        for stream in (1, 2):
-            os.dup2(file, stream)
-        sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
-        (folder / "here").mkdir()
-        os.chdir(folder / "here")
-        case.does()
-        status = 0
-    except SystemExit as ended:
-        status = ended.code if isinstance(ended.code, int) else 1 if ended.code else 0
-        if isinstance(ended.code, str):
-            print(ended.code, file=sys.stderr)
-    except BaseException:
-        traceback.print_exc()
-        status = 1
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+def _do(case: Case, folder: Path) -> None:
+    signal.alarm(PATIENCE)  # its end, whatever it waits for
+    folder.mkdir()
+    os.chdir(folder)
+    case.does()
