@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument("--src", nargs="*", help="sources, by default all")
     parser.add_argument("--method", nargs="*", default=list(METHODS))
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--part", default="1/1", help="I/N: every Nth case from the Ith on, to run N at once")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
@@ -35,6 +36,8 @@ def main() -> None:
             for tgt in targets
         ]
         random.Random(0).shuffle(cases)  # so that a part of them is a fair part
+        first, parts = map(int, options.part.split("/"))
+        cases = cases[first - 1 :: parts]
         failed, start = 0, time.monotonic()
         for done, case in enumerate(cases, 1):
             try:
