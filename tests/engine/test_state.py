@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dida.data.classes import CITYSCAPES_CLASSES, ClassSet
 from dida.errors import NonFinite
-from dida.state import FORMAT, WHOLE, checkpoints, latest, leaves, load_checkpoint, load_weights
+from dida.state import FORMAT, PARTS, WHOLE, checkpoints, latest, leaves, load_checkpoint, load_weights
 from tests.engine.scenes import build, small_state, tiny
 
 CLASSES = CITYSCAPES_CLASSES.to_dict()
@@ -56,6 +56,16 @@ def test_everything_that_changes_is_restored(tmp_path):
     for part in (state.student, other.student), (state.teacher, other.teacher):
         for a, b in zip(*(module.state_dict().values() for module in part), strict=True):
             assert torch.equal(a, b)
+
+
+def test_an_optimizer_runs_as_its_device_has_it_and_not_as_the_checkpoint_was_written():
+    """A checkpoint of a GPU, whose AdamW is one kernel, goes on on a CPU."""
+    saved, state = small_state(), small_state()
+    content = {part: getattr(saved, part).state_dict() for part in PARTS} | {"step": 1}
+    for group in content["optimizer"]["param_groups"]:
+        group["fused"] = True
+    state.load(content)
+    assert [group["fused"] for group in state.optimizer.param_groups] == [None] * 3
 
 
 def test_files_that_are_no_checkpoint_are_refused(tmp_path):
