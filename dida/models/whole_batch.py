@@ -64,12 +64,13 @@ class BatchNormOverAll(nn.BatchNorm2d):
         """[B, C, H, W], of one shape in every process."""
         if not self.training:
             return super().forward(x)
-        mean_C = _mean_over_processes(x.mean((0, 2, 3)), self.world)
-        centred = x - mean_C[:, None, None]
+        wide = x.to(self.weight.dtype)  # of the statistics, whatever the maps are rounded to
+        mean_C = _mean_over_processes(wide.mean((0, 2, 3)), self.world)
+        centred = wide - mean_C[:, None, None]
         variance_C = _mean_over_processes(centred.square().mean((0, 2, 3)), self.world)
         self._remember(mean_C, variance_C, count=self.world.size * x.numel() // x.shape[1])
         scale_C = self.weight * torch.rsqrt(variance_C + self.eps)
-        return centred * scale_C[:, None, None] + self.bias[:, None, None]
+        return (centred * scale_C[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
     @torch.no_grad()
     def _remember(self, mean_C: Tensor, variance_C: Tensor, *, count: int) -> None:

@@ -94,6 +94,16 @@ def test_n_processes_are_one_with_the_whole_batch(files, tmp_path, method, dtype
         assert any(losses.get(term, 0) > 0 for losses in one.losses) == there, term  # or nothing was compared
 
 
+def test_in_bfloat16_processes_are_one_to_its_rounding_and_equal_each_other(files, tmp_path):
+    config = config_of(files, **METHODS["dida"], precision="bf16")
+    (one,), several = (Processes(n, tmp_path / str(n), run, config, torch.float32).results for n in (1, 2))
+    for expected, losses in zip(one.losses, several[0].losses, strict=True):
+        assert losses == pytest.approx(expected, rel=0.05, abs=0.005)
+    for part in ("student", "teacher", "bank"):
+        assert distance(one, several[0], part) < 0.01, part
+    assert all(torch.equal(several[1].tensors[name], tensor) for name, tensor in several[0].tensors.items())
+
+
 def distance(one: Ran, other: Ran, part: str) -> float:
     """Euclidean, between all numbers of a part, relative to their norm."""
     pairs = [(one.tensors[name], other.tensors[name]) for name in one.tensors if name.startswith(part)]
