@@ -154,7 +154,9 @@ def _rare_classes(config: Config, source: Sources, statistics: Statistics) -> Ra
 
 def choose_arithmetic(config: Config, device: torch.device) -> Arithmetic:
     """Raises ValueError for a precision that the device does not have."""
-    return Arithmetic(*choose_precision(config.speed.precision, device), compiled=config.speed.compile)
+    speed = config.speed
+    precision, why = choose_precision(speed.precision, device)
+    return Arithmetic(precision, why, speed.compile, speed.checkpoint_activations)
 
 
 # ---- networks and state --------------------------------------------------------------------------------------------

@@ -99,6 +99,8 @@ class SpeedConfig:
     """Numbers of the networks: fp32; tf32, whose products a GPU rounds; bf16; auto is tf32 where the GPU has it."""
     compile: bool = False
     """Compile the blocks of a mit_* encoder: a minute or two before the first step, then shorter steps on a GPU."""
+    checkpoint_activations: bool = False
+    """Compute the maps within the blocks of a mit_* encoder again in backward: half of the memory, more time."""
 
 
 @dataclass(frozen=True)
@@ -270,7 +272,7 @@ class Config:
 _ASKS_THE_BANK = {"instance_loss": "off", "regenerate_semantic": "none"}
 MAY_CHANGE = {  # on --resume
     "data_root", "workers", "cache", "device", "log_every", "panel_every", "save_every", "tracker",
-    "precision", "compile",
+    "precision", "compile", "checkpoint_activations",
 }  # fmt: skip
 MAY_GROW = {"steps"}  # on --resume: a run is extended, never cut short
 OF_ONE_COMMAND = ("config", "resume", "new_data", "check_data", "debug")  # no options of the run

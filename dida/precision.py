@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from dida.models.mit import compile_blocks
+from dida.models.mit import compile_blocks, recompute_blocks
 
 Precision = Literal["fp32", "tf32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -28,10 +28,16 @@ class Arithmetic:
     precision: Precision
     why: str = "as asked for"
     compiled: bool = False  # the blocks of encoders
+    recomputed: bool = False  # in backward, the maps within the blocks of the student's encoder
 
     def working(self, student: nn.Module, teacher: nn.Module) -> "Networks":
-        """What the passes of a step call to train `student` and to ask `teacher`. Raises ValueError, see `compiled`."""
+        """What the passes of a step call to train `student` and to ask `teacher`.
+
+        Raises ValueError for an encoder whose blocks cannot be compiled or recomputed.
+        """
         made = (Bfloat16Networks if self.precision == "bf16" else Networks)(student, teacher)
+        if self.recomputed:
+            recompute_blocks(made.student)
         self._compile(made.student, made.teacher)
         return made
 

@@ -22,6 +22,7 @@ from timm.layers import trunc_normal_
 from timm.models import FeatureInfo, build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dida.models.stochastic_depth import StochasticDepth
 
@@ -141,6 +142,23 @@ def compile_blocks(network: nn.Module) -> None:
         block.compile(backend=COMPILER, dynamic=False, fullgraph=True)
 
 
+def recompute_blocks(network: nn.Module) -> None:
+    """Let every block of a network keep its input alone, and compute all else again in backward. The same numbers.
+
+    Raises ValueError for a network without blocks.
+    """
+    encoders = [module for module in network.modules() if isinstance(module, MixVisionStages)]
+    if not encoders:
+        raise ValueError("--checkpoint-activations: only mit_* encoders know how; take one, or leave it out")
+    for encoder in encoders:
+        encoder.recomputes = True
+
+
+def _recomputed(block: Block, x: Tensor, grid: Grid, kept: Tensor | None) -> Tensor:
+    # A block draws no random numbers, so none have to be kept.
+    return checkpoint(block, x, grid, kept, use_reentrant=False, preserve_rng_state=False)
+
+
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         trunc_normal_(module.weight, std=0.02)
@@ -175,6 +193,7 @@ class MixVisionStages(nn.Module):
         out_indices: int | list[int] = 4,
     ):
         super().__init__()
+        self.recomputes = False  # the maps of a block in backward, where they are not kept, see `recompute_blocks`
         self.out_indices, _ = feature_take_indices(len(depths), out_indices)
         # on the CPU even when the model is built on the meta device, where numbers cannot be read
         rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
@@ -197,10 +216,11 @@ class MixVisionStages(nn.Module):
         x, maps = image, []
         drawn = self.stochastic_depth(image)
         kept: Iterator[Tensor | None] = iter(drawn) if drawn is not None else repeat(None)
+        run = _recomputed if self.recomputes and torch.is_grad_enabled() else Block.__call__
         for s in range(1, len(self.feature_info) + 1):
             x, grid = getattr(self, f"patch_embed{s}")(x)
             for block in getattr(self, f"block{s}"):
-                x = block(x, grid, next(kept))
+                x = run(block, x, grid, next(kept))
             x = _as_map(getattr(self, f"norm{s}")(x), grid)
             maps.append(x)
         return [maps[i] for i in self.out_indices]

@@ -243,3 +243,44 @@ def test_every_network_of_a_step_is_compiled(precision):
         blocks = [module for module in network.modules() if isinstance(module, mit.Block)]
         assert len(blocks) == 4
         assert all(block._compiled_call_impl is not None for block in blocks)
+
+
+# ---- recomputed ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_recomputed_blocks_give_the_same_step_bit_for_bit(precision):
+    (plain, method), (state, its_method) = made(precision), made(precision, checkpoint_activations=True)
+    for number in range(3):
+        assert step(plain, method, number) == step(state, its_method, number)
+    for (name, one), (_, other) in zip(plain.tensors(), state.tensors(), strict=True):
+        assert torch.equal(one, other), name
+
+
+def test_only_the_students_blocks_are_computed_again_and_their_maps_are_not_kept():
+    state, method = made("fp32", checkpoint_activations=True)
+    calls = {"student": 0, "teacher": 0}
+    for name, network in (("student", state.student), ("teacher", state.teacher)):
+        network.backbone.block1[0].register_forward_pre_hook(
+            lambda *_, name=name: calls.update({name: calls[name] + 1})
+        )
+    step(state, method)
+    assert calls == {"student": 2 * 2, "teacher": 1}  # source and mixed images, each once more in backward
+
+    def kept(network: nn.Module) -> int:
+        sizes: dict[int, int] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            sizes[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            network(batch(0).target)
+        return sum(sizes.values())
+
+    assert kept(state.student.backbone) < 0.5 * kept(made("fp32")[0].student.backbone)
+
+
+def test_only_what_has_known_blocks_is_recomputed():
+    with pytest.raises(ValueError, match="--checkpoint-activations: only mit_"):
+        Arithmetic("fp32", recomputed=True).working(nn.Linear(1, 1), nn.Linear(1, 1))
