@@ -65,11 +65,7 @@ def assemble(config: Config, world: World = ALONE) -> Parts:
 
     Raises OSError or ValueError for data, weights, devices or options that are not there or do not fit.
     """
-    if config.data.batch_size % world.size:
-        raise ValueError(
-            f"--batch-size {config.data.batch_size}: {world.size} processes share it equally, so it is a multiple of "
-            f"{world.size}"
-        )
+    _require_equal_parts(config, world)
     device = find_device(config.run.device)
     pairs, pixels_C = build_pairs(config)
     class_set = pairs.source.class_set
@@ -94,17 +90,28 @@ def join(parts: Parts) -> Parts:
         return parts
     for network in (state.student, state.teacher):
         over_all_processes(network, world)
-    state.working = parts.arithmetic.working(state.student, state.teacher)
-    return parts._replace(method=replicated(parts.method, state.working.student))
+    state.working = parts.arithmetic.working(state.student, state.teacher, world)
+    return parts._replace(method=replicated(parts.method, state.working.called[0]))
+
+
+def _require_equal_parts(config: Config, world: World) -> None:
+    batch, accumulate = config.data.batch_size, config.speed.accumulate
+    if batch % (world.size * accumulate):
+        who = [f"{world.size} processes"] if world.size > 1 else []
+        who += [f"the {accumulate} parts of --accumulate"] if accumulate > 1 else []
+        raise ValueError(
+            f"--batch-size {batch}: {' and '.join(who)} share it equally, so it is a multiple of "
+            f"{world.size * accumulate}"
+        )
 
 
 def _require_statistics(config: Config, student: Segmentor) -> None:
     """Raise ValueError where a batch norm of the encoder would see one number, which has no variance."""
-    crop, batch = config.data.crop, config.data.batch_size
+    crop, batch = config.data.crop, config.data.batch_size // config.speed.accumulate
     if crop <= 32 and batch == 1 and any(isinstance(module, nn.BatchNorm2d) for module in student.backbone.modules()):
         raise ValueError(
-            f"--crop {crop} with --batch-size 1: the coarsest map of {config.model.backbone} is one pixel, too few for "
-            "its batch norm; raise one of the two"
+            f"--crop {crop} with one picture at a time: the coarsest map of {config.model.backbone} is one pixel, too "
+            "few for its batch norm; raise one of the two"
         )
 
 
@@ -156,7 +163,7 @@ def choose_arithmetic(config: Config, device: torch.device) -> Arithmetic:
     """Raises ValueError for a precision that the device does not have."""
     speed = config.speed
     precision, why = choose_precision(speed.precision, device)
-    return Arithmetic(precision, why, speed.compile, speed.checkpoint_activations)
+    return Arithmetic(precision, why, speed.compile, speed.checkpoint_activations, speed.accumulate)
 
 
 # ---- networks and state --------------------------------------------------------------------------------------------

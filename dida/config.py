@@ -101,6 +101,8 @@ class SpeedConfig:
     """Compile the blocks of a mit_* encoder: a minute or two before the first step, then shorter steps on a GPU."""
     checkpoint_activations: bool = False
     """Compute the maps within the blocks of a mit_* encoder again in backward: half of the memory, more time."""
+    accumulate: Annotated[int, Range(1, 4096)] = 1
+    """Parts of a batch that are in memory one after another; results are those of one, but for batch norm."""
 
 
 @dataclass(frozen=True)

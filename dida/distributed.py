@@ -36,6 +36,16 @@ class OfProcess(Exception):
     """The traceback of an error that another process had."""
 
 
+def part_of(whole: Whole, number: int, parts: int, dim: int = 0) -> Whole:
+    """Part `number` of equal ones along `dim`."""
+    count = whole.shape[dim] if isinstance(whole, Tensor) else len(whole)
+    assert count % parts == 0, (count, parts)
+    share = count // parts
+    if isinstance(whole, Tensor):
+        return whole.narrow(dim, number * share, share)
+    return whole[number * share : (number + 1) * share]
+
+
 class World:
     """The processes of a run: here, this one alone."""
 
@@ -105,12 +115,7 @@ class Group(World):
         self.ended_together = False  # by an error that the first process tells
 
     def mine(self, whole: Whole, dim: int = 0) -> Whole:
-        count = whole.shape[dim] if isinstance(whole, Tensor) else len(whole)
-        assert count % self.size == 0, (count, self.size)
-        share = count // self.size
-        if isinstance(whole, Tensor):
-            return whole.narrow(dim, self.rank * share, share)
-        return whole[self.rank * share : (self.rank + 1) * share]
+        return part_of(whole, self.rank, self.size, dim)
 
     @torch.no_grad()
     def gather(self, part: Tensor) -> Tensor:

@@ -72,8 +72,9 @@ def step_need(config: Config, student: nn.Module, computing: nn.Module) -> Need:
 
     `computing`: what passes call for the student, itself or a copy in another dtype.
     """
-    data, teach = config.data, config.teach
-    image = torch.empty(data.batch_size, 3, data.crop, data.crop, device="meta")
+    data, teach, speed = config.data, config.teach, config.speed
+    seen = data.batch_size // speed.accumulate  # at once
+    image = torch.empty(seen, 3, data.crop, data.crop, device="meta")
     tensors = (*computing.named_parameters(), *computing.named_buffers())
     weights = {name: _shape_of(tensor) for name, tensor in tensors}
     own = {tensor.untyped_storage()._cdata for tensor in weights.values()}
@@ -94,10 +95,13 @@ def step_need(config: Config, student: nn.Module, computing: nn.Module) -> Need:
     trainings = 2 if teach.self_training else 1  # source; source pasted onto target
     others = (1 if teach.self_training else 0) + (1 if teach.feature_weight > 0 else 0)  # the teacher, and ImageNet's
     # Weights, gradient and two moments of the student, and the weights of the others; of copies, weights and gradient
-    # of the student's and weights of the teacher's. A backward costs two forwards.
+    # of the student's and weights of the teacher's.
     copies = 0 if computing is student else 3 * _bytes_of(computing)
     memory = (4 + others) * _bytes_of(student) + copies + sum(x.untyped_storage().nbytes() for x in kept.values())
-    return Need(flops=(3 * trainings + others) * counter.get_total_flops(), memory=memory)
+    # A backward costs two forwards, and each time that maps are computed again one more.
+    forwards = 3 + speed.checkpoint_activations + (speed.accumulate > 1)
+    flops = speed.accumulate * counter.get_total_flops()
+    return Need(flops=(forwards * trainings + others) * flops, memory=memory)
 
 
 def flops_a_second(device: torch.device, dtype: torch.dtype) -> float:

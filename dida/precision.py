@@ -14,6 +14,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from dida.distributed import ALONE, World
+from dida.models.in_parts import InParts
 from dida.models.mit import compile_blocks, recompute_blocks
 
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -29,16 +31,19 @@ class Arithmetic:
     why: str = "as asked for"
     compiled: bool = False  # the blocks of encoders
     recomputed: bool = False  # in backward, the maps within the blocks of the student's encoder
+    parts: int = 1  # of a batch, one after another
 
-    def working(self, student: nn.Module, teacher: nn.Module) -> "Networks":
+    def working(self, student: nn.Module, teacher: nn.Module, world: World = ALONE) -> "Networks":
         """What the passes of a step call to train `student` and to ask `teacher`.
 
-        Raises ValueError for an encoder whose blocks cannot be compiled or recomputed.
+        Raises ValueError for an encoder that cannot be compiled, recomputed or asked in parts.
         """
         made = (Bfloat16Networks if self.precision == "bf16" else Networks)(student, teacher)
         if self.recomputed:
             recompute_blocks(made.student)
         self._compile(made.student, made.teacher)
+        if self.parts > 1:
+            made.called = (InParts(made.student, self.parts, world), InParts(made.teacher, self.parts, world))
         return made
 
     def frozen(self, network: nn.Module) -> nn.Module:
@@ -89,10 +94,11 @@ class Networks:
 
     def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
         self.student, self.teacher = student, teacher
+        self.called = (student, teacher)  # or those that ask them part by part
 
     def refreshed(self) -> tuple[nn.Module, nn.Module]:
-        """Student and teacher, with the weights that the last step left."""
-        return self.student, self.teacher
+        """Student and teacher, to be called, with the weights that the last step left."""
+        return self.called
 
     def collect(self) -> None:
         """Once they have passed: the gradient is with the parameters that are trained."""

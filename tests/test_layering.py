@@ -42,7 +42,7 @@ DIDA = {
     "models": ("batch", "checksums", "distributed", "models"),
     "method": _METHOD,
     "optim": (),
-    "precision": ("models.mit",),
+    "precision": ("distributed", "models.in_parts", "models.mit"),
     "state": (
         "checksums", "distributed", "errors", "files", "method.bank", "method.prior", "method.views", "precision",
     ),

@@ -17,19 +17,28 @@ def over_all_processes(network: nn.Module, world: World) -> None:
 
     Raises ValueError for a module whose draws it does not know.
     """
+    drawn_for_all(network, world)
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.modules.batchnorm._BatchNorm):
+                setattr(parent, name, _norm(child, world))
+
+
+def drawn_for_all(network: nn.Module, world: World) -> None:
+    """The same for draws alone; of a network whose draws were of another world, too."""
     for name, child in network.named_children():
-        if isinstance(child, nn.modules.batchnorm._BatchNorm):
-            setattr(network, name, _norm(child, world))
-        elif isinstance(child, StochasticDepth):
+        if isinstance(child, StochasticDepth | DrawnForAll):
             child.world = world
         elif isinstance(child, DropPath):  # of timm's encoders
             setattr(network, name, DrawnForAll(child, 1, world))
         elif isinstance(child, nn.Dropout2d):
             setattr(network, name, DrawnForAll(child, 2, world))
         elif isinstance(child, nn.modules.dropout._DropoutNd) and child.p > 0:
-            raise ValueError(f"{type(child).__name__} of this backbone cannot be drawn for several processes")
+            raise ValueError(
+                f"{type(child).__name__} of this backbone cannot be drawn for several processes, or parts of a batch"
+            )
         else:
-            over_all_processes(child, world)
+            drawn_for_all(child, world)
 
 
 class DrawnForAll(nn.Module):

@@ -340,7 +340,7 @@ def test_a_batch_norm_of_one_number_is_refused_before_the_first_step(backbone):
     config = changed(Config(), backbone=backbone, crop=32, batch_size=1, weights="none")
     student = build_student(config, CITYSCAPES_CLASSES)
     with pytest.raises(
-        ValueError, match=f"^--crop 32 with --batch-size 1: the coarsest map of {backbone} is one pixel"
+        ValueError, match=f"^--crop 32 with one picture at a time: the coarsest map of {backbone} is one pixel"
     ):
         assembling._require_statistics(config, student)
     for other in (changed(config, crop=64), changed(config, batch_size=2)):
