@@ -106,7 +106,7 @@ def test_a_crop_that_is_larger_than_the_pictures_is_said(tmp_path):
 
 
 def test_of_several_processes_the_need_of_one_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr("dida.overview.flops_a_second", lambda device: 1e6)
+    monkeypatch.setattr("dida.overview.flops_a_second", lambda device, dtype: 1e6)
     alone = lines(tmp_path, "--batch-size", "2")
     monkeypatch.setattr(World, "size", 2)
     two = lines(tmp_path, "--batch-size", "4")
