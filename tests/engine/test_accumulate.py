@@ -10,7 +10,7 @@ import tests.engine.several  # noqa: F401  registers mit_tiny
 from dida.assemble import assemble
 from dida.batch import Prediction
 from dida.distributed import ALONE
-from dida.method import feature_distance
+from dida.method import feature_distance, views
 from dida.models.in_parts import InParts, Turns, unremembered
 from dida.step import train_step
 from tests.engine.scenes import batch, build, tiny
@@ -23,8 +23,10 @@ IMAGES, PARTS, STEPS = 4, 2, 4
 def _in_double(monkeypatch):
     monkeypatch.setattr(feature_distance, "MIN_SHARE", 0.2)  # a crop is one cell of the deepest stage
     torch.set_default_dtype(torch.float64)
+    views._normalisation.cache_clear()
     yield
     torch.set_default_dtype(torch.float32)
+    views._normalisation.cache_clear()
 
 
 def ran(accumulate: int, *, batch_norm: bool = False, **options) -> tuple[list[dict[str, float]], dict[str, Tensor]]:

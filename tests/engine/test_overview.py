@@ -9,7 +9,7 @@ import torch
 from dida import recipes
 from dida.assemble import assemble
 from dida.config import Config, changed
-from dida.distributed import World
+from dida.distributed import World, part_of
 from dida.models.segmentor import Segmentor
 from dida.overview import flops_a_second, overview, step_need
 from dida.precision import in_bfloat16
@@ -106,9 +106,10 @@ def test_a_crop_that_is_larger_than_the_pictures_is_said(tmp_path):
 
 
 def test_of_several_processes_the_need_of_one_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr("dida.overview.flops_a_second", lambda device: 1e6)
+    monkeypatch.setattr("dida.overview.flops_a_second", lambda device, dtype: 1e6)
     alone = lines(tmp_path, "--batch-size", "2")
     monkeypatch.setattr(World, "size", 2)
+    monkeypatch.setattr(World, "mine", lambda world, whole, dim=0: part_of(whole, world.rank, world.size, dim))
     two = lines(tmp_path, "--batch-size", "4")
     assert two["needs"] == alone["needs"] != lines(tmp_path, "--batch-size", "2")["needs"]
     assert "4 + 4 crops" in two["a"][0]
