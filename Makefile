@@ -47,7 +47,7 @@ bench: .venv/ready
 	$(BIN)/python bench/kernels.py
 	$(BIN)/python bench/bank_update.py
 
-## On a machine with a GPU, at most 10 minutes: everything that needs one, stage by stage (bench/gpu/stages.py). It needs no
+## On a machine with a GPU, in 545 s what fits: everything that needs one, stage by stage (bench/gpu/stages.py). It needs no
 ## .venv (PYTHON=python3), and where git does not travel DIDA_COMMIT=<hash>. Two files come back, in OUT. After a fix
 ## STAGES="smoke agreement" runs those alone. Then, on any machine, tables, targets and the figure:
 ##     python -m bench.gpu.report OUT/results.json --results bench/results --page docs/performance.md

@@ -1,4 +1,4 @@
-"""What a GPU says of this tree, in one command of at most ten minutes.
+"""What a GPU says of this tree, in one command.
 
     python -m bench.gpu --out OUT [--seconds 545] [--stages NAME ...]     all of it, or after a fix what is named
     python -m bench.gpu.report OUT/results.json                           tables, targets and the figure
@@ -6,6 +6,12 @@
 Stage by stage (bench/gpu/stages.py), each in a process group of its own with its own time and log. OUT gets two files
 whatever happens: results.json, everything that was measured and what became of every stage, and logs.tar.gz. Nothing is
 written into the checkout but the compiled extension.
+
+All of it takes an H100 some 14 minutes, most of them compilation and starts of processes. Where a GPU is lent for less,
+two calls share it, and the second finds the kernels of the first (TRITON_CACHE_DIR=/tmp/triton for both):
+
+    --stages build kernels no-waiting agreement bench-instance_loss-300-3000 bench-class_similarity-300-3000 ...
+    --stages step-precision step-cost step-variants whole-run throughput profile toy-table
 
 It needs no installation of ours: a Python with torch, triton, numpy, timm, opencv and pytest. Packages that are missing
 travel as wheels (--wheels). Where git does not travel, DIDA_COMMIT says which commit this is.

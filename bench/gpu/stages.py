@@ -1,6 +1,6 @@
 """What is run on a GPU, in this order: small things first, and what is written as it goes loses nothing to a time-out.
 
-Times are those of an H100, estimated until one has been asked.
+Times are those of an H100.
 """
 
 from collections.abc import Sequence
