@@ -13,7 +13,7 @@ labelled then); 128 + N when signal N ended it.
 
 import sys
 
-from dida.signals import Signals
+from dida.machine.signals import Signals
 
 if __name__ == "__main__":
     with Signals() as signals, signals.interrupting():

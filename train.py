@@ -14,7 +14,7 @@ SIGTERM, SIGHUP, SIGUSR1) ended the run early, with a checkpoint of the step tha
 
 import sys
 
-from dida.signals import Signals
+from dida.machine.signals import Signals
 
 if __name__ == "__main__":
     with Signals() as signals, signals.interrupting():  # until there is something to save

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from dida.files import require_writable
+from dida.machine.files import require_writable
 
 
 def whole_number(low: int) -> Callable[[str], int]:

@@ -19,8 +19,8 @@ from dida.data.rare_class import RareClasses, rare_classes
 from dida.data.scaled_files import CachedFiles, ScaledFiles
 from dida.data.sources import Sources, labelled_sources
 from dida.data.statistics import Statistics
-from dida.device import find_device
-from dida.distributed import ALONE, World
+from dida.machine.device import find_device
+from dida.machine.distributed import ALONE, World
 from dida.method import discrimination, prior, regeneration, sampling, teacher, views
 from dida.method.bank import BankRule, InstanceBank, NoBankRule, Select
 from dida.method.feature_distance import FeatureDistance, NoFeatureDistance, feature_distance

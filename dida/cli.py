@@ -7,8 +7,8 @@ import difflib
 import sys
 from collections.abc import Callable, Sequence
 
+from dida.machine.signals import Signals
 from dida.program import program_name
-from dida.signals import Signals
 
 
 def train_command(args: Sequence[str]) -> None:

@@ -18,8 +18,6 @@ from dida.data import domains
 from dida.data.check import check_labelled, check_unlabelled
 from dida.data.image_file import ImageFileError
 from dida.data.sources import source_surveys
-from dida.device import find_device
-from dida.distributed import World, joined
 from dida.errors import UserError
 from dida.eval_config import EvalConfig
 from dida.evaluate import Inference
@@ -35,8 +33,10 @@ from dida.export import (
     write_torch,
 )
 from dida.export_config import ENDINGS, ExportConfig
-from dida.files import require_writable, write_json
 from dida.labelling import label_pictures
+from dida.machine.device import find_device
+from dida.machine.distributed import World, joined
+from dida.machine.files import require_writable, write_json
 from dida.network import Network, load
 from dida.options import parse_size
 from dida.program import program_name

@@ -26,7 +26,7 @@ from dida.data.labelled_images import LabelledImage
 from dida.data.statistics import UnknownId, pixels_by_value, tally_unknown
 from dida.data.transforms import Normalise
 from dida.data.workers import ReadAhead
-from dida.distributed import ALONE, World
+from dida.machine.distributed import ALONE, World
 from dida.progress import Progress
 
 LEAST = 32  # pixels a side that an encoder can look at

@@ -10,7 +10,7 @@ import socket
 import time
 from pathlib import Path
 
-from dida.files import Appended
+from dida.machine.files import Appended
 
 try:
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog

@@ -21,7 +21,7 @@ from dida.data.pictures import find_pictures
 from dida.data.toy.benchmark import Counts, draw_picture, planned_pictures
 from dida.data.transforms import Normalise, scaled_image
 from dida.evaluate import evaluating
-from dida.files import write_bytes
+from dida.machine.files import write_bytes
 from dida.trained import Trained
 
 # Pixels of a picture, height and width: below, stages would have one row or column, which makes another program.

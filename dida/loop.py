@@ -15,13 +15,13 @@ from dida.data.domains import UnlabelledDomain
 from dida.data.image_file import ImageFileError
 from dida.data.loader import batches
 from dida.data.workers import WorkerDied
+from dida.machine.signals import Signals, Stopped
 from dida.meter import Meter
 from dida.overview import overview
 from dida.precision import products_in
 from dida.program import command_line
 from dida.progress import StepProgress
 from dida.run import Run
-from dida.signals import Signals, Stopped
 from dida.state import latest
 from dida.step import train_step
 from dida_kernels import choice_lines

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from dida.batch import Trace
 from dida.data.loader import Ids
-from dida.distributed import ALONE, World
 from dida.errors import NonFinite
-from dida.files import write_json
+from dida.machine.distributed import ALONE, World
+from dida.machine.files import write_json
 from dida.terms import LOSS
 
 GRADIENT, WEIGHTS = "gradient_norm", "weight_norm"  # names of the norms among them

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from dida.data.classes import ClassSet
 from dida.data.image_file import read_image
 from dida.data.transforms import Normalise, scaled_image
-from dida.device import find_device
 from dida.evaluate import Inference, class_scores, enlarged
+from dida.machine.device import find_device
 from dida.options import parse_size
 from dida.sharing import card_of, save_shared
 from dida.trained import Trained, load_trained

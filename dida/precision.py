@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from dida.distributed import ALONE, World
+from dida.machine.distributed import ALONE, World
 from dida.models.in_parts import InParts
 from dida.models.mit import compile_blocks, recompute_blocks
 

@@ -22,7 +22,7 @@ from dida.claim import LOCK, Claim, require_unclaimed
 from dida.config import Config, of_run, to_dict
 from dida.data.classes import ClassSet
 from dida.errors import UserError
-from dida.files import PARTIAL, Appended, require_writable, write_bytes, write_json
+from dida.machine.files import PARTIAL, Appended, require_writable, write_bytes, write_json
 from dida.provenance import environment
 from dida.state import checkpoints, run_folder
 from dida.trackers import open_trackers, require_tracker

@@ -15,7 +15,7 @@ from torch import nn
 
 from dida.config import Config, changed, of_run, to_dict
 from dida.evaluate import Inference
-from dida.files import write_bytes, write_json
+from dida.machine.files import write_bytes, write_json
 from dida.models.pretrained import MIT_LICENCE, encoder_licence
 from dida.models.weight_file import CONFIG
 from dida.provenance import source_commit

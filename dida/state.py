@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from dida.checksums import Damaged, require_whole
-from dida.distributed import ALONE, World
 from dida.errors import NonFinite
-from dida.files import reserve, whole_file
+from dida.machine.checksums import Damaged, require_whole
+from dida.machine.distributed import ALONE, World
+from dida.machine.files import reserve, whole_file
 from dida.method.bank import InstanceBank
 from dida.method.prior import ClassShares
 from dida.method.views import StepRandom

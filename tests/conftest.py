@@ -1,6 +1,8 @@
 """What must be set before triton or one of our modules is imported, and what a machine without a GPU skips."""
 
 import os
+import signal
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -22,3 +24,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """As a shell starts a program, under nohup too; and as it was for the tests to come: a loop listens to its end."""
+    from dida.machine.signals import STOPPING
+
+    before = {kind: signal.signal(kind, signal.SIG_DFL) for kind in STOPPING}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for kind, handler in before.items():
+        signal.signal(kind, handler)

@@ -22,7 +22,7 @@ from torch.distributed import TCPStore
 LIMIT = 300.0  # seconds; a few on a machine with nothing else to do
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload([
-    __name__, "dida.command", "tests.engine.several", "tests.faults.scripts", "torch._dynamo",
+    __name__, "dida.command", "tests.machine.several", "tests.faults.scripts", "torch._dynamo",
 ])  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.gpu.command import last_lines_of
 from bench.gpu.stages import Stage
-from dida.files import whole_file, write_json
+from dida.machine.files import whole_file, write_json
 
 RESULTS, LOGS = "results.json", "logs.tar.gz"
 FORMAT = 1  # of results.json

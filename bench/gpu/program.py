@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.arguments import seconds
-from dida.files import write_json
+from dida.machine.files import write_json
 
 
 @dataclass

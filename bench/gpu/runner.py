@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.gpu.command import Running, last_lines_of
 from bench.gpu.ledger import DONE, FAILED, LOGS, RESULTS, RUNNING, TIMED_OUT, Ledger
 from bench.gpu.stages import GATE, Stage
-from dida.signals import Signals
+from dida.machine.signals import Signals
 
 CHECKOUT = Path(__file__).parents[2]
 POLL = 0.1  # seconds

@@ -25,8 +25,8 @@ from bench.tables.jobs import Jobs
 from bench.tables.render import as_csv, filled, page
 from bench.tables.rows import BENCHMARKS, Row
 from bench.tables.trainings import Setting, plan, this_source
+from dida.machine.signals import Signals
 from dida.options import COUNT, COUNT_OR_NONE, read_command_line
-from dida.signals import Signals
 
 NUMBERS = {"1": "methods", "2": "methods"}  # Tables I and II have the same rows
 

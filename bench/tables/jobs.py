@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
 
-from dida.signals import Signals
+from dida.machine.signals import Signals
 
 LAST_LINES = 15  # of a failed command's output
 POLL = 0.2  # seconds

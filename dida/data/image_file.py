@@ -23,7 +23,7 @@ from PIL import Image
 
 from dida.data.archive import content, is_packed, opened
 from dida.data.classes import IdMap
-from dida.files import whole_file
+from dida.machine.files import whole_file
 
 # What Pillow raises for damaged files: its PNG reader uses SyntaxError, cut-off headers end in struct.error.
 _DAMAGE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)

@@ -11,7 +11,7 @@ from dida.batch import Batch, LabelledCrops
 from dida.data.pairs import Pairs
 from dida.data.transforms import Normalise
 from dida.data.workers import ReadAhead
-from dida.distributed import ALONE, World
+from dida.machine.distributed import ALONE, World
 
 
 class Ids(NamedTuple):

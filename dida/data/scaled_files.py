@@ -25,7 +25,7 @@ import numpy as np
 from dida.data.archive import stamp
 from dida.data.image_file import Encoding, ImageFileError, decode_ids, decode_image, encoded_file
 from dida.data.transforms import scaled_image, scaled_label
-from dida.files import whole_file
+from dida.machine.files import whole_file
 
 _log = logging.getLogger(__name__)
 

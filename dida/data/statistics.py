@@ -19,7 +19,7 @@ from dida.data.archive import stamp
 from dida.data.domains import LabelledDomain
 from dida.data.image_file import Encoding, image_size, read_ids, require_same_size
 from dida.data.sweep import sweep
-from dida.files import whole_file
+from dida.machine.files import whole_file
 
 _log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from dida.data.workers import WorkerDied, start_method, start_worker
-from dida.signals import starting_workers
+from dida.machine.signals import starting_workers
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")

@@ -27,8 +27,8 @@ from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_in
 
 from dida.data.image_file import ImageFileError
 from dida.errors import UserError
-from dida.files import megabytes
-from dida.signals import ignore_signals, starting_workers
+from dida.machine.files import megabytes
+from dida.machine.signals import ignore_signals, starting_workers
 
 PATIENCE = 1.0  # seconds until a worker that does not end when it is asked to, stuck in a read perhaps, is killed
 _DYING = 5.0  # seconds that the system takes at most to bury a process, a dump of its memory included

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import dida_kernels
 from dida.batch import Belief, Mixed, Prediction
-from dida.distributed import ALONE, World
+from dida.machine.distributed import ALONE, World
 from dida.method.bank import InstanceBank
 from dida_kernels.equations import on_slots, pixels
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dida.batch import IGNORE, LabelledCrops, Prediction
-from dida.distributed import ALONE, World
+from dida.machine.distributed import ALONE, World
 
 MIN_SHARE = 0.75  # of a cell's pixels that its dominant class must hold
 

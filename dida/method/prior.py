@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dida.batch import Target
-from dida.distributed import ALONE, World
+from dida.machine.distributed import ALONE, World
 from dida.method.bank import InstanceBank
 
 FLOOR = 1e-4  # share of the pixels that every class is granted, so that its logarithm is finite

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dida.distributed import lost_peers_are_named
+from dida.machine.distributed import lost_peers_are_named
 from dida.method.passes import Believed, Method
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dida.batch import Belief, PseudoLabel
-from dida.distributed import ALONE, World
+from dida.machine.distributed import ALONE, World
 from dida_kernels.equations import confident, pseudo_label
 
 ROWS = 512  # of the crop that ignored rows are counted in; they shrink and grow with the crop

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dida.batch import IGNORE, MEAN, STD, LabelledCrops, Mixed, PseudoLabel
-from dida.distributed import ALONE, World
+from dida.machine.distributed import ALONE, World
 
 
 class StepRandom(NamedTuple):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dida.batch import Prediction
-from dida.distributed import Whole, World, part_of
+from dida.machine.distributed import Whole, World, part_of
 from dida.models.whole_batch import drawn_for_all
 
 

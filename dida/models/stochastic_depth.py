@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dida.distributed import ALONE, World
+from dida.machine.distributed import ALONE, World
 
 
 class StochasticDepth(nn.Module):

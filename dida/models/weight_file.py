@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from dida.checksums import require_whole
+from dida.machine.checksums import require_whole
 
 State = dict[str, Tensor]
 

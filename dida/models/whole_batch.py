@@ -8,7 +8,7 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from dida.distributed import World
+from dida.machine.distributed import World
 from dida.models.stochastic_depth import StochasticDepth
 
 

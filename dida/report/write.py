@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from dida.files import megabytes, write_text
+from dida.machine.files import megabytes, write_text
 from dida.report.gather import Story
 from dida.report.page import in_percent, report_page, signed
 from dida.report.pictures import draw_pictures

@@ -19,7 +19,7 @@ from dida.data.image_file import ImageFileError
 from dida.data.pairs import Pairs
 from dida.data.sweep import sweep
 from dida.data.workers import ReadAhead, WorkerDied
-from dida.signals import STOPPING
+from dida.machine.signals import STOPPING
 
 from .samples import make_pairs, same
 

@@ -1,21 +1,8 @@
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from dida.signals import STOPPING
 from tests.data.factories import make_cityscapes
-
-
-@pytest.fixture(autouse=True)
-def _signals() -> Iterator[None]:
-    """As a shell starts a program, under nohup too; and as it was for the tests to come: a loop listens to its end."""
-    before = {kind: signal.signal(kind, signal.SIG_DFL) for kind in STOPPING}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    for kind, handler in before.items():
-        signal.signal(kind, handler)
 
 
 @pytest.fixture(scope="module")

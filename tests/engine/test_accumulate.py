@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import tests.engine.several  # noqa: F401  registers mit_tiny
+import tests.machine.several  # noqa: F401  registers mit_tiny
 from dida.assemble import assemble
 from dida.batch import Prediction
-from dida.distributed import ALONE
+from dida.machine.distributed import ALONE
 from dida.method import feature_distance, views
 from dida.models.in_parts import InParts, Turns, unremembered
 from dida.step import train_step
 from tests.engine.scenes import batch, build, tiny
-from tests.engine.test_several_processes import METHODS
+from tests.machine.test_several_processes import METHODS
 
 IMAGES, PARTS, STEPS = 4, 2, 4
 

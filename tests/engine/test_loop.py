@@ -27,10 +27,10 @@ from dida.data.toy import Counts, generate
 from dida.data.workers import WorkerDied
 from dida.errors import NonFinite
 from dida.loop import due
+from dida.machine.signals import STOPPING, Stopped
 from dida.panel import Panel
 from dida.precision import Arithmetic
 from dida.run import Run
-from dida.signals import STOPPING, Stopped
 from dida.state import TrainState, checkpoints, latest, load_checkpoint
 from tests.engine.scenes import small_state
 

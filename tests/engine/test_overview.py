@@ -9,7 +9,7 @@ import torch
 from dida import recipes
 from dida.assemble import assemble
 from dida.config import Config, changed
-from dida.distributed import World, part_of
+from dida.machine.distributed import World, part_of
 from dida.models.segmentor import Segmentor
 from dida.overview import flops_a_second, overview, step_need
 from dida.precision import in_bfloat16

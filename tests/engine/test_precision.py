@@ -9,7 +9,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 
 import dida_kernels
-import tests.engine.several  # noqa: F401  registers mit_tiny
+import tests.machine.several  # noqa: F401  registers mit_tiny
 from dida import loop
 from dida.assemble import assemble, build_state
 from dida.data.classes import CITYSCAPES_CLASSES

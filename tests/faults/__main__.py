@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from dida.files import write_text
+from dida.machine.files import write_text
 from tests.faults import inputs, moments
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"

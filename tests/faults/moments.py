@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dida.files import PARTIAL
+from dida.machine.files import PARTIAL
+from dida.machine.signals import STOPPING
 from dida.provenance import machine, source_digest
-from dida.signals import STOPPING
 from dida.state import FOLDER, PARTS, checkpoints, latest, leaves, load_checkpoint
 from tests.faults.scripts import Script, arguments, make_toy
 from tests.processes import wait_until

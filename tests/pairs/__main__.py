@@ -10,8 +10,8 @@ import time
 import traceback
 from pathlib import Path
 
+from dida.machine.signals import Stopped
 from dida.recipes import METHODS
-from dida.signals import Stopped
 from tests.pairs.made import make_domains
 from tests.pairs.run import Case, run_case
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.tables.jobs import Jobs, Task
-from dida.signals import Signals
+from dida.machine.signals import Signals
 
 ROOT = Path(__file__).parents[3]
 
@@ -30,7 +30,7 @@ RUNNER = """
 import sys
 from tests.bench.tables.test_jobs import chain
 from bench.tables.jobs import Jobs
-from dida.signals import Signals
+from dida.machine.signals import Signals
 from pathlib import Path
 signals = Signals()
 Jobs(chain(Path(sys.argv[1])), 2, {}).run(signals)

@@ -8,8 +8,8 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from dida.data.loader import Share
-from dida.distributed import ALONE, Group, joined, place, processes
 from dida.errors import UserError
+from dida.machine.distributed import ALONE, Group, joined, place, processes
 from dida.method.views import StepRandom
 from dida.models.stochastic_depth import StochasticDepth
 from dida.models.whole_batch import over_all_processes

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from dida.assemble import assemble, join
 from dida.config import Config
 from dida.data.loader import batches
-from dida.distributed import joined
+from dida.machine.distributed import joined
 from dida.method import feature_distance
 from dida.step import train_step
-from tests.engine.several import STEPS, config_of, make_files
+from tests.machine.several import STEPS, config_of, make_files
 from tests.processes import Processes
 
 METHODS: dict[str, dict[str, Any]] = {

@@ -16,16 +16,17 @@ from typing import Any
 import pytest
 import torch
 
-from dida import command, distributed, loop
+from dida import command, loop
 from dida.config import Config
 from dida.data.image_file import ImageFileError
 from dida.data.pairs import Pairs
 from dida.eval_config import EvalConfig
+from dida.machine import distributed
+from dida.machine.signals import Signals
 from dida.options import read_command_line
 from dida.recipes import from_command_line
-from dida.signals import Signals
 from dida.state import TrainState, checkpoints, latest, load_checkpoint
-from tests.engine.several import config_of, make_files
+from tests.machine.several import config_of, make_files
 from tests.processes import Processes
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from dida.device import find_device
+from dida.machine.device import find_device
 
 
 @pytest.mark.parametrize("name", ["meta", "mps", "xpu", "nope", "", "cuda:x", "cpu:x", "cuda:99", "CPU"])
@@ -26,7 +26,7 @@ def test_a_gpu_that_cannot_run_is_told_at_the_start(monkeypatch, error):
 
 
 def test_windows_is_refused_in_one_line():
-    program = "import signal; del signal.SIGHUP; import dida.signals"
+    program = "import signal; del signal.SIGHUP; import dida.machine.signals"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == "DIDA runs on Linux, and on the CPU of a Mac; on Windows, use its Subsystem for Linux\n"

@@ -2,7 +2,7 @@
 
 import torch
 
-from dida.distributed import place, processes
+from dida.machine.distributed import place, processes
 
 KNOWN = ("cpu", "cuda")  # Apple's has no float64, which sums over tiles are in
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from dida import signals
-from dida.signals import STOPPING, Signals, Stopped, ignore_signals
+from dida.machine import signals
+from dida.machine.signals import STOPPING, Signals, Stopped, ignore_signals
 
 
 @pytest.mark.parametrize("kind", STOPPING)

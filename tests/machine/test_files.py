@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dida import files
 from dida.data.image_file import save_png
-from dida.files import Appended, require_writable, reserve, whole_file, write_bytes, write_json, write_text
+from dida.machine import files
+from dida.machine.files import Appended, require_writable, reserve, whole_file, write_bytes, write_json, write_text
 
 
 @pytest.fixture
