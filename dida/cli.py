@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from dida.machine.signals import Signals
-from dida.program import program_name
+from dida.options.program import program_name
 
 
 def train_command(args: Sequence[str]) -> None:
@@ -23,8 +23,8 @@ def train_command(args: Sequence[str]) -> None:
 
 def eval_command(args: Sequence[str]) -> None:
     """score a network on labelled images"""
-    from dida.eval_config import EvalConfig
     from dida.options import read_command_line
+    from dida.options.evaluation import EvalConfig
 
     config = read_command_line(EvalConfig, list(args), program_name("eval"))
     from dida.command import run_evaluation
@@ -46,8 +46,8 @@ def label_command(args: Sequence[str]) -> None:
 
 def export_command(args: Sequence[str]) -> None:
     """write a network for programs that have nothing of this package: ONNX, torch.export, safetensors"""
-    from dida.export_config import ExportConfig
     from dida.options import read_command_line
+    from dida.options.export import ExportConfig
 
     config = read_command_line(ExportConfig, list(args), program_name("export"))
     from dida.command import run_export
@@ -58,7 +58,7 @@ def export_command(args: Sequence[str]) -> None:
 def report_command(args: Sequence[str]) -> None:
     """write what is known of runs into one HTML file: curves, scores, calibration, pictures"""
     from dida.options import read_command_line
-    from dida.report_config import ReportConfig
+    from dida.options.report import ReportConfig
 
     config = read_command_line(ReportConfig, list(args), program_name("report"))
     from dida.command import run_report
@@ -73,8 +73,8 @@ def check_data_command(args: Sequence[str]) -> None:
 
 def doctor_command(args: Sequence[str]) -> None:
     """say what this machine has and which backend every operation will use"""
-    from dida.doctor_config import DoctorOptions
     from dida.options import read_command_line
+    from dida.options.doctor import DoctorOptions
 
     options = read_command_line(DoctorOptions, list(args), "dida doctor")
     from dida import doctor

@@ -19,7 +19,6 @@ from dida.data.check import check_labelled, check_unlabelled
 from dida.data.image_file import ImageFileError
 from dida.data.sources import source_surveys
 from dida.errors import UserError
-from dida.eval_config import EvalConfig
 from dida.evaluate import Inference
 from dida.export import (
     Deployed,
@@ -32,17 +31,18 @@ from dida.export import (
     write_onnx,
     write_torch,
 )
-from dida.export_config import ENDINGS, ExportConfig
 from dida.labelling import label_pictures
 from dida.machine.device import find_device
 from dida.machine.distributed import World, joined
 from dida.machine.files import require_writable, write_json
 from dida.network import Network, load
 from dida.options import parse_size
-from dida.program import program_name
+from dida.options.evaluation import EvalConfig
+from dida.options.export import ENDINGS, ExportConfig
+from dida.options.program import program_name
+from dida.options.report import ReportConfig
 from dida.report.gather import gather_story
 from dida.report.write import gain_lines, write_report
-from dida.report_config import ReportConfig
 from dida.run import require_place
 from dida.scoring import score_domain, score_table
 from dida.trained import Trained, load_trained

@@ -15,7 +15,7 @@ import tyro
 import dida_kernels
 from dida.data import domains
 from dida.data.classes import CITYSCAPES_CLASSES
-from dida.doctor_config import DoctorOptions
+from dida.options.doctor import DoctorOptions
 from dida_kernels import extension
 from dida_kernels.dispatch import SWITCH
 

@@ -17,9 +17,9 @@ from dida.data.loader import batches
 from dida.data.workers import WorkerDied
 from dida.machine.signals import Signals, Stopped
 from dida.meter import Meter
+from dida.options.program import command_line
 from dida.overview import overview
 from dida.precision import products_in
-from dida.program import command_line
 from dida.progress import StepProgress
 from dida.run import Run
 from dida.state import latest

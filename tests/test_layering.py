@@ -30,14 +30,14 @@ DIDA = {
     "terms": (),
     "progress": ("terms",),
     "machine.signals": (),
-    "program": (),
-    "doctor_config": (),
+    "options.program": (),
+    "options.doctor": (),
     "claim": ("errors",),
     "events": ("machine.files",),
     "config": ("options",),
-    "eval_config": ("options",),
-    "export_config": ("options",),
-    "report_config": ("options",),
+    "options.evaluation": ("options",),
+    "options.export": ("options",),
+    "options.report": ("options",),
     "data": _DATA,
     "models": ("batch", "machine", "models"),
     "method": _METHOD,
@@ -73,19 +73,15 @@ DIDA = {
         "terms", "trained",
     ),
     "loop": (
-        "assemble", "batch", "config", "data", "kernels", "machine.signals", "meter", "overview", "precision",
-        "program", "progress", "run", "state", "step",
+        "assemble", "batch", "config", "data", "kernels", "machine.signals", "meter", "options.program",
+        "overview", "precision", "progress", "run", "state", "step",
     ),
     "command": (
-        "assemble", "config", "data", "errors", "eval_config", "evaluate", "export", "export_config",
-        "labelling", "loop", "machine", "network", "options", "program", "report", "report_config", "run",
-        "scoring", "state", "trained",
+        "assemble", "config", "data", "errors", "evaluate", "export", "labelling", "loop", "machine", "network",
+        "options", "report", "run", "scoring", "state", "trained",
     ),
-    "doctor": ("data", "doctor_config", "kernels", "provenance"),
-    "cli": (
-        "command", "doctor", "doctor_config", "eval_config", "export_config", "machine.signals", "options",
-        "program", "recipes", "report_config",
-    ),
+    "doctor": ("data", "kernels", "options.doctor", "provenance"),
+    "cli": ("command", "doctor", "machine.signals", "options", "recipes"),
     "__main__": ("cli",),
 }  # fmt: skip
 # Module -> what it may import of dida_kernels.
@@ -103,12 +99,10 @@ KERNELS = {
 ONLY = {
     "triton": ("dida_kernels.fused",),
     "timm": ("dida.models",),
-    "tyro": ("dida.options", "dida.eval_config", "dida.export_config", "dida.report_config", "dida.doctor",
-             "dida.data.toy.__main__"),
+    "tyro": ("dida.options", "dida.doctor", "dida.data.toy.__main__"),
     "torch": ("dida_kernels", *(f"dida.{name}" for name in DIDA if name not in (
-        "__main__", "claim", "cli", "config", "data.classes", "doctor_config", "errors", "eval_config",
-        "events", "export_config", "machine.files", "machine.signals", "options", "paper", "program",
-        "progress", "recipes", "report_config", "terms",
+        "__main__", "claim", "cli", "config", "data.classes", "errors", "events", "machine.files",
+        "machine.signals", "options", "paper", "progress", "recipes", "terms",
     ))),
 }  # fmt: skip
 

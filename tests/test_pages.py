@@ -21,10 +21,10 @@ import dida_kernels
 from dida import assemble, recipes
 from dida.config import Config
 from dida.data.loader import batches
-from dida.eval_config import EvalConfig
-from dida.export_config import ExportConfig
 from dida.options import flag
-from dida.report_config import ReportConfig
+from dida.options.evaluation import EvalConfig
+from dida.options.export import ExportConfig
+from dida.options.report import ReportConfig
 from dida.step import train_step
 from tests.golden.curves import SMALL, make_files
 from tests.option_types import option_types

@@ -9,9 +9,9 @@ import torch
 from dida.command import run_evaluation
 from dida.config import Config, changed, to_dict
 from dida.data.classes import CITYSCAPES_CLASSES, ClassSet
-from dida.eval_config import EvalConfig
 from dida.models.segmentor import Segmentor
 from dida.options import read_command_line
+from dida.options.evaluation import EvalConfig
 from dida.state import FORMAT
 
 DIM = 16

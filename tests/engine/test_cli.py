@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dida import cli, program
-from tests.engine.test_help import SLOW, answer, imported
+from dida import cli
+from dida.options import program
+from tests.options.test_help import SLOW, answer, imported
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,8 +9,8 @@ import torch
 from dida.command import run_export
 from dida.config import changed
 from dida.export import INPUT, Agreement, Deployed, compare, drawn_pictures, run_onnx
-from dida.export_config import ExportConfig
 from dida.options import read_command_line
+from dida.options.export import ExportConfig
 from dida.trained import load_trained
 from tests.engine.checkpoints import tiny_config, write_checkpoint
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dida.config import Config, changed, from_dict, to_dict
-from dida.eval_config import EvalConfig
 from dida.options import Range, flag
+from dida.options.evaluation import EvalConfig
 from tests.faults.places import Places
 from tests.faults.programs import evaluation, training
 from tests.faults.trial import Case, told

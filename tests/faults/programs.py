@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from dida import command
-from dida.eval_config import EvalConfig
 from dida.options import flag, read_command_line
+from dida.options.evaluation import EvalConfig
 from dida.recipes import from_command_line
 from tests.faults.scripts import arguments
 

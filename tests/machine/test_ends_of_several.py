@@ -20,10 +20,10 @@ from dida import command, loop
 from dida.config import Config
 from dida.data.image_file import ImageFileError
 from dida.data.pairs import Pairs
-from dida.eval_config import EvalConfig
 from dida.machine import distributed
 from dida.machine.signals import Signals
 from dida.options import read_command_line
+from dida.options.evaluation import EvalConfig
 from dida.recipes import from_command_line
 from dida.state import TrainState, checkpoints, latest, load_checkpoint
 from tests.machine.several import config_of, make_files

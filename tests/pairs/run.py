@@ -15,8 +15,8 @@ from dida import loop, recipes
 from dida.assemble import assemble
 from dida.command import run_evaluation
 from dida.config import changed
-from dida.eval_config import EvalConfig
 from dida.options import read_command_line
+from dida.options.evaluation import EvalConfig
 
 SMALL = {"crop": 32, "batch_size": 2, "workers": 0, "device": "cpu", "weights": "none", "embed_dim": 16}
 

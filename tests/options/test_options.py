@@ -12,8 +12,8 @@ import pytest
 
 from dida import recipes
 from dida.config import Config, changed, flat
-from dida.eval_config import EvalConfig
 from dida.options import Above, AtLeast, Range, check_values, flag, given, parse_size, read_command_line
+from dida.options.evaluation import EvalConfig
 from tests.option_types import option_types
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ import pytest
 
 from dida import recipes
 from dida.config import Config, flat
-from dida.eval_config import EvalConfig
 from dida.options import everyday_help, flag
+from dida.options.evaluation import EvalConfig
 
 ROOT = Path(__file__).parents[2]
 SLOW = {"torch", "numpy", "cv2", "timm", "triton"}
