@@ -33,11 +33,11 @@ from dida.models.segmentor import Segmentor
 from dida.models.whole_batch import over_all_processes
 from dida.optim import build_optimizer, build_schedule
 from dida.options import parse_size
-from dida.panel import Panel
 from dida.precision import Arithmetic, choose_precision
-from dida.resume import go_on
+from dida.run.panel import Panel
+from dida.run.resume import go_on
+from dida.run.transfer import start_from_init
 from dida.state import TrainState
-from dida.transfer import start_from_init
 
 _log = logging.getLogger(__name__)
 

@@ -43,7 +43,7 @@ from dida.options.program import program_name
 from dida.options.report import ReportConfig
 from dida.report.gather import gather_story
 from dida.report.write import gain_lines, write_report
-from dida.run import require_place
+from dida.run.folder import require_place
 from dida.scoring import score_domain, score_table
 from dida.trained import Trained, load_trained
 

@@ -27,7 +27,7 @@ from dida.data.statistics import UnknownId, pixels_by_value, tally_unknown
 from dida.data.transforms import Normalise
 from dida.data.workers import ReadAhead
 from dida.machine.distributed import ALONE, World
-from dida.progress import Progress
+from dida.run.progress import Progress
 
 LEAST = 32  # pixels a side that an encoder can look at
 BAND = 3  # pixels that the boundary band reaches to either side of a class boundary

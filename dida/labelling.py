@@ -22,9 +22,9 @@ from dida.data.pictures import Pictures, SeenPicture, find_pictures, seen_pictur
 from dida.data.video_file import VideoFile, whole_video
 from dida.data.workers import ReadAhead
 from dida.evaluate import Inference
-from dida.panel import legend, overlay
 from dida.predictions import FOLDERS, require_distinct, save_prediction
-from dida.progress import Progress
+from dida.run.panel import legend, overlay
+from dida.run.progress import Progress
 from dida.trained import Labelled, Labeller, Trained
 
 OUTPUTS = ("overlay", "confidence", "legend.png", *FOLDERS)

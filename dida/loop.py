@@ -16,12 +16,12 @@ from dida.data.image_file import ImageFileError
 from dida.data.loader import batches
 from dida.data.workers import WorkerDied
 from dida.machine.signals import Signals, Stopped
-from dida.meter import Meter
 from dida.options.program import command_line
-from dida.overview import overview
 from dida.precision import products_in
-from dida.progress import StepProgress
-from dida.run import Run
+from dida.run.folder import Run
+from dida.run.meter import Meter
+from dida.run.overview import overview
+from dida.run.progress import StepProgress
 from dida.state import latest
 from dida.step import train_step
 from dida_kernels import choice_lines

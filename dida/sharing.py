@@ -18,7 +18,7 @@ from dida.evaluate import Inference
 from dida.machine.files import write_bytes, write_json
 from dida.models.pretrained import MIT_LICENCE, encoder_licence
 from dida.models.weight_file import CONFIG
-from dida.provenance import source_commit
+from dida.run.provenance import source_commit
 from dida.state import FOLDER
 from dida.stored import SHARED, SHARED_FORMAT, WEIGHTS
 from dida.trained import Trained

@@ -15,7 +15,7 @@ from dida.report.markup import Content, append, document, element, make_table
 from dida.report.measure import BINS, Measured
 from dida.report.pictures import GAINED, LOST, OTHERWISE, Shown
 from dida.report.selection import Gallery
-from dida.terms import LOSS, meaning_of, word_of
+from dida.run.terms import LOSS, meaning_of, word_of
 
 _CURVES = ("pseudo_coverage", "bank_fill", "gradient_norm", "lr")  # drawn after the losses
 _CONFUSIONS = 8  # largest ones that are listed

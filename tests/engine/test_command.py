@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from dida.claim import Claimed
 from dida.command import USER_ERRORS, told_in_one_line
 from dida.data.image_file import ImageFileError
 from dida.data.workers import WorkerDied
 from dida.errors import NonFinite, UserError
+from dida.run.claim import Claimed
 
 
 def test_an_error_that_is_named_ends_the_program_with_what_it_says():

@@ -15,7 +15,7 @@ from dida.data.transforms import scaled_image
 from dida.data.video_file import VideoFile, whole_video
 from dida.evaluate import WHOLE_IMAGE, Inference
 from dida.labelling import Summary, label_pictures
-from dida.panel import legend
+from dida.run.panel import legend
 from dida.trained import Trained, load_trained
 from tests.data.factories import make_folder, picture, save_image, scene
 from tests.engine.checkpoints import tiny_config, write_checkpoint

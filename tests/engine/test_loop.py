@@ -28,9 +28,9 @@ from dida.data.workers import WorkerDied
 from dida.errors import NonFinite
 from dida.loop import due
 from dida.machine.signals import STOPPING, Stopped
-from dida.panel import Panel
 from dida.precision import Arithmetic
-from dida.run import Run
+from dida.run.folder import Run
+from dida.run.panel import Panel
 from dida.state import TrainState, checkpoints, latest, load_checkpoint
 from tests.engine.scenes import small_state
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dida.provenance import machine, source_digest
+from dida.run.provenance import machine, source_digest
 from tests.faults import data, operations, options, outputs, saved
 from tests.faults.places import Places
 from tests.faults.trial import Case, Outcome, tried

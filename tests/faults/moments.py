@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dida.machine.files import PARTIAL
 from dida.machine.signals import STOPPING
-from dida.provenance import machine, source_digest
+from dida.run.provenance import machine, source_digest
 from dida.state import FOLDER, PARTS, checkpoints, latest, leaves, load_checkpoint
 from tests.faults.scripts import Script, arguments, make_toy
 from tests.processes import wait_until

@@ -15,7 +15,7 @@ from dida.data.loader import Ids
 from dida.errors import NonFinite
 from dida.machine.distributed import ALONE, World
 from dida.machine.files import write_json
-from dida.terms import LOSS
+from dida.run.terms import LOSS
 
 GRADIENT, WEIGHTS = "gradient_norm", "weight_norm"  # names of the norms among them
 

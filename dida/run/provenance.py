@@ -14,7 +14,7 @@ import torch
 
 import dida_kernels
 
-TREE = Path(__file__).resolve().parent.parent  # the checkout, or the folder of the installed packages
+TREE = Path(__file__).resolve().parents[2]  # the checkout, or the folder of the installed packages
 SOURCE = ("dida", "dida_kernels", "csrc", "train.py", "eval.py")  # what trains and scores a network
 SUFFIXES = (".py", ".cpp", ".cu", ".h")
 RESULTS = ":(exclude)bench/results"  # as git names all but them

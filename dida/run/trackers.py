@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dida.errors import UserError
-from dida.events import open_events
+from dida.run.events import open_events
 
 PROJECT = "dida"
 

@@ -11,8 +11,8 @@ from dida.assemble import assemble
 from dida.config import Config, changed
 from dida.machine.distributed import World, part_of
 from dida.models.segmentor import Segmentor
-from dida.overview import flops_a_second, overview, step_need
 from dida.precision import in_bfloat16
+from dida.run.overview import flops_a_second, overview, step_need
 from tests.data.factories import make_folder
 
 ROOT = Path(__file__).parents[2]
@@ -106,7 +106,7 @@ def test_a_crop_that_is_larger_than_the_pictures_is_said(tmp_path):
 
 
 def test_of_several_processes_the_need_of_one_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr("dida.overview.flops_a_second", lambda device, dtype: 1e6)
+    monkeypatch.setattr("dida.run.overview.flops_a_second", lambda device, dtype: 1e6)
     alone = lines(tmp_path, "--batch-size", "2")
     monkeypatch.setattr(World, "size", 2)
     monkeypatch.setattr(World, "mine", lambda world, whole, dim=0: part_of(whole, world.rank, world.size, dim))
@@ -117,7 +117,7 @@ def test_of_several_processes_the_need_of_one_is_said(tmp_path, monkeypatch):
 
 def test_a_run_of_days_is_said(tmp_path, monkeypatch):
     assert flops_a_second(torch.device("cpu"), torch.float32) > 1e8
-    monkeypatch.setattr("dida.overview.flops_a_second", lambda device, dtype: 1e6)
+    monkeypatch.setattr("dida.run.overview.flops_a_second", lambda device, dtype: 1e6)
     said = lines(tmp_path, "--steps", "1000000")
     assert "days on this device" in said["needs"][0]
     assert said["hint"][0].startswith("that is long: fewer --steps")

@@ -20,7 +20,7 @@ from dida.batch import (
 )
 from dida.data.classes import CITYSCAPES_CLASSES, ClassSet
 from dida.method.bank import InstanceBank
-from dida.panel import CAPTION, COLUMNS, Panel, draw_panel, heat, legend, overlay, picture
+from dida.run.panel import CAPTION, COLUMNS, Panel, draw_panel, heat, legend, overlay, picture
 
 CLASSES = len(CITYSCAPES_CLASSES)
 PANEL = Panel(CITYSCAPES_CLASSES, boundary_classes=2, temperature=0.1)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dida.claim import LOCK, Claim, Claimed, require_unclaimed
+from dida.run.claim import LOCK, Claim, Claimed, require_unclaimed
 
 
 def in_a_child(act: Callable[[], str]) -> str:

@@ -6,7 +6,7 @@ runs/<date>_<method>_<src>2<tgt>_<backbone>_s<seed>/
     environment.json      source, versions, hardware, command line; one more file per resume
     metrics.jsonl         one object per log line
     events.out.tfevents*  the same for TensorBoard
-    checkpoints/ panels/  (written by dida.state and dida.panel)
+    checkpoints/ panels/  (written by dida.state and dida.run.panel)
     lock                  who is training it, while somebody is
 """
 
@@ -18,14 +18,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dida.claim import LOCK, Claim, require_unclaimed
 from dida.config import Config, of_run, to_dict
 from dida.data.classes import ClassSet
 from dida.errors import UserError
 from dida.machine.files import PARTIAL, Appended, require_writable, write_bytes, write_json
-from dida.provenance import environment
+from dida.run.claim import LOCK, Claim, require_unclaimed
+from dida.run.provenance import environment
+from dida.run.trackers import open_trackers, require_tracker
 from dida.state import checkpoints, run_folder
-from dida.trackers import open_trackers, require_tracker
 
 RUNS = Path("runs")
 # What a run writes before its first checkpoint: a folder of this alone holds nothing that could be continued.

@@ -8,8 +8,8 @@ import pytest
 from dida.config import Config, changed
 from dida.data.classes import CITYSCAPES_CLASSES
 from dida.errors import UserError
-from dida.run import Run, require_place
-from dida.trackers import require_tracker
+from dida.run.folder import Run, require_place
+from dida.run.trackers import require_tracker
 
 
 class FakeLibrary(ModuleType):

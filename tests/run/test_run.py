@@ -11,11 +11,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dida import events
 from dida.config import Config, changed, from_dict, to_dict
 from dida.data.classes import CITYSCAPES_CLASSES, ClassSet
 from dida.errors import UserError
-from dida.run import Run, require_place, run_name
+from dida.run import events
+from dida.run.folder import Run, require_place, run_name
 
 
 def start(config: Config, *runs: Path) -> Run:

@@ -8,7 +8,7 @@ import torch
 from dida.batch import Belief, PseudoLabel, Target, Trace
 from dida.data.loader import Ids
 from dida.errors import NonFinite
-from dida.meter import Meter
+from dida.run.meter import Meter
 
 FULL = torch.tensor(1.0)
 

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from dida.progress import Progress, StepProgress, fitting, progress_line
-from dida.terms import TERMS
+from dida.run.progress import Progress, StepProgress, fitting, progress_line
+from dida.run.terms import TERMS
 
 SCALARS = {
     "loss/source": 0.25, "loss/feature": 0.0, "loss/target": 1.5, "loss/instance": 0.0, "pseudo_coverage": 0.43,
@@ -15,7 +15,7 @@ SCALARS = {
 
 
 def test_progress_is_lines_where_there_is_no_terminal(capsys, monkeypatch):
-    monkeypatch.setattr("dida.progress.EVERY", 0.0)
+    monkeypatch.setattr("dida.run.progress.EVERY", 0.0)
     with Progress(4, "labelling", "picture") as progress:
         progress.advance()
         progress.advance(3)

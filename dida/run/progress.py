@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from tqdm import tqdm
 
-from dida.terms import LOSS, is_off, meaning_of, word_of
+from dida.run.terms import LOSS, is_off, meaning_of, word_of
 
 EVERY = 30.0  # seconds between two lines
 
