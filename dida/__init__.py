@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dida.data.classes import ClassSet
-    from dida.network import Network, load
+    from dida.use.network import Network, load
 
 __all__ = ["ClassSet", "Network", "__version__", "load"]
 
-_HOMES = {"ClassSet": "dida.data.classes", "Network": "dida.network", "load": "dida.network"}
+_HOMES = {"ClassSet": "dida.data.classes", "Network": "dida.use.network", "load": "dida.use.network"}
 
 
 def __getattr__(name: str) -> Any:

@@ -19,8 +19,19 @@ from dida.data.check import check_labelled, check_unlabelled
 from dida.data.image_file import ImageFileError
 from dida.data.sources import source_surveys
 from dida.errors import UserError
-from dida.evaluate import Inference
-from dida.export import (
+from dida.machine.device import find_device
+from dida.machine.distributed import World, joined
+from dida.machine.files import require_writable, write_json
+from dida.options import parse_size
+from dida.options.evaluation import EvalConfig
+from dida.options.export import ENDINGS, ExportConfig
+from dida.options.program import program_name
+from dida.options.report import ReportConfig
+from dida.report.gather import gather_story
+from dida.report.write import gain_lines, write_report
+from dida.run.folder import require_place
+from dida.use.evaluate import Inference
+from dida.use.export import (
     Deployed,
     Run,
     compare,
@@ -31,21 +42,10 @@ from dida.export import (
     write_onnx,
     write_torch,
 )
-from dida.labelling import label_pictures
-from dida.machine.device import find_device
-from dida.machine.distributed import World, joined
-from dida.machine.files import require_writable, write_json
-from dida.network import Network, load
-from dida.options import parse_size
-from dida.options.evaluation import EvalConfig
-from dida.options.export import ENDINGS, ExportConfig
-from dida.options.program import program_name
-from dida.options.report import ReportConfig
-from dida.report.gather import gather_story
-from dida.report.write import gain_lines, write_report
-from dida.run.folder import require_place
-from dida.scoring import score_domain, score_table
-from dida.trained import Trained, load_trained
+from dida.use.labelling import label_pictures
+from dida.use.network import Network, load
+from dida.use.scoring import score_domain, score_table
+from dida.use.trained import Trained, load_trained
 
 # What a user can put right, anywhere: files, disks, devices, and what is raised for users. While options, data and
 # weights are read, a ValueError is about those too; in a step it is about the program, and keeps its traceback.

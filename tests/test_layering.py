@@ -46,12 +46,12 @@ DIDA = {
     "state": ("errors", "machine", "method.bank", "method.prior", "method.views", "precision"),
     "recipes": ("config", "options", "state"),
     "step": ("batch", "method.passes", "optim", "state"),
-    "evaluate": ("batch", "data", "machine.distributed", "run.progress"),
-    "predictions": ("data.classes", "data.image_file"),
+    "use.evaluate": ("batch", "data", "machine.distributed", "run.progress"),
+    "use.predictions": ("data.classes", "data.image_file"),
     "run.panel": ("batch", "data.classes", "data.image_file", "kernels", "method.bank"),
     "run.provenance": ("kernels",),
-    "paper": ("data.classes",),
-    "stored": ("config", "data", "evaluate", "models", "paper", "state"),
+    "use.paper": ("data.classes",),
+    "use.stored": ("config", "data", "models", "state", "use.evaluate", "use.paper"),
     "run.meter": ("batch", "data.loader", "errors", "machine", "run.terms"),
     "run.trackers": ("errors", "run.events"),
     "run.folder": (
@@ -59,29 +59,35 @@ DIDA = {
         "state",
     ),
     "run.resume": ("config", "data.classes", "data.pairs", "optim", "state"),
-    "run.transfer": ("batch", "config", "data.classes", "options", "state", "stored"),
+    "run.transfer": ("batch", "config", "data.classes", "options", "state", "use.stored"),
     "assemble": (
         "batch", "config", "data", "machine", "method", "models", "optim", "options", "precision", "run.panel",
         "run.resume", "run.transfer", "state",
     ),
     "run.overview": ("assemble", "config", "data", "models", "precision"),
-    "trained": ("assemble", "config", "data", "evaluate", "paper", "state", "stored"),
-    "labelling": ("data", "evaluate", "predictions", "run.panel", "run.progress", "trained"),
-    "scoring": ("batch", "data", "evaluate", "machine.distributed", "paper", "predictions", "stored", "trained"),
-    "sharing": ("config", "evaluate", "machine.files", "models", "run.provenance", "state", "stored", "trained"),
-    "network": ("data", "evaluate", "machine.device", "options", "sharing", "trained"),
-    "export": ("batch", "data", "evaluate", "machine.files", "trained"),
+    "use.trained": ("assemble", "config", "data", "state", "use.evaluate", "use.paper", "use.stored"),
+    "use.labelling": ("data", "run.panel", "run.progress", "use.evaluate", "use.predictions", "use.trained"),
+    "use.scoring": (
+        "batch", "data", "machine.distributed", "use.evaluate", "use.paper", "use.predictions", "use.stored",
+        "use.trained",
+    ),
+    "use.sharing": (
+        "config", "machine.files", "models", "run.provenance", "state", "use.evaluate", "use.stored",
+        "use.trained",
+    ),
+    "use.network": ("data", "machine.device", "options", "use.evaluate", "use.sharing", "use.trained"),
+    "use.export": ("batch", "data", "machine.files", "use.evaluate", "use.trained"),
     "report": (
-        "batch", "config", "data", "evaluate", "machine.files", "options", "report", "run.progress",
-        "run.terms", "state", "trained",
+        "batch", "config", "data", "machine.files", "options", "report", "run.progress", "run.terms", "state",
+        "use.evaluate", "use.trained",
     ),
     "loop": (
         "assemble", "batch", "config", "data", "kernels", "machine.signals", "options.program", "precision",
         "run.folder", "run.meter", "run.overview", "run.progress", "state", "step",
     ),
     "command": (
-        "assemble", "config", "data", "errors", "evaluate", "export", "labelling", "loop", "machine", "network",
-        "options", "report", "run.folder", "scoring", "state", "trained",
+        "assemble", "config", "data", "errors", "loop", "machine", "options", "report", "run.folder", "state",
+        "use.evaluate", "use.export", "use.labelling", "use.network", "use.scoring", "use.trained",
     ),
     "doctor": ("data", "kernels", "options.doctor", "run.provenance"),
     "cli": ("command", "doctor", "machine.signals", "options", "recipes"),
@@ -105,7 +111,7 @@ ONLY = {
     "tyro": ("dida.options", "dida.doctor", "dida.data.toy.__main__"),
     "torch": ("dida_kernels", *(f"dida.{name}" for name in DIDA if name not in (
         "__main__", "cli", "config", "data.classes", "errors", "machine.files", "machine.signals", "options",
-        "paper", "recipes", "run.claim", "run.events", "run.progress", "run.terms",
+        "recipes", "run.claim", "run.events", "run.progress", "run.terms", "use.paper",
     ))),
 }  # fmt: skip
 
@@ -146,7 +152,7 @@ def violations(module: str, source: str) -> list[str]:
     package, _, name = module.partition(".")
     table = {"dida": DIDA, "dida_kernels": KERNELS}[package]
     if package == "dida" and name == "__init__":
-        allowed: tuple[str, ...] = ("data.classes", "network")  # what is public, imported when it is asked for
+        allowed: tuple[str, ...] = ("data.classes", "use.network")  # what is public, imported when it is asked for
     elif entry := place(name, table):
         allowed = table[entry]
     elif name.endswith(".__init__"):
@@ -226,8 +232,8 @@ def test_csrc_knows_nothing_of_python():
         ("dida.method.bank", "from dida.config import InstanceConfig"),
         ("dida.method.passes", "from dida.state import TrainState"),
         ("dida.step", "import dida.config"),
-        ("dida.evaluate", "import dida.run.folder"),
-        ("dida.predictions", "from dida.run.panel import legend"),
+        ("dida.use.evaluate", "import dida.run.folder"),
+        ("dida.use.predictions", "from dida.run.panel import legend"),
         ("dida.doctor", "from dida import loop"),
         ("dida.command", "import eval"),
         ("dida.machine.signals", "import torch"),

@@ -15,9 +15,9 @@ from bench.figures.runs import load_runs, save_facts
 from bench.figures.strips import draw_strips
 from dida.data import domains
 from dida.data.image_file import read_image, read_label, save_png
-from dida.evaluate import WHOLE_IMAGE
-from dida.labelling import label_pictures
 from dida.options import parse_size
+from dida.use.evaluate import WHOLE_IMAGE
+from dida.use.labelling import label_pictures
 
 ROWS = 2  # pictures in each, of one camera and of the other
 

@@ -13,12 +13,12 @@ from dida.data import domains
 from dida.data.domains import LabelledDomain
 from dida.data.labelled_images import LabelledImage, LabelledImages
 from dida.data.transforms import Normalise
-from dida.evaluate import WHOLE_IMAGE, evaluating, predict
 from dida.machine.device import find_device
 from dida.method.bank import InstanceBank
 from dida.options import parse_size
 from dida.state import load_checkpoint
-from dida.trained import Trained, load_trained
+from dida.use.evaluate import WHOLE_IMAGE, evaluating, predict
+from dida.use.trained import Trained, load_trained
 
 
 def load_runs(paths: Sequence[Path], device: str) -> list[Trained]:

@@ -22,8 +22,8 @@ from dida.batch import IGNORE
 from dida.data.classes import ClassSet
 from dida.data.labelled_images import LabelledImage
 from dida.data.transforms import Normalise
-from dida.evaluate import evaluating
 from dida.method.bank import InstanceBank
+from dida.use.evaluate import evaluating
 from dida_kernels import bank_similarity, class_similarity, gather
 
 PIXELS = 4  # rows, unless pixels are named

@@ -32,7 +32,7 @@ ON_GPU = (
     "tests/kernels/test_real_banks.py",
     "tests/kernels/test_fuzz.py",
     "tests/engine/test_step_on_gpu.py",
-    "tests/engine/test_evaluate.py::test_on_a_gpu_networks_are_scored_as_on_the_cpu",
+    "tests/use/test_evaluate.py::test_on_a_gpu_networks_are_scored_as_on_the_cpu",
     "tests/report/test_measure.py::test_on_a_gpu_the_same_is_counted",
     "tests/data/test_loader.py::test_batches_arrive_on_the_device",
 )

@@ -25,9 +25,9 @@ from dida.data import domains
 from dida.data.classes import CITYSCAPES_CLASSES
 from dida.data.labelled_images import LabelledImage, LabelledImages
 from dida.data.loader import batches
-from dida.evaluate import evaluate
 from dida.options import parse_size
 from dida.precision import products_in
+from dida.use.evaluate import evaluate
 
 GTA, CITYSCAPES = (1914, 1052), (2048, 1024)
 LEAST = 8.0  # seconds without which nothing more is begun

@@ -25,11 +25,11 @@ from dida.assemble import assemble
 from dida.config import Config, changed
 from dida.data import domains
 from dida.data.toy import Counts, generate
-from dida.evaluate import WHOLE_IMAGE
 from dida.options import parse_size
-from dida.scoring import score_domain
 from dida.state import latest, load_checkpoint
-from dida.trained import load_trained
+from dida.use.evaluate import WHOLE_IMAGE
+from dida.use.scoring import score_domain
+from dida.use.trained import load_trained
 
 STOPPED = 128 + signal.SIGTERM  # exit status of a run that saved and ended because of it
 

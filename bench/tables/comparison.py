@@ -13,7 +13,7 @@ from bench.record import UNKNOWN
 from bench.tables.rows import TABLES, WARM, Row, Table
 from bench.tables.seeds import CLASS_GROUPS, Paired, Spread, paired, spread
 from bench.tables.trainings import Scoring, Setting, Training
-from dida.paper import CLASS_IOU
+from dida.use.paper import CLASS_IOU
 
 Record = Mapping[str, Any]
 Quantity = Callable[[Record], float | None]  # of a network's scores

@@ -9,7 +9,7 @@ from bench.record import NONE, UNKNOWN, replaced, start_of
 from bench.record import table as markdown_table
 from bench.tables.comparison import Comparison, Line, Quantity
 from bench.tables.seeds import Paired, Spread, spread
-from dida.evaluate import BAND
+from dida.use.evaluate import BAND
 
 PAPER_SOURCES = {"gta5": "GTA5", "synthia": "SYNTHIA"}  # of the paper's numbers
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from dida.paper import MEAN_IOU
+from dida.use.paper import MEAN_IOU
 
 TrainOptions = Mapping[str, Any]  # of train.py, by name
 

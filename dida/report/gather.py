@@ -14,11 +14,11 @@ from dida.data import domains
 from dida.data.classes import ClassSet
 from dida.data.domains import LabelledDomain, UnlabelledDomain
 from dida.data.labelled_images import LabelledImage, LabelledImages
-from dida.evaluate import Scores, score
 from dida.options import parse_size
 from dida.report.measure import Measured, Measurement, WithoutLabels, measure_run
 from dida.state import FOLDER
-from dida.trained import Trained, load_trained
+from dida.use.evaluate import Scores, score
+from dida.use.trained import Trained, load_trained
 
 _UNTOLD = ("out", "data_root", "cache", *OF_ONE_COMMAND)  # say where, or what one command did
 

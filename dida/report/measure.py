@@ -14,9 +14,9 @@ from dida.data.image_file import read_image
 from dida.data.labelled_images import LabelledImage
 from dida.data.transforms import Normalise, scaled_image
 from dida.data.workers import ReadAhead
-from dida.evaluate import Inference, boundary_band, class_scores, confusion, enlarged, evaluating, score
 from dida.run.progress import Progress
-from dida.trained import Trained
+from dida.use.evaluate import Inference, boundary_band, class_scores, confusion, enlarged, evaluating, score
+from dida.use.trained import Trained
 
 BINS = 15  # of confidence, of equal width; as Guo et al., On Calibration of Modern Neural Networks, ICML 2017, Sec. 4
 

@@ -8,7 +8,6 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from dida.evaluate import BAND
 from dida.report.charts import calibration_chart, colour_of, line_chart, matrix_chart, share_bar
 from dida.report.gather import Story, Subject
 from dida.report.markup import Content, append, document, element, make_table
@@ -16,6 +15,7 @@ from dida.report.measure import BINS, Measured
 from dida.report.pictures import GAINED, LOST, OTHERWISE, Shown
 from dida.report.selection import Gallery
 from dida.run.terms import LOSS, meaning_of, word_of
+from dida.use.evaluate import BAND
 
 _CURVES = ("pseudo_coverage", "bank_fill", "gradient_norm", "lr")  # drawn after the losses
 _CONFUSIONS = 8  # largest ones that are listed

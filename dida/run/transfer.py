@@ -7,7 +7,7 @@ from dida.config import ModelConfig
 from dida.data.classes import ClassSet
 from dida.options import flag
 from dida.state import load_weights
-from dida.stored import Stored, read_stored
+from dida.use.stored import Stored, read_stored
 
 CLASSIFIER = ("decode_head.conv_seg.weight", "decode_head.conv_seg.bias")  # of a Segmentor; a row per class
 

@@ -141,3 +141,10 @@ def make_folder(base: Path, n: int, size: tuple[int, int] = SIZE, *, classes: di
         classes = {"0": "ignore"} | {str(100 + c): c for c in range(CLASSES)}
     (base / "classes.json").write_text(json.dumps(classes))
     return base
+
+
+def make_val(root: Path) -> Path:
+    """A data root with labels for Cityscapes val alone, and a picture of the toy."""
+    make_cityscapes(root, (128, 64), val=3, train=2, labelled=("val",))
+    make_cityscapes(root, (128, 64), folder="toy/cityscapes", val=1)
+    return root

@@ -17,12 +17,12 @@ from dida.data import domains
 from dida.data.check import check_labelled
 from dida.data.class_file import read_class_file
 from dida.data.loader import batches
-from dida.evaluate import WHOLE_IMAGE
-from dida.labelling import Summary, label_pictures
-from dida.scoring import score_domain, score_table
 from dida.state import load_checkpoint
 from dida.step import train_step
-from dida.trained import load_trained
+from dida.use.evaluate import WHOLE_IMAGE
+from dida.use.labelling import Summary, label_pictures
+from dida.use.scoring import score_domain, score_table
+from dida.use.trained import load_trained
 from tests.engine.checkpoints import evaluate
 from tests.pairs.run import small_networks
 

@@ -12,9 +12,9 @@ from dida.config import Config
 from dida.data.classes import ClassSet
 from dida.data.domains import UnlabelledDomain
 from dida.data.labelled_images import LabelledImage
-from dida.evaluate import WHOLE_IMAGE
 from dida.report.measure import BINS, Measurement, WithoutLabels, measure_run
-from dida.trained import Trained
+from dida.use.evaluate import WHOLE_IMAGE
+from dida.use.trained import Trained
 from tests.data.factories import make_folder
 
 TWO = ClassSet(("road", "sky"), ((0, 0, 0), (9, 9, 9)), (), (0, 1))

@@ -20,7 +20,7 @@ from dida.config import Config, changed, to_dict
 from dida.data.class_file import read_class_file
 from dida.data.classes import CITYSCAPES_CLASSES
 from dida.data.transforms import Normalise
-from dida.evaluate import evaluating
+from dida.use.evaluate import evaluating
 from dida_kernels import class_similarity
 from tests.data.factories import make_cityscapes, make_folder, make_gta
 from tests.engine.checkpoints import tiny_config, write_checkpoint

@@ -58,7 +58,7 @@ def test_every_file_with_a_test_for_a_gpu_is_run():
     words = ("mark.gpu", "device_of(", '"cuda" if torch.cuda.is_available()')
     found = {
         path.relative_to(CHECKOUT).as_posix()
-        for folder in ("kernels", "engine", "data", "method", "models", "report", "machine", "options", "run")
+        for folder in ("kernels", "engine", "data", "method", "models", "report", "machine", "options", "run", "use")
         for path in (CHECKOUT / "tests" / folder).glob("test_*.py")
         if any(word in path.read_text() for word in words)
     }

@@ -14,10 +14,10 @@ from dida.assemble import build_student
 from dida.config import Config
 from dida.data.classes import ClassSet
 from dida.data.transforms import Normalise, scaled_image
-from dida.evaluate import WHOLE_IMAGE, Inference, class_scores, enlarged, evaluating
-from dida.paper import Printed
 from dida.state import load_weights
-from dida.stored import read_stored
+from dida.use.evaluate import WHOLE_IMAGE, Inference, class_scores, enlarged, evaluating
+from dida.use.paper import Printed
+from dida.use.stored import read_stored
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from dida import labelling
 from dida.data.classes import CITYSCAPES_CLASSES, ClassSet
 from dida.data.pictures import find_pictures
 from dida.data.transforms import scaled_image
 from dida.data.video_file import VideoFile, whole_video
-from dida.evaluate import WHOLE_IMAGE, Inference
-from dida.labelling import Summary, label_pictures
 from dida.run.panel import legend
-from dida.trained import Trained, load_trained
+from dida.use import labelling
+from dida.use.evaluate import WHOLE_IMAGE, Inference
+from dida.use.labelling import Summary, label_pictures
+from dida.use.trained import Trained, load_trained
 from tests.data.factories import make_folder, picture, save_image, scene
 from tests.engine.checkpoints import tiny_config, write_checkpoint
 

@@ -8,10 +8,10 @@ import torch
 
 from dida.config import Config, changed, to_dict
 from dida.data.classes import ClassSet
-from dida.evaluate import Inference
 from dida.state import FORMAT
-from dida.stored import NETWORKS
-from dida.trained import load_trained
+from dida.use.evaluate import Inference
+from dida.use.stored import NETWORKS
+from dida.use.trained import load_trained
 from tests.engine.checkpoints import DIM, tiny_config, write_checkpoint
 
 CPU = torch.device("cpu")

@@ -11,9 +11,9 @@ import torch
 from dida import assemble as assembling
 from dida.config import changed
 from dida.data.classes import CITYSCAPES_CLASSES
-from dida.evaluate import WHOLE_IMAGE, Inference
-from dida.stored import hub_name, read_stored
-from dida.trained import load_trained
+from dida.use.evaluate import WHOLE_IMAGE, Inference
+from dida.use.stored import hub_name, read_stored
+from dida.use.trained import load_trained
 from tests.engine.checkpoints import evaluate, refusal, tiny_config, write_checkpoint
 from tests.models.published_files import (
     SIZE,

@@ -20,9 +20,9 @@ from dida.data.image_file import read_image
 from dida.data.pictures import find_pictures
 from dida.data.toy.benchmark import Counts, draw_picture, planned_pictures
 from dida.data.transforms import Normalise, scaled_image
-from dida.evaluate import evaluating
 from dida.machine.files import write_bytes
-from dida.trained import Trained
+from dida.use.evaluate import evaluating
+from dida.use.trained import Trained
 
 # Pixels of a picture, height and width: below, stages would have one row or column, which makes another program.
 SIDE = (64, 1 << 14)

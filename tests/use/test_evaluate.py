@@ -10,7 +10,8 @@ from torch import nn
 from dida.batch import IGNORE, Prediction
 from dida.data.classes import CITYSCAPES_CLASSES, ClassSet
 from dida.data.labelled_images import LabelledImage
-from dida.evaluate import (
+from dida.models.segmentor import Segmentor
+from dida.use.evaluate import (
     WHOLE_IMAGE,
     Inference,
     boundary_band,
@@ -22,7 +23,6 @@ from dida.evaluate import (
     predict,
     score,
 )
-from dida.models.segmentor import Segmentor
 
 CLASSES, NAMES, SUBSETS = len(CITYSCAPES_CLASSES), CITYSCAPES_CLASSES.names, CITYSCAPES_CLASSES.subsets
 

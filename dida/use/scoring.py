@@ -13,11 +13,11 @@ from dida.data.image_file import read_ids
 from dida.data.labelled_images import LabelledImages
 from dida.data.sources import published_mean_of_all
 from dida.data.statistics import warn_of_ids
-from dida.evaluate import BAND, Evaluation, Inference, NothingToScore, Scores, evaluate
 from dida.machine.distributed import ALONE, World
-from dida.predictions import prediction_names, save_prediction
-from dida.stored import NETWORKS
-from dida.trained import Trained
+from dida.use.evaluate import BAND, Evaluation, Inference, NothingToScore, Scores, evaluate
+from dida.use.predictions import prediction_names, save_prediction
+from dida.use.stored import NETWORKS
+from dida.use.trained import Trained
 
 Report = dict[str, Any]
 

@@ -14,14 +14,14 @@ import safetensors.torch
 from torch import nn
 
 from dida.config import Config, changed, of_run, to_dict
-from dida.evaluate import Inference
 from dida.machine.files import write_bytes, write_json
 from dida.models.pretrained import MIT_LICENCE, encoder_licence
 from dida.models.weight_file import CONFIG
 from dida.run.provenance import source_commit
 from dida.state import FOLDER
-from dida.stored import SHARED, SHARED_FORMAT, WEIGHTS
-from dida.trained import Trained
+from dida.use.evaluate import Inference
+from dida.use.stored import SHARED, SHARED_FORMAT, WEIGHTS
+from dida.use.trained import Trained
 
 
 def save_shared(

@@ -14,10 +14,10 @@ import dida
 import dida_kernels
 from dida.config import changed
 from dida.data.classes import CITYSCAPES_CLASSES
-from dida.evaluate import Inference
-from dida.trained import load_trained
+from dida.use.evaluate import Inference
+from dida.use.trained import load_trained
 from tests.engine.checkpoints import tiny_config, write_checkpoint
-from tests.engine.fake_hub import FakeHub
+from tests.use.fake_hub import FakeHub
 
 SIZE = (70, 90)  # width, height
 

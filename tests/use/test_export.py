@@ -8,10 +8,10 @@ import torch
 
 from dida.command import run_export
 from dida.config import changed
-from dida.export import INPUT, Agreement, Deployed, compare, drawn_pictures, run_onnx
 from dida.options import read_command_line
 from dida.options.export import ExportConfig
-from dida.trained import load_trained
+from dida.use.export import INPUT, Agreement, Deployed, compare, drawn_pictures, run_onnx
+from dida.use.trained import load_trained
 from tests.engine.checkpoints import tiny_config, write_checkpoint
 
 CPU = torch.device("cpu")

@@ -12,9 +12,9 @@ from dida.config import changed
 from dida.data import domains
 from dida.data.classes import CITYSCAPES_CLASSES, ClassSet
 from dida.data.image_file import read_label
-from dida.evaluate import Inference, boundary_band
-from dida.scoring import Report, percent, score_domain, score_table
-from dida.trained import load_trained
+from dida.use.evaluate import Inference, boundary_band
+from dida.use.scoring import Report, percent, score_domain, score_table
+from dida.use.trained import load_trained
 from tests.data.factories import make_cityscapes, make_folder
 from tests.engine.checkpoints import tiny_config, write_checkpoint
 

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from dida.config import Config, changed, from_dict
 from dida.data.classes import CITYSCAPES_CLASSES, ClassSet, distinct_colours, plain
-from dida.evaluate import WHOLE_IMAGE, Inference
 from dida.models.pretrained import fetch_weights
 from dida.models.published import SEGFORMER, Published, read_published
 from dida.models.weight_file import CONFIG, SUFFIXES, read_weights
-from dida.paper import Printed, printed_of_segformer, printed_of_self_training
 from dida.state import FOLDER, Foreign, latest, load_checkpoint
+from dida.use.evaluate import WHOLE_IMAGE, Inference
+from dida.use.paper import Printed, printed_of_segformer, printed_of_self_training
 
 NETWORKS = ("student", "teacher")
 SHARED = "dida"  # the entry of config.json that a shared folder is known by, and that all of ours is in

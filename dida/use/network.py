@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from dida.data.classes import ClassSet
 from dida.data.image_file import read_image
 from dida.data.transforms import Normalise, scaled_image
-from dida.evaluate import Inference, class_scores, enlarged
 from dida.machine.device import find_device
 from dida.options import parse_size
-from dida.sharing import card_of, save_shared
-from dida.trained import Trained, load_trained
+from dida.use.evaluate import Inference, class_scores, enlarged
+from dida.use.sharing import card_of, save_shared
+from dida.use.trained import Trained, load_trained
 
 AnyPicture = str | os.PathLike[str] | np.ndarray | Tensor | Image.Image
 Output = Literal["labels", "probabilities", "confidence", "colours"]

@@ -21,11 +21,11 @@ from dida.data.image_file import ImageFileError, save_png
 from dida.data.pictures import Pictures, SeenPicture, find_pictures, seen_picture
 from dida.data.video_file import VideoFile, whole_video
 from dida.data.workers import ReadAhead
-from dida.evaluate import Inference
-from dida.predictions import FOLDERS, require_distinct, save_prediction
 from dida.run.panel import legend, overlay
 from dida.run.progress import Progress
-from dida.trained import Labelled, Labeller, Trained
+from dida.use.evaluate import Inference
+from dida.use.predictions import FOLDERS, require_distinct, save_prediction
+from dida.use.trained import Labelled, Labeller, Trained
 
 OUTPUTS = ("overlay", "confidence", "legend.png", *FOLDERS)
 
