@@ -37,6 +37,7 @@ from dida.precision import Arithmetic, choose_precision
 from dida.run.panel import Panel
 from dida.run.resume import go_on
 from dida.run.transfer import start_from_init
+from dida.run.watch import Watch, build_watch
 from dida.state import TrainState
 
 _log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class Parts(NamedTuple):
     panel: Panel
     device: torch.device
     arithmetic: Arithmetic
+    watch: Watch | None = None  # what is looked at now and then, if anything
 
     @property
     def class_set(self) -> ClassSet:
@@ -78,7 +80,8 @@ def assemble(config: Config, world: World = ALONE) -> Parts:
         go_on(state, config, pairs)
     method = build_method(config, class_set, imagenet=imagenet, world=world)
     panel = Panel(class_set, config.instance.boundary_classes, config.instance.temperature)
-    return Parts(state, method, pairs, panel, device, arithmetic)
+    watch = build_watch(config, pairs.source, pairs.target) if config.run.eval_every else None
+    return Parts(state, method, pairs, panel, device, arithmetic, watch)
 
 
 def join(parts: Parts) -> Parts:

@@ -200,6 +200,14 @@ class RunConfig:
     """Steps between two pictures; 0 is never."""
     save_every: Annotated[int, COUNT] = 1000
     """Steps between two checkpoints (one is always written at the end)."""
+    keep: Annotated[int, COUNT_OR_NONE] = 2
+    """Newest checkpoints that stay on disk; 0 keeps all."""
+    eval_every: Annotated[int, COUNT_OR_NONE] = 0
+    """Steps between two looks at how the networks do: the score on the source (its val pictures, where it has some),
+    and of the target what needs no label; 0 is never."""
+    eval_target_labels: bool = False
+    """With --eval-every: score on the target's val pictures too. Their labels are then seen, and whoever chooses a
+    checkpoint by them has used them."""
     tracker: Literal["none", "wandb", "trackio"] = "none"
     """A service that gets the curves too, beside metrics.jsonl and TensorBoard's file; its library must be there."""
 
@@ -273,7 +281,8 @@ class Config:
 
 _ASKS_THE_BANK = {"instance_loss": "off", "regenerate_semantic": "none"}
 MAY_CHANGE = {  # on --resume
-    "data_root", "workers", "cache", "device", "log_every", "panel_every", "save_every", "tracker",
+    "data_root", "workers", "cache", "device", "log_every", "panel_every", "save_every", "keep", "eval_every",
+    "eval_target_labels", "tracker",
     "precision", "compile", "checkpoint_activations",
 }  # fmt: skip
 MAY_GROW = {"steps"}  # on --resume: a run is extended, never cut short

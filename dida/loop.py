@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shlex
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from dida.data.domains import UnlabelledDomain
 from dida.data.image_file import ImageFileError
 from dida.data.loader import batches
 from dida.data.workers import WorkerDied
+from dida.machine.files import read_metrics
 from dida.machine.signals import Signals, Stopped
 from dida.options.program import command_line
 from dida.precision import products_in
@@ -22,6 +24,7 @@ from dida.run.folder import Run
 from dida.run.meter import Meter
 from dida.run.overview import overview
 from dida.run.progress import StepProgress
+from dida.run.watch import in_words
 from dida.state import latest
 from dida.step import train_step
 from dida_kernels import choice_lines
@@ -36,7 +39,7 @@ def train(config: Config, parts: Parts) -> Path:
     ImageFileError, WorkerDied or OSError where data cannot be read or the run not be written, NonFinite where a step or
     what is to be saved is not finite. A note of the error says how to go on.
     """
-    state, method, pairs, _, device, arithmetic = parts
+    state, method, pairs, _, device, arithmetic, _ = parts
     world, steps = state.world, config.optim.steps
     with world.together():
         opened = _open(config, parts) if world.leads else None
@@ -99,7 +102,8 @@ class Keeper:
         """After a step. Raises NonFinite, OSError."""
         step, every = self._parts.state.step, self._every
         saves = due(step, every.save_every) or step == self._steps
-        logs, draws = due(step, every.log_every) or saves, due(step, every.panel_every)
+        looks, draws = due(step, every.eval_every), due(step, every.panel_every)
+        logs = due(step, every.log_every) or saves or looks
         if saves or CHECKED:
             self._require_same()
         if not (logs or draws):
@@ -107,7 +111,7 @@ class Keeper:
         scalars = self._flushed() if logs else None
         with self._world.together():
             if self._run and scalars:
-                self._log(self._run, scalars)
+                self._log(self._run, scalars | (self._look(self._run) if looks else {}))
             if self._run and draws:
                 path = self._folder / "panels" / f"step_{step:06d}.png"
                 self._parts.panel.save(path, batch, trace, self._parts.state.bank)
@@ -161,9 +165,18 @@ class Keeper:
         run.log(step, scalars)
         self.progress.say(step, scalars)
 
+    def _look(self, run: Run) -> dict[str, float]:
+        watch, state = self._parts.watch, self._parts.state
+        assert watch is not None  # `assemble` makes one where there is anything to look at
+        start = time.perf_counter()
+        found = watch.look({"student": state.student, "teacher": state.teacher}, list(read_metrics(run.metrics)))
+        self.meter.leave_out(time.perf_counter() - start)
+        self.progress.tell(in_words(found))
+        return found
+
     def _save(self, run: Run) -> None:
         state, classes = self._parts.state, self._parts.class_set.to_dict()
-        state.save(run.folder, run.config, classes, self._listing)
+        state.save(run.folder, run.config, classes, self._listing, keep=self._every.keep)
 
     def _way_on(self) -> str:
         folder, step = self._folder, self._parts.state.step

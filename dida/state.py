@@ -26,7 +26,7 @@ from dida.precision import Networks
 
 FORMAT = 2  # of the checkpoint file
 FOLDER = "checkpoints"
-KEPT = 2  # newest checkpoints that stay on disk
+KEPT = 2  # newest checkpoints that stay on disk, so that one of them is whole
 MODULES = ("student", "teacher", "bank", "shares")
 PARTS = (*MODULES, "optimizer", "schedule")
 ENTRIES: dict[str, type] = {"step": int, "config": dict, "classes": dict} | dict.fromkeys(PARTS, dict)
@@ -65,11 +65,18 @@ class TrainState:
             yield from leaves(dict(getattr(self, part).state_dict()), part)
 
     def save(
-        self, run: Path, config: dict[str, Any], class_set: dict[str, Any], files: dict[str, Any] | None = None
+        self,
+        run: Path,
+        config: dict[str, Any],
+        class_set: dict[str, Any],
+        files: dict[str, Any] | None = None,
+        *,
+        keep: int = KEPT,
     ) -> Path:
-        """Write RUN/checkpoints/step_N.pt so that a crash at any moment leaves a whole file, and keep the last two.
+        """Write RUN/checkpoints/step_N.pt so that a crash at any moment leaves a whole file.
 
-        `files`: what the run's data consists of, see `Pairs.listing`. Raises NonFinite and writes nothing where a
+        `files`: what the run's data consists of, see `Pairs.listing`. `keep`: newest checkpoints that stay, 0: all.
+        Raises NonFinite and writes nothing where a
         tensor is not finite, OSError where it cannot be written, with the size that it needs.
         """
         path = run / FOLDER / f"step_{self.step:06d}.pt"
@@ -84,7 +91,7 @@ class TrainState:
             except RuntimeError as error:  # of its zip writer, once a write has failed
                 raise error.__context__ if isinstance(error.__context__, OSError) else error from None
             file.truncate()
-        for old in checkpoints(run)[:-KEPT]:
+        for old in checkpoints(run)[:-keep] if keep else ():
             old.unlink()
         return path
 

@@ -60,9 +60,10 @@ DIDA = {
     ),
     "run.resume": ("config", "data.classes", "data.pairs", "optim", "state"),
     "run.transfer": ("batch", "config", "data.classes", "options", "state", "use.stored"),
+    "run.watch": ("config", "data", "options", "run.terms", "use.evaluate"),
     "assemble": (
         "batch", "config", "data", "machine", "method", "models", "optim", "options", "precision", "run.panel",
-        "run.resume", "run.transfer", "state",
+        "run.resume", "run.transfer", "run.watch", "state",
     ),
     "run.overview": ("assemble", "config", "data", "models", "precision"),
     "use.trained": ("assemble", "config", "data", "state", "use.evaluate", "use.paper", "use.stored"),
@@ -82,8 +83,8 @@ DIDA = {
         "use.evaluate", "use.trained",
     ),
     "loop": (
-        "assemble", "batch", "config", "data", "kernels", "machine.signals", "options.program", "precision",
-        "run.folder", "run.meter", "run.overview", "run.progress", "state", "step",
+        "assemble", "batch", "config", "data", "kernels", "machine", "options.program", "precision",
+        "run.folder", "run.meter", "run.overview", "run.progress", "run.watch", "state", "step",
     ),
     "command": (
         "assemble", "config", "data", "errors", "loop", "machine", "options", "report", "run.folder", "state",

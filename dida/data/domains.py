@@ -29,6 +29,7 @@ of them come from.
 """
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -75,6 +76,11 @@ class LabelledDomain:
     def encoding(self, index: int) -> Encoding:
         """How labels[index] spells classes."""
         return self.train if self.labels[index].stem.endswith("_labelTrainIds") else self.raw
+
+    def only(self, indices: Iterable[int]) -> "LabelledDomain":
+        """Some of its files."""
+        chosen = list(indices)
+        return replace(self, images=tuple(self.images[i] for i in chosen), labels=tuple(self.labels[i] for i in chosen))
 
     def seen_as(self, class_set: ClassSet) -> "LabelledDomain":
         """The same files, their labels read as train ids of another class set, matched by name; the rest is 255.

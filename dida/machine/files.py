@@ -143,3 +143,15 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, float]]:
+    """The lines of a metrics.jsonl, if there is one; a last line that was cut off is left out. Raises ValueError."""
+    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    for number, line in enumerate(lines, 1):
+        if not line.endswith("\n"):  # the machine went down here
+            return
+        try:
+            yield {str(k): float(v) for k, v in json.loads(line).items()}
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error

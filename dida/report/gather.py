@@ -1,7 +1,7 @@
 """All that a report tells, from the folders of runs and from a look at a domain; nothing is drawn here."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from dida.data import domains
 from dida.data.classes import ClassSet
 from dida.data.domains import LabelledDomain, UnlabelledDomain
 from dida.data.labelled_images import LabelledImage, LabelledImages
+from dida.machine.files import read_metrics
 from dida.options import parse_size
 from dida.report.measure import Measured, Measurement, WithoutLabels, measure_run
 from dida.state import FOLDER
@@ -164,18 +165,6 @@ def _names(runs: Sequence[Trained]) -> list[str]:
         if len(set(names)) == len(names):
             return list(names)
     return [f"{_folder(trained).name} ({i})" for i, trained in enumerate(runs, 1)]
-
-
-def read_metrics(path: Path) -> Iterator[dict[str, float]]:
-    """The lines of a metrics.jsonl, if there is one; a last line that was cut off is left out. Raises ValueError."""
-    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-    for number, line in enumerate(lines, 1):
-        if not line.endswith("\n"):  # the machine went down here
-            return
-        try:
-            yield {str(k): float(v) for k, v in json.loads(line).items()}
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}, line {number}: {error}") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

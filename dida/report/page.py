@@ -14,7 +14,7 @@ from dida.report.markup import Content, append, document, element, make_table
 from dida.report.measure import BINS, Measured
 from dida.report.pictures import GAINED, LOST, OTHERWISE, Shown
 from dida.report.selection import Gallery
-from dida.run.terms import LOSS, meaning_of, word_of
+from dida.run.terms import LOSS, SHARE, WATCH, meaning_of, word_of
 from dida.use.evaluate import BAND
 
 _CURVES = ("pseudo_coverage", "bank_fill", "gradient_norm", "lr")  # drawn after the losses
@@ -178,7 +178,8 @@ def _command(subject: Subject) -> Element:
 def _curves(story: Story) -> Element:
     logged = dict.fromkeys(name for s in story.subjects for line in s.metrics for name in line)
     charts = []
-    for name in [*(name for name in logged if name.startswith(LOSS)), *_CURVES]:
+    seen = [name for name in logged if name.startswith(WATCH) and not name.startswith(SHARE)]
+    for name in [*(name for name in logged if name.startswith(LOSS)), *_CURVES, *seen]:
         series = {
             i: [(line["step"], line[name]) for line in subject.metrics if name in line]
             for i, subject in enumerate(story.subjects)

@@ -42,7 +42,8 @@ class Run:
         self.folder = folder
         self.config = config  # as `dida.config.to_dict` gives it
         self._claim = claim
-        self._metrics = Appended(folder / "metrics.jsonl")
+        self.metrics = folder / "metrics.jsonl"
+        self._metrics = Appended(self.metrics)
         self._trackers = open_trackers(config["run"]["tracker"], folder, config, purge_step)
 
     @classmethod

@@ -51,6 +51,10 @@ class Meter:
         """Steps since the last flush."""
         return len(self._steps)
 
+    def leave_out(self, seconds: float) -> None:
+        """Time that steps did not take: the rates of the next flush are without it."""
+        self._since += seconds
+
     def flush(self, *, lr: Sequence[float | Tensor], bank_fill: Tensor) -> dict[str, float]:
         """Means over the steps since the last flush, and rates; the meter is empty afterwards.
 

@@ -75,7 +75,7 @@ class StepProgress:
         self._explained.update(new)
         for name in new:
             explained = f"  {word_of(name):{_WORD}}{meaning_of(name)}"
-            self._bar.write(explained, file=sys.stdout) if not self._bar.disable else print(explained)
+            self.tell(explained)
         if self._bar.disable:
             print(progress_line(step, self._steps, scalars), flush=True)
         else:
@@ -84,6 +84,10 @@ class StepProgress:
             self._bar.set_postfix_str(said, refresh=False)
             self._bar.n = step
             self._bar.refresh()
+
+    def tell(self, line: str) -> None:
+        """A line of its own, above the bar."""
+        self._bar.write(line, file=sys.stdout) if not self._bar.disable else print(line, flush=True)
 
     def __enter__(self) -> "StepProgress":
         return self

@@ -4,6 +4,8 @@ Only the standard library is imported here.
 """
 
 LOSS = "loss/"  # prefix of loss names among the scalars
+WATCH = "watch/"  # ... and of what is seen when a run is looked at (dida/run/watch.py)
+SHARE = WATCH + "share/"  # ... of each class, its share of the target's pixels
 
 # Scalar of metrics.jsonl -> (a word for it, what it is).
 TERMS: dict[str, tuple[str, str]] = {
@@ -19,6 +21,11 @@ TERMS: dict[str, tuple[str, str]] = {
     "lr_head": ("lr of the head", "learning rate of the head"),
     "steps_per_second": ("it/s", "steps a second"),
     "data_wait": ("wait", "share of the time that a step waited for pictures"),
+    "watch/agreement": ("agree", "share of the target's pixels that student and teacher label alike"),
+    "watch/confident": ("sure", "share of the target's pixels that the teacher is surer of than the threshold"),
+    "watch/entropy": ("entropy", "how unsure the student is of the target, as a share of the most there can be"),
+    "watch/classes": ("classes", "how many equally frequent classes the teacher's labels of the target amount to"),
+    "watch/drift": ("drift", "share of the target that changed its class since the last look, at least"),
     "memory_gib": ("mem", "most memory so far, of the GPU if there is one, in GiB"),
 }
 

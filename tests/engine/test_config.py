@@ -19,14 +19,14 @@ jitter_chance jitter_strength blur_chance weak_view feature_weight
 instance_loss instance_weight instance_weights instance_prior temperature regenerate_semantic regenerate_instance phi
 instance_phi
 bank_size sampling selecting clusters boundary_classes bank_momentum bank_every bank_init bank_start bank_fill
-seed device out log_every panel_every save_every tracker
+seed device out log_every panel_every save_every keep eval_every eval_target_labels tracker
 """
 
 
 def test_the_list_of_options_is_frozen():
     """An option more or less is a decision: change it here, and say why in the commit."""
     assert list(flat(Config())) == OPTIONS.split()
-    assert len(flat(Config())) <= 79
+    assert len(flat(Config())) <= 82
 
 
 @pytest.mark.parametrize("recipe", [*recipes.METHODS.values(), recipes.toy])

@@ -340,11 +340,11 @@ def test_on_a_full_disk_the_last_checkpoint_is_named(quick, tmp_path):
     writes: list[int] = []
     save = TrainState.save
 
-    def filling(self, *args):
+    def filling(self, *args, **options):
         if writes:  # the second one does not fit
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
         writes.append(self.step)
-        return save(self, *args)
+        return save(self, *args, **options)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(TrainState, "save", filling)

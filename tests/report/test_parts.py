@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from dida.batch import IGNORE
+from dida.machine.files import read_metrics
 from dida.report.charts import line_chart, matrix_chart, ticks
-from dida.report.gather import read_metrics
 from dida.report.markup import append, document, element, make_table
 from dida.report.pictures import GAINED, LOST, OTHERWISE, differences, mistakes
 from dida.report.selection import choose
