@@ -1,4 +1,4 @@
-"""Count what tensors cost: bytes alive and their peak, bytes moved, matrix FLOPs.
+"""Count what tensors cost: bytes alive and their peak, bytes moved, matrix FLOPs, launches of a GPU.
 
 A `TensorMeter` watches every PyTorch operation in its scope and every storage until it is freed. It needs shapes only,
 so it works on fake tensors of a GPU that is not there as well as on real ones.
@@ -30,6 +30,7 @@ class Operation(NamedTuple):
     bytes: int
     flops: int
     dtype: torch.dtype | None  # of the factors of a matrix product
+    launches: int = 1  # of kernels on a GPU, as PyTorch has them: what libraries launch besides is not known here
 
 
 class TensorMeter(TorchDispatchMode):
@@ -112,4 +113,39 @@ def _step(func: Any, name: str, args: tuple, kwargs: dict, out: Any) -> Operatio
     if func._overloadpacket in flop_registry:
         flops = flop_registry[func._overloadpacket](*args, **kwargs, out_val=out)
         dtype = next(iter(read.values())).dtype
-    return Operation(name, sum(map(span, read.values())) + sum(map(span, written)), flops, dtype)
+    moved = sum(map(span, read.values())) + sum(map(span, written))
+    return Operation(name, moved, flops, dtype, _launches(name, args, out))
+
+
+def _launches(name: str, args: tuple, out: Any) -> int:
+    if all(x.device.type == "cpu" for x in tree_leaves((args, out)) if isinstance(x, Tensor)):
+        return 0
+    if name.startswith("_foreach_") or name.startswith("_fused_"):
+        lists = [x for x in (*args, out) if isinstance(x, list | tuple) and x and isinstance(x[0], Tensor)]
+        return list_launches([x.numel() for x in lists[0]], len({id(x) for x in lists}))
+    if name == "convolution_backward":
+        return sum(args[-1])  # the gradients that are asked for: of input, weight, bias
+    if name == "native_layer_norm_backward":
+        return 1 + any(args[-1][1:])
+    return 1
+
+
+def list_launches(sizes: list[int], depth: int) -> int:
+    """Launches of an operation on `depth` lists of tensors with so many elements each.
+
+    A launch takes 320 chunks of 65 536 elements, of not more tensors than their addresses fit into its arguments
+    (ATen/native/cuda/MultiTensorApply.cuh).
+    """
+    limit = _TENSORS[min(depth, max(_TENSORS))]
+    launches = tensors = chunks = 0
+    for size in sizes:
+        tensors += 1
+        for left in reversed(range(-(-size // _CHUNK))):
+            chunks += 1
+            if chunks == _CHUNKS or (tensors == limit and not left):
+                launches, chunks, tensors = launches + 1, 0, int(left > 0)
+    return launches + (chunks > 0)
+
+
+_CHUNK, _CHUNKS = 65_536, 320
+_TENSORS = {1: 110, 2: 64, 3: 48, 4: 36, 5: 30}  # of one launch, by the depth of its lists

@@ -4,11 +4,12 @@ import gc
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import _disable_current_modes
 
 import dida_kernels
-from bench.meter import TensorMeter
+from bench.meter import TensorMeter, list_launches
 from tests import cases
 from tests.cases import MAIN, resized
 
@@ -53,6 +54,30 @@ def test_bytes_of_in_place_and_out_operations():
         b.copy_(a)
         a[:10].view(2, 5).t()
     assert [(step.name, step.bytes) for step in meter.operations] == [("add_", 12000), ("add", 12000), ("copy_", 8000)]
+
+
+def test_launches_of_an_operation_on_lists():
+    """320 chunks of 65 536 elements a launch, of 110 tensors in one list and 64 in two."""
+    assert list_launches([1] * 110, 1) == 1
+    assert list_launches([1] * 111, 1) == 2
+    assert list_launches([1] * 110, 2) == 2
+    assert list_launches([65_536 * 320], 1) == 1
+    assert list_launches([65_536 * 320 + 1], 1) == 2
+    assert list_launches([65_536 * 319 + 1, 1, 1], 1) == 2
+
+
+def test_launches_of_what_is_more_than_one_kernel():
+    image, weight, bias = (torch.ones(shape, device="meta") for shape in ((1, 2, 8, 8), (3, 2, 3, 3), (3,)))
+    with TensorMeter() as meter:
+        out = F.conv2d(image, weight.requires_grad_(), bias.requires_grad_())
+        torch.ones(3).add_(1)  # of the host
+        torch._foreach_add([image] * 65, [image] * 65)
+        out.sum().backward()
+    found = {step.name: step.launches for step in meter.operations}
+    assert found["convolution"] == 1
+    assert found["add_"] == 0
+    assert found["_foreach_add"] == 2
+    assert found["convolution_backward"] == 2  # the image has no gradient
 
 
 def test_matrix_flops_and_temporaries_that_died():
