@@ -1,4 +1,4 @@
-"""From a trained run to something in use, where nothing is but the wheel: train, score, label, export, share, load.
+"""From a trained run to something in use, where nothing is but the wheel: train, score, tell, label, export, share, load.
 
     python .ci/try_use.py dist
 
@@ -61,6 +61,8 @@ def main(dist: Path) -> None:
             (home / f"pictures/{name}.png").write_bytes(path.read_bytes())
         step("train", dida, *TRAIN.split(), cwd=home)
         step("score", dida, "eval", "run", "--json", "run/val.json", "--workers", "0", cwd=home)
+        step("report", dida, "report", "run", "--workers", "0", "--device", "cpu", cwd=home)
+        assert "<svg" in (home / "run" / "report.html").read_text(), "the report has no curves"
         step("label", dida, "eval", "run", "--images", "pictures", "--out", "labelled", cwd=home)
         step("export", dida, "export", "run", "--format", "onnx", "--checks", "4", cwd=home)
         example = ROOT / "examples" / "label_with_onnx.py"

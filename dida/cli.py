@@ -68,6 +68,8 @@ def report_command(args: Sequence[str]) -> None:
 
 def check_data_command(args: Sequence[str]) -> None:
     """read every file that training would read, and say what is wrong"""
+    if {"-h", "--help"} & set(args):
+        print("usage: dida check-data --src NAME --tgt NAME [--data-root PATH], with the options of dida train:\n")
     train_command([*args, "--check-data"])
 
 

@@ -184,7 +184,9 @@ def run_export(config: ExportConfig) -> None:
         else:
             pictures = own_pictures(config.images, config.checks, size)
         program = Deployed(trained.require(config.network), normalise=config.normalise, argmax=config.argmax)
-        agreement = compare(_written(config, trained, size, program, out), program, pictures)
+        written = _written(config, trained, size, program, out)
+        print(f"{out} is written; checking it on {config.checks} pictures (--checks)", file=sys.stderr, flush=True)
+        agreement = compare(written, program, pictures)
         if agreement.wrong:
             raise UserError(f"{out}: is not the network: {agreement}. Do not use it, and please report it")
     of = trained.path.name if trained.family else f"step {trained.step}"

@@ -24,7 +24,8 @@ class DataConfig:
     src: str = "gta5"
     """Labelled source: gta5, synthia, urbansyn, cityscapes, loveda-urban, toy-gta5, folder:PATH; several with +."""
     tgt: str = "cityscapes"
-    """Unlabelled target: cityscapes, acdc, bdd100k, mapillary, loveda-rural, toy-cityscapes or folder:PATH."""
+    """Unlabelled target: cityscapes, foggy-cityscapes, acdc, dark-zurich, bdd100k, mapillary, loveda-rural,
+    toy-cityscapes or folder:PATH."""
     data_root: Path = Path("data")
     """Folder that holds the data sets as they were downloaded."""
     src_size: str = "1280x720"

@@ -41,6 +41,7 @@ def train(config: Config, parts: Parts) -> Path:
     """
     state, method, pairs, _, device, arithmetic, _ = parts
     world, steps = state.world, config.optim.steps
+    was_done = state.step >= steps
     with world.together():
         opened = _open(config, parts) if world.leads else None
     folder = world.values(opened.folder if opened else Path())[0]
@@ -72,6 +73,8 @@ def train(config: Config, parts: Parts) -> Path:
                     with world.together():
                         signals.raise_caught()
                 del trace  # its maps are let go before the next step needs the memory
+        if was_done:
+            print("nothing was left to do: --resume with a larger --steps extends a finished run")
         print(f"done after step {state.step}; {next_command(folder, config.data, pairs.target)}")
     return folder
 

@@ -7,11 +7,11 @@ DIR/warehouse_real    photographed by two cameras, one of which was held upright
 """
 
 import json
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
+import tyro
 from PIL import Image
 
 from dida.data.image_file import save_png
@@ -36,8 +36,12 @@ _PHOTOGRAPHED = {_FLOOR: (96, 88, 76), _SHELF: (52, 62, 120), _BOX: (140, 104, 7
                  _SIGN: (60, 150, 90), _WALL: (150, 142, 120)}  # fmt: skip
 
 
-def main(folder: Path) -> None:
-    """Draw both folders. Raises OSError."""
+def main(folder: tyro.conf.Positional[Path], /) -> None:
+    """Draw warehouse_sim and warehouse_real. Raises OSError.
+
+    Args:
+        folder: the folder they are drawn in.
+    """
     sim, real = folder / "warehouse_sim", folder / "warehouse_real"
     for i in range(RENDERED):
         width, height = SIZES[i % len(SIZES)]
@@ -116,4 +120,4 @@ def _save_photo(path: Path, rgb: np.ndarray, *, on_its_side: bool = False) -> No
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    tyro.cli(main, prog="bench.figures.warehouse", description=__doc__)

@@ -328,6 +328,12 @@ def _key(prefix: str, place: Path, path: Path, start: str, ending: str) -> str:
     return prefix + (name if parent == "." else f"{parent}/{name}")
 
 
+def _is_plain(folder: Path) -> bool:
+    """Whether a folder holds pictures and none of the folders of a labelled domain."""
+    bare = not any((folder / part).exists() for part in ("images", "labels"))
+    return bare and any(path.suffix.lower() in IMAGE_SUFFIXES for path in files_below(folder))
+
+
 def _missing(name: str, layout: Layout, root: Path, folder: Path, split: str, *, of_labels: bool) -> FileNotFoundError:
     """What was looked for, ending included, what lies there instead, and what is likely to be the cause."""
     part = layout.labels if of_labels else layout.images
@@ -348,4 +354,9 @@ def _missing(name: str, layout: Layout, root: Path, folder: Path, split: str, *,
     inside = next((path.parent for path in sorted(folder.glob("*/images")) if path.is_dir()), None)
     if name.startswith(_FOLDER) and not of_labels and inside:
         lines.append(f"  likely:   images/ lies one folder deeper; name that one, folder:{inside}")
+    elif name.startswith(_FOLDER) and not of_labels and _is_plain(folder):
+        lines.append(
+            "  likely:   pictures without labels, which are enough for --tgt and to be labelled (--images); "
+            "a source, and scoring, need labels"
+        )
     return FileNotFoundError("\n".join([*lines, f"  the data: {layout.origin.format(root=root)}"]))

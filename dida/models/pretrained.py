@@ -117,7 +117,7 @@ def _no_download(name: str, file: str, reason: OSError) -> ConnectionError:
     return ConnectionError(
         f"cannot download the weights of {name}: {first_line}\n"
         f"Fetch {file} on a machine with a connection, copy it anywhere here and pass --weights PATH; "
-        f"--weights none starts from random weights."
+        f"--weights none starts from random weights, which want a higher rate: --lr 1e-3 --head-lr-factor 1."
     )
 
 

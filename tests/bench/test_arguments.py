@@ -12,6 +12,7 @@ REFUSED = {
     "bench.gpu": ["--seconds nan", "--seconds -1", "--seconds inf", "--seconds soon", "--nope"],
     "bench.gpu.report": ["", "nope.json", "/dev/null", "pyproject.toml", "bench"],
     "bench.tables": ["--jobs 0", "--jobs x", "--seeds 5-3", "--seeds 1-"],
+    "bench.figures.warehouse": ["", "--nope", "a b"],
     "bench.figures": ["", "nope", "strips out.png nope", "similarity out.png nope"],
 }  # fmt: skip
 

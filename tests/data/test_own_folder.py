@@ -298,6 +298,18 @@ def test_a_plain_folder_of_pictures_is_a_target(tmp_path, places, caplog):
     assert "has no folder images/" in caplog.text
 
 
+def test_pictures_without_labels_are_called_so_where_labels_are_needed(tmp_path):
+    save_image(tmp_path / "cam0/0.jpg", PIXEL)
+    with pytest.raises(FileNotFoundError, match=r"likely: +pictures without labels, .*--images"):
+        domains.labelled(f"folder:{tmp_path}", tmp_path, "val")
+
+
+def test_an_empty_folder_is_not_called_pictures(tmp_path):
+    with pytest.raises(FileNotFoundError) as raised:
+        domains.labelled(f"folder:{tmp_path}", tmp_path, "val")
+    assert "pictures without labels" not in str(raised.value)
+
+
 def test_a_folder_of_labels_is_no_target(tmp_path):
     put(tmp_path, "labels/0.png")
     with pytest.raises(FileNotFoundError, match="no images found"):

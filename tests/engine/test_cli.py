@@ -40,6 +40,12 @@ def test_a_message_names_the_command_that_was_typed(tmp_path):
     assert done.stderr.startswith(f"dida eval: {tmp_path / 'gone'}: no such run")
 
 
+def test_help_of_check_data_is_about_checking(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["check-data", "--help"])
+    assert capsys.readouterr().out.startswith("usage: dida check-data --src NAME --tgt NAME")
+
+
 def test_label_is_scoring_without_labels(monkeypatch):
     asked = []
     monkeypatch.setattr("dida.command.run_evaluation", asked.append)

@@ -114,6 +114,15 @@ def test_things_happen_at_their_steps(toy, tmp_path, capsys):
     assert said[-2:] == ["done after step 5; score it with", f"    python eval.py {folder} --tgt toy-cityscapes"]
 
 
+def test_a_resume_of_a_finished_run_says_that_nothing_was_left(toy, tmp_path, capsys):
+    config = options(toy, tmp_path / "run")
+    folder = loop.train(config, assemble(config))
+    assert "nothing was left to do" not in capsys.readouterr().out
+    again = changed(config, resume=folder)
+    loop.train(again, assemble(again))
+    assert "nothing was left to do: --resume with a larger --steps" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("step, every, expected", [(3, 3, True), (6, 3, True), (4, 3, False), (4, 0, False)])
 def test_due(step, every, expected):
     assert due(step, every) is expected

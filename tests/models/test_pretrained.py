@@ -310,7 +310,7 @@ def test_auto_without_network_says_what_to_fetch_and_where_to_put_it(monkeypatch
         "cannot download the weights of mit_b0: no route to host\n"
         "Fetch model.safetensors (or pytorch_model.bin) from https://huggingface.co/nvidia/mit-b0/tree/main on a "
         "machine with a connection, copy it anywhere here and pass --weights PATH; "
-        "--weights none starts from random weights."
+        "--weights none starts from random weights, which want a higher rate: --lr 1e-3 --head-lr-factor 1."
     )
 
 

@@ -93,7 +93,7 @@ def test_what_was_chosen_is_said(tmp_path):
     assert said["classes"][0].startswith("19: road, sidewalk, ")
     assert said["network"][0].startswith("mit_b0, 3.")
     assert said["schedule"] == ["80 steps, warm-up 3; bank of 300 used from step 3"]
-    assert "GiB, and at least" in said["needs"][0]
+    assert "GiB beside PyTorch itself, and at least" in said["needs"][0]
     assert said["numbers"] == ["fp32, auto: the CPU has no TF32"]
     assert "hint" not in said
 

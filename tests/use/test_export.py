@@ -39,7 +39,9 @@ def test_onnx_labels_batches_of_any_size_and_keeps_what_a_program_needs_to_know(
     import onnxruntime
 
     export(run, "--checks", "8")
-    said = capsys.readouterr().out.splitlines()
+    out, meanwhile = capsys.readouterr()
+    assert f"{run / 'network.onnx'} is written; checking it on 8 pictures" in meanwhile
+    said = out.splitlines()
     assert said[0] == f"{run / 'network.onnx'}: the student of step 400, as onnx"
     assert said[1].startswith("checked against the network on 8 pictures of 4 sizes: ")
     labels = run_onnx(run / "network.onnx")
