@@ -214,6 +214,7 @@ def test_a_method_without_a_bank_asks_for_no_steps_of_it():
         (["--confidence"], "--confidence is written for --images"),
         (["--stride", "8"], "none was asked for"),
         (["--size", "²x²"], "--size: expected WIDTHxHEIGHT"),
+        *((["--window", str(n)], f"--window {n}: expected 0, or at least 32 pixels") for n in (1, 5, 16, 31)),
         (["--window", "-1"], r"--window: expected a number in \[0, 16384\], got -1"),
         (["--workers", "257"], r"--workers: expected a number in \[0, 256\], got 257"),
     ],
