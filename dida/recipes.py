@@ -231,9 +231,11 @@ def _saved_config(path: Path, option: str) -> Config:
     else:
         raise FileNotFoundError(f"{option} {path}: no run folder, there is no config.json in it")
     try:
-        return from_dict(values)
+        saved = from_dict(values)
+        saved.check()
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
+    return saved
 
 
 def _options_in(file: Path) -> Any:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 Options = TypeVar("Options")
-LARGEST = sys.float_info.max  # of the finite numbers
+LARGEST = 1e18  # that a number without an end of its own may be: the product of two is finite in single precision
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,17 @@ class Range:
 
     def __str__(self) -> str:
         if self.high == LARGEST:
-            return f"a finite number {'above' if self.low_open else 'of at least'} {self.low:g}"
+            return f"a number {'above' if self.low_open else 'of at least'} {self.low:g} and at most {LARGEST:g}"
         return f"a number in {'(' if self.low_open else '['}{self.low:g}, {self.high:g}{')' if self.high_open else ']'}"
 
 
 def AtLeast(low: float) -> Range:
-    """Finite numbers from `low` up."""
+    """Numbers from `low` up to LARGEST."""
     return Range(low)
 
 
 def Above(low: float) -> Range:
-    """Finite numbers above `low`."""
+    """Numbers above `low` up to LARGEST."""
     return Range(low, low_open=True)
 
 

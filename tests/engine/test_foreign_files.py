@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dida.config import Config, changed
+from dida.config import Config, changed, to_dict
 from dida.data.class_file import read_class_file
-from dida.machine.files import read_metrics
+from dida.machine.files import read_metrics, write_json
 from dida.models.weight_file import read_weights
 from dida.recipes import from_command_line
 from dida.report.gather import read_environment
@@ -90,3 +90,24 @@ def test_a_line_of_a_log_that_is_none_is_named_by_its_number(tmp_path, line):
     path.write_bytes(b"\n".join([whole, line if isinstance(line, bytes) else line.encode(), whole, b""]))
     with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: "):
         list(read_metrics(path))
+
+
+@pytest.mark.parametrize("option", ["--resume", "--config"])
+@pytest.mark.parametrize(
+    "values, word",
+    [
+        ({"steps": 4}, "--bank-start 1500"),
+        ({"bank_fill": 2000}, "--bank-fill 2000"),
+        ({"ignore_top": 300, "ignore_bottom": 300}, "--ignore-top 300"),
+        ({"method": "oracle"}, "--method oracle"),
+        ({"src_size": "1280"}, "--src-size"),
+        ({"lr": 1e300}, "--lr"),
+    ],
+    ids=str,
+)
+def test_options_that_do_not_go_together_are_those_of_the_file(tmp_path, option, values, word):
+    """K16: not of the command line, which says none of them."""
+    path = tmp_path / "config.json"
+    write_json(path, to_dict(changed(Config(), **values)))
+    with pytest.raises(SystemExit, match=f"train.py: {re.escape(str(path))}: {word}"):
+        from_command_line([option, str(tmp_path)])
