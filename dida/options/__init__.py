@@ -97,7 +97,9 @@ def _problem(value: Any, kind: Any) -> str | None:
     if kind is int:
         return None if isinstance(value, int) and not isinstance(value, bool) else "a whole number"
     if origin is tuple:
-        return None if isinstance(value, tuple) else "several values"
+        if not isinstance(value, tuple):
+            return "several values"
+        return next((found for part in value if (found := _problem(part, arguments[0]))), None)
     if kind is types.NoneType:
         return None if value is None else "nothing"
     names = {bool: "true or false", str: "text", Path: "a path"}

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import typing
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
@@ -137,8 +137,11 @@ def test_several_values_are_a_tuple():
     @dataclasses.dataclass(frozen=True)
     class Several:
         names: tuple[str, ...] = ()
+        times: tuple[Annotated[float, Above(0)], ...] = ()
 
-    check_values(Several(("a", "b")))
+    check_values(Several(("a", "b"), (0.5, 2)))
+    with pytest.raises(ValueError, match=r"--times: expected a number above 0 and at most 1e\+18, got \(1.0, 0\)"):
+        check_values(Several(times=(1.0, 0)))
     with pytest.raises(ValueError, match="--names: expected several values, got 'a'"):
         check_values(Several("a"))
 
