@@ -8,16 +8,16 @@ several passes: a machine that others use too is as good as an idle one, but for
 
 import io
 import math
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import cv2
 import numpy as np
-import tyro
 from PIL import Image
 
 from dida.data import domains
@@ -28,6 +28,7 @@ from dida.data.scaled_files import CachedFiles, ScaledFiles
 from dida.data.statistics import class_statistics, count_label
 from dida.data.transforms import scaled_image
 from dida.data.workers import start_worker
+from dida.options import COUNT, Above, read_command_line
 
 CORES = 2  # that class statistics are extrapolated to
 SIDE = 512  # of a crop
@@ -62,13 +63,13 @@ PUBLISHED = (
 class LoadingOptions:
     """Print what reading costs."""
 
-    files: int = 4
+    files: Annotated[int, COUNT] = 4
     """Pictures that are made of each data set."""
-    passes: int = 5
+    passes: Annotated[int, COUNT] = 5
     """Passes over them, of which the fastest counts."""
-    batch_size: int = 2
+    batch_size: Annotated[int, COUNT] = 2
     """Samples of a step."""
-    steps: tuple[float, ...] = (0.2, 0.1, 0.03)
+    steps: tuple[Annotated[float, Above(0)], ...] = (0.2, 0.1, 0.03)
     """Seconds that a step takes, for which workers are counted."""
 
 
@@ -209,4 +210,4 @@ def main(options: LoadingOptions) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(LoadingOptions, prog="python -m bench.loading"))
+    main(read_command_line(LoadingOptions, sys.argv[1:], "bench.loading"))

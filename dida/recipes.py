@@ -3,13 +3,13 @@
 A recipe takes a config and returns a changed one; rows of an ablation table are `changed(dida(config), option=value)`.
 """
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from dida.config import MAY_CHANGE, Config, changed, differing, from_dict, of_run
+from dida.machine.files import read_json
 from dida.options import given, read_command_line
 
 
@@ -220,25 +220,27 @@ def _saved_config(path: Path, option: str) -> Config:
     Raises OSError, or ValueError that names the file.
     """
     if path.is_file() and path.suffix == ".json":
-        file, values = path, _read_json(path)
+        file, values = path, _options_in(path)
     elif path.is_file():
         from dida.state import load_checkpoint  # imports PyTorch, which only this needs
 
         file, values = path, load_checkpoint(path, needs=("config",))["config"]
     elif (path / "config.json").exists():
         file = path / "config.json"
-        values = _read_json(file)
+        values = _options_in(file)
     else:
         raise FileNotFoundError(f"{option} {path}: no run folder, there is no config.json in it")
     try:
-        return from_dict(values)
+        saved = from_dict(values)
+        saved.check()
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
+    return saved
 
 
-def _read_json(file: Path) -> Any:
+def _options_in(file: Path) -> Any:
     try:
-        return json.loads(file.read_text())
-    except (ValueError, RecursionError) as error:
+        return read_json(file)
+    except ValueError as error:
         instead = f"every checkpoint has a copy, --resume {file.parent}/checkpoints/FILE takes it"
-        raise ValueError(f"{file}: {error}; {instead}") from error
+        raise ValueError(f"{error}; {instead}") from error

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from dida.errors import NonFinite
 from dida.machine.checksums import Damaged, require_whole
 from dida.machine.distributed import ALONE, World
-from dida.machine.files import reserve, whole_file
+from dida.machine.files import regular, reserve, whole_file
 from dida.method.bank import InstanceBank
 from dida.method.prior import ClassShares
 from dida.method.views import StepRandom
@@ -238,7 +238,7 @@ def _read(path: Path) -> Any:
 
     Raises Damaged, Foreign, OSError, or one of _NOT_PLAIN.
     """
-    if not zipfile.is_zipfile(path):  # what torch.save writes, whole
+    if not zipfile.is_zipfile(regular(path)):  # what torch.save writes, whole
         with path.open("rb") as file:
             if file.read(1) == b"\x80":
                 raise Foreign(f"{path}: expected a DIDA checkpoint, found a pickle")  # as torch wrote files until 1.6

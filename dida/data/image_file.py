@@ -19,7 +19,7 @@ from typing import NamedTuple
 import cv2
 import imagecodecs
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from dida.data.archive import content, is_packed, opened
 from dida.data.classes import IdMap
@@ -129,7 +129,9 @@ def _named(path: Path, kind: str) -> Iterator[None]:
     except ImageFileError:
         raise
     except _DAMAGE as error:
-        raise ImageFileError(f"{path}: not a readable {kind} ({error})") from error
+        # Pillow's own words for a file of no format name an object in memory.
+        why = "of no format that is known" if isinstance(error, UnidentifiedImageError) else error
+        raise ImageFileError(f"{path}: not a readable {kind} ({why})") from error
 
 
 # ---- PNGs without any peculiarity ----------------------------------------------------------------------------------

@@ -113,6 +113,23 @@ def require_writable(path: Path, *, option: str, folder: bool = False) -> None:
         raise OSError(f"{option} {path}: cannot be written to ({error.strerror or error})") from error
 
 
+def regular(path: Path) -> Path:
+    """The path itself, to be read. Raises OSError for a pipe, a socket or a device: one would be waited for, or has no
+    end."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(f"{path}: no file, but a pipe, a socket or a device")
+    return path
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises OSError, and ValueError that names the file where it holds none."""
+    try:
+        return json.loads(regular(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        what = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(f"{path}: not JSON ({what})") from error
+
+
 def write_json(path: Path, content: Any) -> None:
     """`content` as indented JSON. Raises OSError."""
     write_text(path, json.dumps(content, indent=2) + "\n")
@@ -147,11 +164,11 @@ def _sync_folder(folder: Path) -> None:
 
 def read_metrics(path: Path) -> Iterator[dict[str, float]]:
     """The lines of a metrics.jsonl, if there is one; a last line that was cut off is left out. Raises ValueError."""
-    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
     for number, line in enumerate(lines, 1):
-        if not line.endswith("\n"):  # the machine went down here
+        if not line.endswith(b"\n"):  # the machine went down here
             return
         try:
             yield {str(k): float(v) for k, v in json.loads(line).items()}
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path}, line {number}: {error}") from error

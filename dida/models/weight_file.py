@@ -5,7 +5,6 @@ tensors are made of is called; wherever a file names anything else (mmcv keeps i
 weights), something inert stands.
 """
 
-import json
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from dida.machine.checksums import require_whole
+from dida.machine.files import read_json
 
 State = dict[str, Tensor]
 
@@ -140,8 +140,5 @@ def _innermost(saved: Any) -> Any:
 
 def _config_beside(path: Path) -> dict[str, Any]:
     file = path.with_name(CONFIG)
-    try:
-        content = json.loads(file.read_text()) if file.is_file() else {}
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: {error}") from error
+    content = read_json(file) if file.is_file() else {}
     return content if isinstance(content, dict) else {}

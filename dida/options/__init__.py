@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 Options = TypeVar("Options")
-LARGEST = sys.float_info.max  # of the finite numbers
+LARGEST = 1e18  # that a number without an end of its own may be: the product of two is finite in single precision
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,17 @@ class Range:
 
     def __str__(self) -> str:
         if self.high == LARGEST:
-            return f"a finite number {'above' if self.low_open else 'of at least'} {self.low:g}"
+            return f"a number {'above' if self.low_open else 'of at least'} {self.low:g} and at most {LARGEST:g}"
         return f"a number in {'(' if self.low_open else '['}{self.low:g}, {self.high:g}{')' if self.high_open else ']'}"
 
 
 def AtLeast(low: float) -> Range:
-    """Finite numbers from `low` up."""
+    """Numbers from `low` up to LARGEST."""
     return Range(low)
 
 
 def Above(low: float) -> Range:
-    """Finite numbers above `low`."""
+    """Numbers above `low` up to LARGEST."""
     return Range(low, low_open=True)
 
 
@@ -97,7 +97,9 @@ def _problem(value: Any, kind: Any) -> str | None:
     if kind is int:
         return None if isinstance(value, int) and not isinstance(value, bool) else "a whole number"
     if origin is tuple:
-        return None if isinstance(value, tuple) else "several values"
+        if not isinstance(value, tuple):
+            return "several values"
+        return next((found for part in value if (found := _problem(part, arguments[0]))), None)
     if kind is types.NoneType:
         return None if value is None else "nothing"
     names = {bool: "true or false", str: "text", Path: "a path"}

@@ -8,6 +8,8 @@ import tyro
 
 from dida.options import Range, parse_size
 
+SMALLEST_WINDOW = 32  # as the smallest --crop; a picture has a hundred thousand windows of fewer pixels
+
 
 @dataclass(frozen=True)
 class EvalConfig:
@@ -71,6 +73,10 @@ class EvalConfig:
             raise ValueError("--confidence is written for --images, and none were named")
         if self.images is not None and self.alone:
             raise ValueError("--alone is for scores; --images are labelled by --network alone as it is")
+        if self.window and self.window < SMALLEST_WINDOW:
+            raise ValueError(
+                f"--window {self.window}: expected 0, or at least {SMALLEST_WINDOW} pixels, which encoders see as one"
+            )
         if self.stride and not self.window:
             raise ValueError("--stride is the way from one --window to the next, and none was asked for")
         if self.size is not None:

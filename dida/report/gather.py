@@ -1,6 +1,5 @@
 """All that a report tells, from the folders of runs and from a look at a domain; nothing is drawn here."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from dida.data import domains
 from dida.data.classes import ClassSet
 from dida.data.domains import LabelledDomain, UnlabelledDomain
 from dida.data.labelled_images import LabelledImage, LabelledImages
-from dida.machine.files import read_metrics
+from dida.machine.files import read_json, read_metrics
 from dida.options import parse_size
 from dida.report.measure import Measured, Measurement, WithoutLabels, measure_run
 from dida.state import FOLDER
@@ -121,7 +120,7 @@ def gather_story(
                 title=name,
             ),
             metrics=tuple(read_metrics(_folder(trained) / "metrics.jsonl")),
-            environments=tuple(_read_json(path) for path in sorted(_folder(trained).glob("environment*.json"))),
+            environments=tuple(read_environment(path) for path in sorted(_folder(trained).glob("environment*.json"))),
         )
         for name, trained in zip(names, runs, strict=True)
     )
@@ -167,8 +166,9 @@ def _names(runs: Sequence[Trained]) -> list[str]:
     return [f"{_folder(trained).name} ({i})" for i, trained in enumerate(runs, 1)]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: {error}") from error
+def read_environment(path: Path) -> dict[str, Any]:
+    """What a run wrote of its machine. Raises OSError, and ValueError that names the file where it holds no such."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected an object, found {type(content).__name__}")
+    return content

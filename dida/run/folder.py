@@ -21,7 +21,7 @@ from typing import Any
 from dida.config import Config, of_run, to_dict
 from dida.data.classes import ClassSet
 from dida.errors import UserError
-from dida.machine.files import PARTIAL, Appended, require_writable, write_bytes, write_json
+from dida.machine.files import PARTIAL, Appended, regular, require_writable, write_bytes, write_json
 from dida.run.claim import LOCK, Claim, require_unclaimed
 from dida.run.provenance import environment
 from dida.run.trackers import open_trackers, require_tracker
@@ -171,7 +171,7 @@ def _cut_after(metrics: Path, step: int) -> None:
     """Drop lines after `step`, and those that a crash damaged: the file then goes on where the run does."""
     if not metrics.exists():
         return
-    lines = metrics.read_bytes().splitlines(keepends=True)
+    lines = regular(metrics).read_bytes().splitlines(keepends=True)
     steps = [_step_of(line) for line in lines]
     if damaged := steps.count(None):
         print(f"{metrics}: damaged lines left out: {damaged}")

@@ -5,7 +5,6 @@ FOLDER/config.json         classes, how to look at pictures, and the run's optio
 FOLDER/README.md           the model card
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import safetensors.torch
 from torch import nn
 
 from dida.config import Config, changed, of_run, to_dict
-from dida.machine.files import write_bytes, write_json
+from dida.machine.files import read_json, write_bytes, write_json
 from dida.models.pretrained import MIT_LICENCE, encoder_licence
 from dida.models.weight_file import CONFIG
 from dida.run.provenance import source_commit
@@ -156,7 +155,7 @@ def scores_beside(origin: Trained) -> list[dict[str, Any]]:
     found = []
     for path in sorted(origin.path.parent.parent.glob("*.json")):
         try:
-            content = json.loads(path.read_text())
+            content = read_json(path)
         except (OSError, ValueError):
             continue
         if isinstance(content, dict) and "student" in content and content.get("step") == origin.step:

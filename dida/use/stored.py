@@ -1,7 +1,6 @@
 """Networks as they lie on disk or on the hub, whoever wrote them: read, told apart, not built yet."""
 
 import contextlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from dida.config import Config, changed, from_dict
 from dida.data.classes import CITYSCAPES_CLASSES, ClassSet, distinct_colours, plain
+from dida.machine.files import read_json
 from dida.models.pretrained import fetch_weights
 from dida.models.published import SEGFORMER, Published, read_published
 from dida.models.weight_file import CONFIG, SUFFIXES, read_weights
@@ -155,10 +155,7 @@ def _read_shared(folder: Path, shared: dict[str, Any]) -> Stored:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: {error}") from error
+    content = read_json(path)
     return content if isinstance(content, dict) else {}
 
 

@@ -7,6 +7,7 @@ import pytest
 
 REFUSED = {
     "bench.step": ["--steps 0", "--steps 1.5", "--steps ²", "--slots 0", "--crop 16", "--json /proc/nope/x"],
+    "bench.loading": ["--steps 0", "--steps 0.1 nan", "--files 0", "--passes -1", "--batch-size 0", "--nope"],
     "bench.bank_memory": ["--json /dev/full", "--plot /proc/nope/x", "--json ."],
     "bench.kernels": ["--op nope", "--slots 0", "--slots 300 -1", "--agreed x"],
     "bench.gpu": ["--seconds nan", "--seconds -1", "--seconds inf", "--seconds soon", "--nope"],

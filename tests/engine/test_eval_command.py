@@ -108,7 +108,7 @@ def test_what_a_user_can_put_right_is_one_message(run, config, tmp_path):
     assert "no domain is called 'mars'" in refusal(run, "--tgt", "mars")
     assert "--size" in refusal(run, "--size", "big")
     assert "none was asked for" in refusal(run, "--stride", "8")
-    assert "window 8 and stride 9" in refusal(run, "--window", "8", "--stride", "9")
+    assert "window 40 and stride 41" in refusal(run, "--window", "40", "--stride", "41")
     assert "--device cuda:99" in refusal(run, "--device", "cuda:99")
     assert "no picture there" in refusal(run, "--images", tmp_path / "empty")
     assert "--json" in refusal(run, "--images", tmp_path, "--json", tmp_path / "x.json")

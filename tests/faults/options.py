@@ -85,9 +85,8 @@ def _wrong(kind: Any) -> Iterator[str]:
         if isinstance(allowed, Range):
             step = 1 if whole else 1e-3
             yield str(allowed.low if allowed.low_open else allowed.low - step)
-            if whole or allowed.high < 1e300:
-                high = allowed.high if allowed.high_open else allowed.high + step
-                yield str(int(high) if whole else high)
+            high = allowed.high if allowed.high_open else allowed.high + max(step, 1e-3 * allowed.high)
+            yield str(int(high) if whole else high)
 
 
 def config_cases(places: Places) -> Iterator[Case]:

@@ -80,6 +80,7 @@ PROGRAMS = {
         "--json /proc/nope",
     ),
     "bench.step": ("--steps 0", "--steps -1", "--steps text", "--steps nan", "--nope", "--json /proc/nope/x"),
+    "bench.loading": ("--steps 0", "--steps 0.1 nan", "--files 0", "--passes -1", "--batch-size 0", "--nope"),
     "bench.bank_memory": ("--steps 0", "--nope", "--json /proc/nope/x"),
     "bench.gpu.report": ("empty.json", "list.json", "cut.json", "nope", "/dev/null", "--nope", ""),
     "bench.compiled.budget": ("--kernel nope", "--kernel", "--nope"),
