@@ -46,8 +46,8 @@ PLANTS = [
     Plant(
         "dida_kernels/equations.py",
         "a pixel without mass on slots counts",
-        "return (on_N > 0) & (on_N >= MASS * prior_NC.sum(1))",
-        "return on_N > 0",
+        "return ~((on_N <= 0) | (on_N < MASS * prior_NC.sum(1)))",
+        "return ~(on_N <= 0)",
         f"{TESTS}/test_equations.py -k eq_6",
     ),
     Plant(
@@ -188,9 +188,16 @@ PLANTS = [
     Plant(
         f"{CELLS}/instance_loss.py",
         "a pixel without mass on slots counts",
-        "m_counts = b_D > 0",
+        "m_counts = b_D != 0",
         "m_counts = m_weighs",
         agreement("instance_loss", "triton", "slotless_prior"),
+    ),
+    Plant(
+        f"{CELLS}/instance_loss.py",
+        "a pixel that is not finite is left out",
+        "m_counts = b_D != 0",
+        "m_counts = b_D > 0",
+        f"{AGREEMENT} -k 'not_finite and triton-ordinary'",
     ),
     Plant(
         f"{CELLS}/instance_loss.py",
@@ -230,8 +237,8 @@ PLANTS = [
     Plant(
         f"{CELLS}/class_similarity.py",
         "what the bank says has no prior",
-        "b_share = b_sum * tl.exp2(tl.load(p_log2_prior + c)) / b_total",
-        "b_share = b_sum / b_total",
+        "b_sum *= tl.exp2(tl.load(p_log2_prior + c))\n        tl.store",
+        "b_sum *= 1\n        tl.store",
         agreement("class_similarity", "triton", "with_prior"),
     ),
     Plant(
@@ -346,6 +353,13 @@ PLANTS = [
         "m_counts &= mass_on_slots(",
         "m_counts = m_weighs | mass_on_slots(",
         f"{TESTS}/test_triton_rows_instance_loss.py -k agrees",
+    ),
+    Plant(
+        f"{ROWS}/instance_loss.py",
+        "a pixel that is not finite is left out",
+        "m_weighs & (b_sum_U != 0)",
+        "m_weighs & (b_sum_U > 0)",
+        f"{AGREEMENT} -k 'not_finite and triton-same_grid'",
     ),
     Plant(
         f"{ROWS}/instance_loss.py",
