@@ -1,4 +1,4 @@
-"""From a trained run to something in use, where nothing is but the wheel: train, score, tell, label, export, share, load.
+"""From a trained run to something in use, where nothing is but the wheel: train, score, report, label, export, share.
 
     python .ci/try_use.py dist
 

@@ -143,11 +143,12 @@ MASS = 1e-6  # the share of a pixel's prior that must be on classes with slots; 
 def on_slots(prior_NC: Tensor, label_K: Tensor) -> Tensor:
     """[N] bool: is at least MASS of the pixel's prior on classes that have slots? The one rule of all backends.
 
-    It asks the prior alone: however cold the softmax is, a slot far from the teacher's embedding is one.
+    It asks the prior alone: however cold the softmax is, a slot far from the teacher's embedding is one. A prior of NaN
+    counts, so that it is seen in the loss.
     """
     has_slots_C = torch.zeros(prior_NC.shape[1], dtype=torch.bool, device=label_K.device).index_fill(0, label_K, True)
     on_N = torch.where(has_slots_C, prior_NC, 0.0).sum(1)
-    return (on_N > 0) & (on_N >= MASS * prior_NC.sum(1))
+    return ~((on_N <= 0) | (on_N < MASS * prior_NC.sum(1)))
 
 
 # ---- III-D: pseudo-label regeneration ------------------------------------------------------------------------------

@@ -102,7 +102,7 @@ def mass_on_slots(p_z, stride_c, m, p_start, n_asked):
         b_z = tl.load(p_z + c * tl.cast(stride_c, tl.int64), mask=m, other=0.0).to(tl.float32)
         b_all += b_z
         b_on += tl.where(tl.load(p_start + c + 1) > tl.load(p_start + c), b_z, 0.0)
-    return b_on >= MASS * b_all
+    return (b_on >= MASS * b_all) | (b_on != b_on)
 
 
 @triton.jit

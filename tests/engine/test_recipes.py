@@ -78,6 +78,17 @@ def test_given_options_win_over_recipes():
     assert slow.teach.teacher_momentum == 0.999
 
 
+@pytest.mark.parametrize(
+    "target, source",
+    [
+        ("toy-cityscapes", "toy-cityscapes-oracle"), ("toy-night", "toy-night-oracle"), ("acdc", "acdc"),
+        ("toy-cityscapes-oracle", "toy-cityscapes-oracle"), ("toy-gta5", "toy-gta5"),
+    ],
+)  # fmt: skip
+def test_the_oracle_of_a_toy_finds_its_labels(target, source):
+    assert recipes.from_command_line(["--method", "oracle", "--tgt", target]).data.src == source
+
+
 def test_the_oracle_learns_from_its_target():
     oracle = recipes.from_command_line(["--method", "oracle", "--tgt-size", "512x256"])
     assert (oracle.data.src, oracle.data.src_size) == ("cityscapes", "512x256")

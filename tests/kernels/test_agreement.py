@@ -4,6 +4,9 @@ Backends are found in the registry, so a new one is tested from the day it regis
 tolerances, are in agreement.py.
 """
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -87,3 +90,17 @@ def test_two_runs_agree_bit_for_bit(op, name):
     first, second = (run(operation, made, GRADIENT.get(op), name) for _ in range(2))
     for x, y in zip(first, second, strict=True):
         assert x is y is None or torch.equal(x, y)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("place", [0, 1, 2, 4], ids=["student", "teacher", "prior", "bank"])
+@pytest.mark.parametrize("t", [0.1, 0.01])
+@pytest.mark.parametrize("scene", ["ordinary", "same_grid"])
+@pytest.mark.parametrize("op, name", [pair for pair in pairs(registered=True) if pair.values[0] == "instance_loss"])
+def test_one_number_that_is_not_finite_is_seen_in_the_loss(op, name, scene, t, place, value):
+    """A run stops at a loss that is not finite: a backend that leaves such pixels out would hide a broken model."""
+    made = call(op, replace(SCENES[scene], temperature=t, valid="all"), device=device_of(name))
+    x = made.args[place]
+    x.view(-1)[x.numel() // 2] = value
+    assert run(dida_kernels.OPS[op].reference, made, None, None)[0].isnan()
+    assert run(dida_kernels.OPS[op], made, None, name)[0].isnan()

@@ -1,7 +1,7 @@
 """Mistakes in Triton's kernels: the two families, and the ops without embeddings. None is without one."""
 
 from tests.planted import Plant
-from tests.planted.kernels import TESTS, agreement
+from tests.planted.kernels import AGREEMENT, TESTS, agreement
 
 FUSED = "dida_kernels/fused"
 CELLS, ROWS = f"{FUSED}/cells", f"{FUSED}/rows"
@@ -25,9 +25,16 @@ PLANTS = [
     Plant(
         f"{CELLS}/instance_loss.py",
         "a pixel without mass on slots counts",
-        "m_counts = b_D > 0",
+        "m_counts = b_D != 0",
         "m_counts = m_weighs",
         agreement("instance_loss", "triton", "slotless_prior"),
+    ),
+    Plant(
+        f"{CELLS}/instance_loss.py",
+        "a pixel that is not finite is left out",
+        "m_counts = b_D != 0",
+        "m_counts = b_D > 0",
+        f"{AGREEMENT} -k 'not_finite and triton-ordinary'",
     ),
     Plant(
         f"{CELLS}/instance_loss.py",
@@ -67,8 +74,8 @@ PLANTS = [
     Plant(
         f"{CELLS}/class_similarity.py",
         "what the bank says has no prior",
-        "b_share = b_sum * tl.exp2(tl.load(p_log2_prior + c)) / b_total",
-        "b_share = b_sum / b_total",
+        "b_sum *= tl.exp2(tl.load(p_log2_prior + c))\n        tl.store",
+        "b_sum *= 1\n        tl.store",
         agreement("class_similarity", "triton", "with_prior"),
     ),
     Plant(
@@ -151,8 +158,8 @@ PLANTS = [
     Plant(
         f"{CELLS}/class_similarity.py",
         "classes without slots are summed",
-        "mask=m_class, other=0.0)\n        b_total",
-        "mask=m, other=0.0)\n        b_total",
+        "mask=m_class, other=0.0)\n        if ADJUSTED:\n            b_sum *= tl.exp2(tl.load(p_log2_prior + c))\n        b_total",
+        "mask=m, other=0.0)\n        if ADJUSTED:\n            b_sum *= tl.exp2(tl.load(p_log2_prior + c))\n        b_total",
         f"{TESTS}/test_triton_class_similarity.py -k classes_without_slots",
     ),
     Plant(
@@ -197,6 +204,13 @@ PLANTS = [
         "m_counts &= mass_on_slots(",
         "m_counts = m_weighs | mass_on_slots(",
         f"{TESTS}/test_triton_rows_instance_loss.py -k agrees",
+    ),
+    Plant(
+        f"{ROWS}/instance_loss.py",
+        "a pixel that is not finite is left out",
+        "m_weighs & (b_sum_U != 0)",
+        "m_weighs & (b_sum_U > 0)",
+        f"{AGREEMENT} -k 'not_finite and triton-same_grid'",
     ),
     Plant(
         f"{ROWS}/instance_loss.py",

@@ -4,11 +4,12 @@ from tests.planted import Plant
 
 FUSED, CHUNKED, CSRC = "dida_kernels/fused", "dida_kernels/chunked", "csrc"
 TESTS = "tests/kernels"
+AGREEMENT = f"{TESTS}/test_agreement.py"
 
 
 def agreement(op: str, backend: str, scene: str = "", dtype: str = "float32") -> str:
     """The scenes of an op on a backend, or one of them."""
-    return f"{TESTS}/test_agreement.py -k 'test_agrees and {op}-{backend}-{scene} and {dtype}'"
+    return f"{AGREEMENT} -k 'test_agrees and {op}-{backend}-{scene} and {dtype}'"
 
 
 PLANTS = [
@@ -44,8 +45,8 @@ PLANTS = [
     Plant(
         "dida_kernels/equations.py",
         "a pixel without mass on slots counts",
-        "return (on_N > 0) & (on_N >= MASS * prior_NC.sum(1))",
-        "return on_N > 0",
+        "return ~((on_N <= 0) | (on_N < MASS * prior_NC.sum(1)))",
+        "return ~(on_N <= 0)",
         f"{TESTS}/test_equations.py -k eq_6",
     ),
     Plant(

@@ -107,7 +107,7 @@ def _class_sums(
 
 
 @triton.jit
-def _normalise(p_out, p_start, p_log2_prior, n_class, plane, BLOCK: tl.constexpr):
+def _normalise(p_out, p_start, p_log2_prior, n_class, plane, BLOCK: tl.constexpr, ADJUSTED: tl.constexpr):
     o_pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     m = o_pixel < plane
     p_pixel = p_out + tl.program_id(1).to(tl.int64) * n_class * plane + o_pixel
@@ -117,14 +117,17 @@ def _normalise(p_out, p_start, p_log2_prior, n_class, plane, BLOCK: tl.constexpr
         n_slots = tl.load(p_start + c + 1) - tl.load(p_start + c)
         m_class = m & (tl.broadcast_to(n_slots, (BLOCK,)) > 0)
         b_sum = tl.load(p_pixel + c * tl.cast(plane, tl.int64), mask=m_class, other=0.0)
-        b_total += b_sum * tl.exp2(tl.load(p_log2_prior + c))
+        if ADJUSTED:
+            b_sum *= tl.exp2(tl.load(p_log2_prior + c))
+        b_total += b_sum
     b_total = tl.where(m, b_total, 1.0)
     for c in range(0, n_class):
         n_slots = tl.load(p_start + c + 1) - tl.load(p_start + c)
         m_class = m & (tl.broadcast_to(n_slots, (BLOCK,)) > 0)
         b_sum = tl.load(p_pixel + c * tl.cast(plane, tl.int64), mask=m_class, other=0.0)
-        b_share = b_sum * tl.exp2(tl.load(p_log2_prior + c)) / b_total
-        tl.store(p_pixel + c * tl.cast(plane, tl.int64), b_share, mask=m)
+        if ADJUSTED:
+            b_sum *= tl.exp2(tl.load(p_log2_prior + c))
+        tl.store(p_pixel + c * tl.cast(plane, tl.int64), b_sum / b_total, mask=m)
 
 
 @torch.library.custom_op("dida::class_similarity_cells", mutates_args=())
@@ -150,7 +153,7 @@ def class_similarity_cells(
             )
         _normalise[(triton.cdiv(height * width, NORMALISE_PIXELS), B)](
             *(q_ga_BCHW, bank.start_C1, log2_prior(log_prior_C, label_K, classes), classes, height * width),
-            NORMALISE_PIXELS,
+            *(NORMALISE_PIXELS, log_prior_C is not None),
             num_warps=4,
             **LAUNCH,
         )

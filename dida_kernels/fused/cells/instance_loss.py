@@ -223,7 +223,7 @@ def _loss_reduce(
             b_L += tl.load(p_L, mask=m_weighs, other=0.0)
             b_D += tl.load(p_L + S * S * stride, mask=m_weighs, other=0.0)
             b_N += tl.load(p_L + 2 * S * S * stride, mask=m_weighs, other=0.0)
-        m_counts = b_D > 0  # Dn = 0: no mass on slots
+        m_counts = b_D != 0  # Dn = 0: no mass on slots; NaN is seen in the loss
         b_L = tl.where(m_counts, b_L, 1.0)
         b_D = tl.where(m_counts, b_D, 1.0)
         b_loss += tl.where(m_counts, b_w * (tl.log(b_L) - LN2 * (b_N / b_D)), 0.0)

@@ -181,7 +181,7 @@ def _rows_loss(
     )  # fmt: skip
     b_sum_U = tl.sum(b_U, 1)
     m_weighs = b_weight > 0
-    m_counts = m_weighs & (b_sum_U > 0)
+    m_counts = m_weighs & (b_sum_U != 0)  # NaN is seen in the loss
     n_asked = classes_to_ask(p_start, C)
     m_counts &= mass_on_slots(p_prior + o_n * stride_prior_n, stride_prior_c, m_weighs, p_start, n_asked)
     b_sum_U = tl.where(m_counts, b_sum_U, 1.0)
