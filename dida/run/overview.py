@@ -61,7 +61,8 @@ def overview(config: Config, parts: Parts) -> Iterator[str]:
     yield f"network   {config.model.backbone}, {millions:.1f} million parameters"
     bank = f"; bank of {inst.bank_size} used from step {inst.bank_start}" if inst.selecting != "off" else ""
     yield f"schedule  {optim.steps} steps, warm-up {optim.warmup}{bank}"
-    yield f"needs     about {need.memory / _GIB:.1f} GiB beside PyTorch itself, and at least {_duration(seconds)} on this device"
+    memory = f"about {need.memory / _GIB:.1f} GiB beside PyTorch itself"
+    yield f"needs     {memory}, and at least {_duration(seconds)} on this device"
     if seconds > LONG:
         hints.append("that is long: fewer --steps, a smaller --crop or --backbone (mit_b0), or a GPU")
     yield from (f"hint      {hint}" for hint in hints)

@@ -158,8 +158,8 @@ PLANTS = [
     Plant(
         f"{CELLS}/class_similarity.py",
         "classes without slots are summed",
-        "mask=m_class, other=0.0)\n        if ADJUSTED:\n            b_sum *= tl.exp2(tl.load(p_log2_prior + c))\n        b_total",
-        "mask=m, other=0.0)\n        if ADJUSTED:\n            b_sum *= tl.exp2(tl.load(p_log2_prior + c))\n        b_total",
+        "other=0.0)\n        if ADJUSTED:\n            b_sum *= tl.exp2(tl.load(p_log2_prior + c))\n        b_total",
+        "other=1.0)\n        if ADJUSTED:\n            b_sum *= tl.exp2(tl.load(p_log2_prior + c))\n        b_total",
         f"{TESTS}/test_triton_class_similarity.py -k classes_without_slots",
     ),
     Plant(
