@@ -30,10 +30,20 @@ def seconds(text: str) -> float:
     return value
 
 
-def output_file(text: str) -> Path:
+def described(text: str | None) -> argparse.ArgumentParser:
+    """A parser whose --help is the docstring of its program, as it stands there."""
+    return argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def output_file(text: str, *, folder: bool = False) -> Path:
     """For `type=`: a file that can be written, which is asked before the work whose result it will hold."""
     try:
-        require_writable(Path(text), option="a result")
+        require_writable(Path(text), option="a result", folder=folder)
     except OSError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return Path(text)
+
+
+def output_folder(text: str) -> Path:
+    """For `type=`: a folder that files can be written to, which need not be there."""
+    return output_file(text, folder=True)

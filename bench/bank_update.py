@@ -20,6 +20,7 @@ import torch
 
 import dida_kernels
 from bench import record
+from bench.arguments import described
 from bench.clocks import time_cpu
 from bench.kernels import CPU_SCENES, Prepared, disagreement, forced, run
 from dida_kernels.equations import IGNORE, pixels
@@ -107,6 +108,7 @@ def update_report(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    described(__doc__).parse_args()
     if (why := dida_kernels.report()["bank_update"]["cpp"]) != "yes":
         sys.exit(f"bench/bank_update.py: there is nothing to time, the extension does not run: {why}")
     result = {

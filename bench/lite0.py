@@ -9,7 +9,6 @@ batch norm behind it take that difference in. Inside a picture it is exact; padd
 another colour in each.
 """
 
-import sys
 from pathlib import Path
 
 import safetensors.torch
@@ -17,6 +16,7 @@ import timm
 import torch
 from torch import Tensor
 
+from bench.arguments import described, output_file
 from dida.batch import MEAN, STD
 
 BACKBONE = "tf_efficientnet_lite0"
@@ -62,6 +62,6 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("python -m bench.lite0 FILE.safetensors")
-    main(Path(sys.argv[1]))
+    parser = described(__doc__)
+    parser.add_argument("file", type=output_file, help="FILE.safetensors, to be written")
+    main(parser.parse_args().file)

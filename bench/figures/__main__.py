@@ -14,6 +14,8 @@ from typing import Annotated
 import tyro
 
 from bench.figures import distribution, similarity, strips
+from dida.command import USER_ERRORS_OF_READING, told_in_one_line
+from dida.machine.files import require_writable
 
 Figure = (
     Annotated[strips.StripsOptions, tyro.conf.subcommand("strips")]
@@ -30,10 +32,9 @@ DRAW = {
 def figures_command(args: list[str]) -> None:
     """Draw what a command line asks for. What a user can put right ends in one message and exit code 1."""
     options = tyro.cli(Figure, prog="bench.figures", description=__doc__.splitlines()[0], args=args)
-    try:
+    with told_in_one_line("bench.figures", *USER_ERRORS_OF_READING):
+        require_writable(options.out, option="OUT.png")
         DRAW[type(options)](options)
-    except (FileNotFoundError, ValueError) as error:
-        sys.exit(f"bench.figures: {error}")
     print(options.out)
 
 

@@ -6,13 +6,14 @@
 Writes own_data_before.png, own_data_after.png, and beside them what they were drawn from.
 """
 
-import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from bench.arguments import described, output_folder
 from bench.figures.runs import load_runs, save_facts
 from bench.figures.strips import draw_strips
+from dida.command import USER_ERRORS_OF_READING, told_in_one_line
 from dida.data import domains
 from dida.data.image_file import read_image, read_label, save_png
 from dida.options import parse_size
@@ -59,4 +60,9 @@ def _png(path: Path) -> Path:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    parser = described(__doc__)
+    parser.add_argument("out", type=output_folder, help="where the pictures go")
+    parser.add_argument("folder", type=Path, help="DIR of bench.figures.warehouse")
+    parser.add_argument("run", type=Path, help="RUN")
+    with told_in_one_line("bench.figures.own_data", *USER_ERRORS_OF_READING):
+        main(**vars(parser.parse_args()))

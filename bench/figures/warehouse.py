@@ -11,9 +11,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import tyro
 from PIL import Image
 
+from bench.arguments import described, output_folder
 from dida.data.image_file import save_png
 from dida.data.video_file import whole_video
 
@@ -36,12 +36,8 @@ _PHOTOGRAPHED = {_FLOOR: (96, 88, 76), _SHELF: (52, 62, 120), _BOX: (140, 104, 7
                  _SIGN: (60, 150, 90), _WALL: (150, 142, 120)}  # fmt: skip
 
 
-def main(folder: tyro.conf.Positional[Path], /) -> None:
-    """Draw warehouse_sim and warehouse_real. Raises OSError.
-
-    Args:
-        folder: the folder they are drawn in.
-    """
+def main(folder: Path) -> None:
+    """Draw warehouse_sim and warehouse_real in a folder. Raises OSError."""
     sim, real = folder / "warehouse_sim", folder / "warehouse_real"
     for i in range(RENDERED):
         width, height = SIZES[i % len(SIZES)]
@@ -120,4 +116,6 @@ def _save_photo(path: Path, rgb: np.ndarray, *, on_its_side: bool = False) -> No
 
 
 if __name__ == "__main__":
-    tyro.cli(main, prog="bench.figures.warehouse", description=__doc__)
+    parser = described(__doc__)
+    parser.add_argument("folder", type=output_folder, help="DIR, that both are written to")
+    main(parser.parse_args().folder)

@@ -7,14 +7,17 @@ import pytest
 
 REFUSED = {
     "bench.step": ["--steps 0", "--steps 1.5", "--steps ²", "--slots 0", "--crop 16", "--json /proc/nope/x"],
+    "bench.bank_update": ["--nope", "text"],
+    "bench.lite0": ["", "--nope", "a b", "/proc/nope/x", "."],
+    "bench.figures.warehouse": ["", "--nope", "a b", "/proc/nope/x"],
+    "bench.figures.own_data": ["", "docs", "/proc/nope/x nope nope", ". nope nope"],
     "bench.loading": ["--steps 0", "--steps 0.1 nan", "--files 0", "--passes -1", "--batch-size 0", "--nope"],
     "bench.bank_memory": ["--json /dev/full", "--plot /proc/nope/x", "--json ."],
     "bench.kernels": ["--op nope", "--slots 0", "--slots 300 -1", "--agreed x"],
     "bench.gpu": ["--seconds nan", "--seconds -1", "--seconds inf", "--seconds soon", "--nope"],
     "bench.gpu.report": ["", "nope.json", "/dev/null", "pyproject.toml", "bench"],
     "bench.tables": ["--jobs 0", "--jobs x", "--seeds 5-3", "--seeds 1-"],
-    "bench.figures.warehouse": ["", "--nope", "a b"],
-    "bench.figures": ["", "nope", "strips out.png nope", "similarity out.png nope"],
+    "bench.figures": ["", "nope", "strips o.png nope", "similarity o.png nope", "strips /proc/x nope", "strips . nope"],
 }  # fmt: skip
 
 

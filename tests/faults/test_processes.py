@@ -40,7 +40,7 @@ TINY = {"backbone": "test_resnet", "weights": "none"}
 
 
 def running(
-    toy: Path, tmp_path: Path, *, steps: int = 2, before: Callable[[], object] | None = None, **options
+    toy: Path, tmp_path: Path, *, steps: int = 1, before: Callable[[], object] | None = None, **options
 ) -> Script:
     """A training that has come to that step. `before`: see Script."""
     run = Script("train.py", arguments(toy, tmp_path / "run", **TINY | options), tmp_path / "said", before)
@@ -139,14 +139,14 @@ def test_shared_memory_that_is_full_is_said_and_nothing_hangs(toy, trained, tmp_
 
 @ROOT_ONLY
 def test_shared_memory_that_fills_up_later_costs_no_step(toy, tmp_path):
-    run = running(toy, tmp_path, before=partial(mount_shared_memory, "64m"), workers=2)
+    run = running(toy, tmp_path, before=partial(mount_shared_memory, "8m"), workers=2)
     with contextlib.suppress(OSError), open(f"/proc/{run.pid}/root/dev/shm/another", "wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
     assert run.wait() == 1
     assert not run.left_over()
     step = load_checkpoint(latest(tmp_path / "run"))["step"]
-    assert_told(run, "/dev/shm (67.1 MB) is full: use fewer --workers", f"stopped after step {step}, saved;")
+    assert_told(run, "/dev/shm (8.4 MB) is full: use fewer --workers", f"stopped after step {step}, saved;")
 
 
 def test_a_full_disk_names_what_it_needs_and_what_is_good(toy, tmp_path):
@@ -191,7 +191,7 @@ def test_a_second_process_on_one_run_is_refused(toy, tmp_path):
     first.signal(signal.SIGKILL, group=True)
     first.wait()
     third = Script("train.py", args, tmp_path / "said3")
-    assert wait_until(lambda: "\nstep " in third.said() or third.status is not None)
+    assert wait_until(lambda: "run folder" in third.said() or third.status is not None)
     third.signal(signal.SIGTERM)
     assert third.wait() == 143
 
