@@ -20,9 +20,15 @@ from PIL import Image
 from dida.state import checkpoints, latest, load_checkpoint
 from tests.engine.checkpoints import tiny_config, write_checkpoint
 from tests.faults.scripts import Script, arguments, make_toy
-from tests.processes import wait_until
+from tests.processes import Child, wait_until
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system, which takes root")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server(tmp_path_factory) -> None:
+    """It imports everything once, which is no part of the first test."""
+    assert Child(tmp_path_factory.mktemp("server") / "said", print).wait(300) == 0
 
 
 @pytest.fixture(scope="module")
