@@ -33,6 +33,14 @@ class Arithmetic:
     recomputed: bool = False  # in backward, the maps within the blocks of the student's encoder
     parts: int = 1  # of a batch, one after another
 
+    def said(self) -> str:
+        """In words, for who runs it."""
+        words = [f"{self.precision}, {self.why}"]
+        words += ["blocks compiled"] if self.compiled else []
+        words += ["maps of blocks made again in backward"] if self.recomputed else []
+        words += [f"a batch in {self.parts} parts"] if self.parts > 1 else []
+        return "; ".join(words)
+
     def working(self, student: nn.Module, teacher: nn.Module, world: World = ALONE) -> "Networks":
         """What the passes of a step call to train `student` and to ask `teacher`.
 

@@ -56,7 +56,7 @@ def overview(config: Config, parts: Parts) -> Iterator[str]:
     yield f"a step    {data.batch_size} + {data.batch_size} crops of {data.crop}x{data.crop}"
     names = ", ".join(parts.class_set.names)
     yield f"classes   {len(parts.class_set)}: {names if len(names) < 90 else names[:86] + ' ...'}"
-    yield f"numbers   {parts.arithmetic.precision}, {parts.arithmetic.why}"
+    yield f"numbers   {parts.arithmetic.said()}"
     millions = sum(p.numel() for p in student.parameters()) / 1e6
     yield f"network   {config.model.backbone}, {millions:.1f} million parameters"
     bank = f"; bank of {inst.bank_size} used from step {inst.bank_start}" if inst.selecting != "off" else ""

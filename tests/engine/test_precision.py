@@ -103,6 +103,14 @@ def test_a_run_computes_in_what_it_is_told(toy, tmp_path, monkeypatch):  # noqa:
     assert seen == [("highest", FLOAT), ("high", HALF)]
 
 
+def test_how_a_step_is_computed_is_said():
+    everything = Arithmetic("bf16", compiled=True, recomputed=True, parts=2)
+    assert Arithmetic("tf32", "auto: a card has it").said() == "tf32, auto: a card has it"
+    assert everything.said() == (
+        "bf16, as asked for; blocks compiled; maps of blocks made again in backward; a batch in 2 parts"
+    )
+
+
 # ---- bfloat16 ------------------------------------------------------------------------------------------------------
 
 
