@@ -53,9 +53,15 @@ USER_ERRORS = (UserError, ImageFileError, OSError)
 USER_ERRORS_OF_READING = (*USER_ERRORS, ValueError)
 
 
+def say_what_is_logged() -> None:
+    """Print what is logged, each message once: the hub's library prints its own, and passes it on as well."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("huggingface_hub").propagate = False
+
+
 def run_training(config: Config) -> None:
     """Train a run, or go on with one."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    say_what_is_logged()
     less = "lower --crop or --batch-size, or take a smaller --backbone"
     reading = told_in_one_line(program_name("train"), *USER_ERRORS_OF_READING, debug=config.debug, less=less)
     running = told_in_one_line(program_name("train"), *USER_ERRORS, debug=config.debug, less=less)
