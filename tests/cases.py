@@ -37,7 +37,7 @@ class Scene:
     temperature: float = 0.1
     slots: str = "shuffled"  # shuffled | some_empty (even classes only)
     prior: str = "soft"  # soft | hard (exact 0 and 1) | ones | slotless (some pixels wholly on classes without slots)
-    valid: str = "most"  # most | few (some rows have none) | none | one_image | all
+    valid: str = "most"  # most | few (some rows have none) | middle (of the last image) | none | one_image | all
     weights: str = "ones"  # of valid pixels: ones | uneven (three orders of magnitude)
     log_prior: str = "none"  # none | uneven (from e^-8 to 1)
     embed: str = "clustered"  # clustered | zeros (a patch of nodes is exactly zero)
@@ -69,6 +69,7 @@ SCENES = {
         Scene("nothing_valid", valid="none"),
         Scene("few_valid", hw=(4, 5), HW=(16, 20), valid="few"),
         Scene("far_valid", B=1, hw=(6, 12), HW=(24, 48), valid="few", weights="uneven"),
+        Scene("middle_valid", hw=(1, 95), HW=(2, 190), valid="middle"),  # whole programs of the kernels have no weight
         Scene("weighted", weights="uneven"),
         Scene("with_prior", weights="uneven", log_prior="uneven", K=40),
         Scene("with_prior_same_grid", hw=(5, 6), HW=(5, 6), weights="uneven", log_prior="uneven"),
@@ -192,6 +193,8 @@ class _Maker:
         valid_BHW = self.integers(5, s.B, *s.HW) > 0
         if s.valid == "few":
             valid_BHW &= self.integers(40, s.B, *s.HW) == 0
+        if s.valid == "middle":
+            valid_BHW[:-1], valid_BHW[-1, :, : s.HW[1] // 3], valid_BHW[-1, :, 2 * s.HW[1] // 3 :] = False, False, False
         if s.valid == "none":
             valid_BHW[:] = False
         if s.valid == "one_image":
