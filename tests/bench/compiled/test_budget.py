@@ -66,7 +66,9 @@ def test_hopper_and_ampere_are_given_the_tiles_chosen_for_them():
 
 def test_the_budgets_hold_no_atomics_and_no_double_precision():
     rows = budget.read_budgets(budget.BUDGETS).values()
-    assert not [r.place for r in rows if r.measured["float_atomics"] or r.measured["fp64"]]
+    assert not [r.place for r in rows if r.measured["float_atomics"]]
+    # One program adds some hundred partial sums: a count of pixels, which float32 would lose.
+    assert {r.kernel for r in rows if r.measured["fp64"]} == {"_weighted_mean"}
 
 
 @pytest.mark.parametrize(
