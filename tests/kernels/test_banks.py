@@ -1,12 +1,20 @@
 """The sorted bank: places, class starts and unit rows are those of PyTorch's own functions."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 
+import dida_kernels
 from dida_kernels.equations import unit
-from tests.kernels.agreement import device_of
+from tests.cases import SCENES, call
+from tests.kernels.agreement import device_of, refusal
 
 pytest.importorskip("triton")
+from triton.runtime.interpreter import InterpretedFunction
+
+from dida_kernels.fused import banks
 from dida_kernels.fused.banks import sort_bank
 
 DEVICE = device_of("triton")
@@ -24,8 +32,10 @@ def bank_of(slots: int, channels: int, classes: int) -> tuple[torch.Tensor, torc
     return bank_KD.to(DEVICE), torch.randint(0, classes, (slots,), generator=made).to(DEVICE)
 
 
+@pytest.mark.parametrize("counted", [0, banks.COUNTED], ids=["sorted", "counted"])
 @pytest.mark.parametrize("size", SIZES)
-def test_slots_stand_as_a_stable_sort_puts_them(size):
+def test_slots_stand_as_a_stable_sort_puts_them(size, counted, monkeypatch):
+    monkeypatch.setattr(banks, "COUNTED", counted)
     *_, classes = SIZES[size]
     bank_KD, label_K = bank_of(*SIZES[size])
     bank = sort_bank(bank_KD, label_K, classes)
@@ -64,3 +74,30 @@ def test_a_row_without_a_direction_is_zero_and_what_is_no_number_stays():
     assert not rows[place[0]].any()
     assert not rows[place[1]].any()
     assert rows[place[2]].isnan().all()
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="watched in the interpreter")
+@pytest.mark.parametrize("scene", ["ordinary", "same_grid"])
+@pytest.mark.parametrize("op", sorted(dida_kernels.OPS))
+def test_every_kernel_is_launched_on_the_device_of_its_tensors(op, scene, monkeypatch):
+    """Whatever the current device is: of a run's processes each has another."""
+    guards = []
+
+    @contextmanager
+    def guard(tensor: torch.Tensor) -> Iterator[None]:
+        guards.append(tensor.device)
+        yield
+        guards.pop()
+
+    def guarded(kernel, *args, **options):
+        assert guards, f"{kernel.fn.__name__} is launched on the current device"
+        return run(kernel, *args, **options)
+
+    run = InterpretedFunction.run
+    monkeypatch.setattr(torch.cuda, "device_of", guard)
+    monkeypatch.setattr(InterpretedFunction, "run", guarded)
+    made = call(op, SCENES[scene])
+    if (why := refusal(op, "triton", made)) is not None:
+        pytest.skip(why)
+    with dida_kernels.backend("triton"):
+        getattr(dida_kernels, op)(*made.args, **made.options)
