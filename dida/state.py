@@ -76,8 +76,8 @@ class TrainState:
         """Write RUN/checkpoints/step_N.pt so that a crash at any moment leaves a whole file.
 
         `files`: what the run's data consists of, see `Pairs.listing`. `keep`: newest checkpoints that stay, 0: all.
-        Raises NonFinite and writes nothing where a
-        tensor is not finite, OSError where it cannot be written, with the size that it needs.
+        Raises NonFinite and writes nothing where a tensor is not finite, OSError where it cannot be written, with the
+        size that it needs.
         """
         path = run / FOLDER / f"step_{self.step:06d}.pt"
         content = {"format": FORMAT, "step": self.step, "config": config, "classes": class_set, "files": files}

@@ -51,6 +51,11 @@ class Watch(NamedTuple):
 
         Warns where the predictions of the target collapse. Raises ImageFileError for a picture that cannot be read.
         """
+        # Blocks that are compiled for the crops of training are not compiled again for every size of picture.
+        with torch.compiler.set_stance("force_eager"):
+            return self._look(networks, earlier)
+
+    def _look(self, networks: dict[str, nn.Module], earlier: Sequence[dict[str, float]]) -> dict[str, float]:
         found: dict[str, float] = {}
         for images in self.scored:
             at = f"{WATCH}{images.domain.name}_{images.domain.split}/"

@@ -103,12 +103,30 @@ class Says(nn.Module):
         return Prediction(logits, logits, logits)
 
 
-def look(toy: Path, student: list[float], teacher: list[float], earlier=()) -> dict[str, float]:
+def watch_of(toy: Path) -> Watch:
     config = options(toy, Path("unused"), eval_every=1)
     pairs = assemble(config).pairs
-    watch = build_watch(config, pairs.source, pairs.target)._replace(scored=())
-    assert isinstance(watch, Watch)
-    return watch.look({"student": Says(student), "teacher": Says(teacher)}, earlier)
+    return build_watch(config, pairs.source, pairs.target)._replace(scored=())
+
+
+def look(toy: Path, student: list[float], teacher: list[float], earlier=()) -> dict[str, float]:
+    return watch_of(toy).look({"student": Says(student), "teacher": Says(teacher)}, earlier)
+
+
+def test_looking_compiles_nothing(toy):
+    """Pictures come in many sizes, and a block may be made for so many only."""
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph
+
+    says = Says(19 * [0.0])
+    says.compile(backend=backend, dynamic=False, fullgraph=True)
+    watch_of(toy).look({"student": says, "teacher": says}, ())
+    assert compiled == []
+    says(torch.zeros(1, 3, 8, 8))
+    assert len(compiled) == 1
 
 
 def test_signals_by_hand(toy):
