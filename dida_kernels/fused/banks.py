@@ -21,8 +21,8 @@ CONSTANT_SHIFT_TEMPERATURE = 2 / 40
 MASS = tl.constexpr(equations.MASS)
 SHORTEST = tl.constexpr(1e-12)  # of `equations.unit`, in float32
 
-# Up to so many slots they are sorted by one launch of K^2 comparisons: on an H100 4 us at K = 300 and 20 at 3 000, where
-# PyTorch takes five launches and 28 us for the sort alone. Above, the square is what counts.
+# Up to so many slots they are sorted by one launch of K^2 comparisons. On an H100 it takes 4 us at K = 300 and 20 at
+# 3 000, where PyTorch takes five launches and 28 us for the sort alone. Above, the square is what counts.
 COUNTED = 4096
 SORTED = 32, 64  # slots that a program places, and those that it compares them with at a time
 LAST = tl.constexpr(2**62)  # behind every class
