@@ -27,7 +27,7 @@ from torch import Tensor
 
 from bench import record
 from bench.arguments import output_file
-from bench.bank_memory import build_step, count_second_step, without_branch
+from bench.counted_step import build_step, count_second_step, without_branch
 from bench.meter import CUDA_BLOCK, Operation, TensorMeter, span
 from tests.cases import MAIN, Scene
 
