@@ -4,13 +4,10 @@ Equal is compared with equal: per dtype ours, eager and torch.compile, each laun
 graph, in this one process.
 """
 
-import cProfile
 import json
-import pstats
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,12 +18,11 @@ from bench import kernels
 from bench.arguments import seconds, whole_number
 from bench.gpu.agreement import doubts
 from bench.gpu.program import begin, stage_parser
-from bench.gpu.step_variants import profiled
+from bench.gpu.watching import host_functions, profiled
 from tests.cases import MAIN, Scene, resized
 
 AGREEMENT = "agreement"  # the stage whose tests say which numbers are to be trusted
 DTYPES = (torch.bfloat16, torch.float32)  # those with a target first
-CALLS, FUNCTIONS = 20, 30  # in which the host is watched, and how many functions are listed
 TINY = resized(MAIN, C=5, D=8, hw=(4, 4), HW=(16, 16))  # on a CPU, to try the command
 
 
@@ -55,20 +51,6 @@ def parts_of_call(op: str, slots: int, device: str) -> Iterator[dict[str, Any]]:
                 call()
             named = {"op": op, "dtype": str(dtype).removeprefix("torch."), "K": slots, "way": backend}
             yield named | profiled(call, DeviceType.CUDA) | {"host": host_functions(call)}
-
-
-def host_functions(call: Callable[[], Any]) -> list[list[Any]]:
-    """Where the host's time goes in a call: functions, microseconds of their own, and how often each is called."""
-    watch = cProfile.Profile()
-    watch.enable()
-    for _ in range(CALLS):
-        call()
-    watch.disable()
-    found = sorted(pstats.Stats(watch).stats.items(), key=lambda entry: -entry[1][2])[:FUNCTIONS]
-    return [
-        [f"{Path(file).name}:{line} {name}", round(1e6 * own / CALLS, 1), count / CALLS]
-        for (file, line, name), (_, count, own, _, _) in found
-    ]
 
 
 def tiny_scene(slots: int) -> Scene:

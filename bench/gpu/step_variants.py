@@ -10,7 +10,6 @@ import gc
 import statistics
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,17 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
 
 from bench.gpu.program import Program, begin, stage_parser
 from bench.gpu.step_parts import WORKLOADS, batch_on, contenders_of, precisions_on, settings_of
+from bench.gpu.watching import profiled, said_of
 from bench.step import Contender, computing
 from dida.batch import Batch
 from dida.models.mit import MixFFN
 from dida.precision import Precision, in_bfloat16, products_in
 from dida.step import train_step
 
-LISTED = 40  # kernels that take longest
 LEAST = 12.0  # seconds without which a variant is not begun
 TO_COMPILE = 45.0  # ... or compilation
 
@@ -145,33 +143,6 @@ def timed_variant(
     return row
 
 
-def profiled(call: Callable[[], None], on: DeviceType) -> dict[str, Any]:
-    """Milliseconds on the device, launches, and the kernels that take longest, of one call.
-
-    What the profiler cannot do is said in `profile`; the times stand without it.
-    """
-    # Of the device alone: the thousands of host operations would take seconds to sort, and slow the launches down.
-    activities = [ProfilerActivity.CUDA if on == DeviceType.CUDA else ProfilerActivity.CPU]
-    try:
-        with profile(activities=activities) as watched:
-            call()
-            if on == DeviceType.CUDA:
-                torch.cuda.synchronize()
-        events = [event for event in watched.events() if event.device_type == on]
-    except Exception as error:
-        return {"profile": _reason(error)}
-    milliseconds: Counter[str] = Counter()
-    for event in events:
-        milliseconds[event.name] += event.time_range.elapsed_us() / 1e3
-    launches = Counter(event.name for event in events)
-    kernels = [[name[:110], round(ms, 3), launches[name]] for name, ms in milliseconds.most_common(LISTED)]
-    return {"device_ms": round(sum(milliseconds.values()), 3), "launches": len(events), "kernels": kernels}
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error)[:300]}"
-
-
 # ---- graphs and the compiler ---------------------------------------------------------------------------------------
 
 
@@ -246,7 +217,7 @@ class Rows:
             try:
                 row |= measure()
             except Exception as error:
-                row["why"] = _reason(error)
+                row["why"] = said_of(error)
             row["seconds"] = round(time.monotonic() - start, 1)  # with all that had to be compiled
         self.rows.append(row)
         self.program.keep(rows=self.rows)

@@ -6,7 +6,8 @@ import pytest
 
 from bench import clocks, kernels
 from bench.gpu import op_times
-from bench.gpu.op_times import host_functions, is_broken
+from bench.gpu.op_times import is_broken
+from bench.gpu.watching import host_functions
 from tests.cases import MAIN
 
 GREEN = "tests/kernels/test_agreement.py::test_agrees_with_the_equation[gather-chunked-ordinary-torch.bfloat16]"

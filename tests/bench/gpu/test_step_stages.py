@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch.autograd import DeviceType
 
-from bench.gpu import step_cost, step_precision, step_variants
+from bench.gpu import step_cost, step_precision, step_variants, watching
 from bench.gpu.step_parts import WORKLOADS, batch_on, contenders_of
 from bench.gpu.step_precision import compared
-from bench.gpu.step_variants import VARIANTS, Rows, Variant, graphed, modules_of, profiled
+from bench.gpu.step_variants import VARIANTS, Rows, Variant, graphed, modules_of
+from bench.gpu.watching import profiled
 from bench.step import STAGES
 from dida.models.mit import Block, MixFFN
 from tests.bench.gpu.stage_files import program
@@ -112,7 +113,7 @@ def test_a_profiler_that_fails_costs_no_time(monkeypatch):
     def broken(**options):
         raise RuntimeError("CUPTI is not there")
 
-    monkeypatch.setattr(step_variants, "profile", broken)
+    monkeypatch.setattr(watching, "profile", broken)
     assert profiled(lambda: None, DeviceType.CPU) == {"profile": "RuntimeError: CUPTI is not there"}
 
 
