@@ -116,10 +116,12 @@ def _told_apart(one_CHW: Tensor, other_CHW: Tensor, threshold: float) -> Tensor:
 
 def in_words(found: dict[str, float]) -> str:
     """A line for people."""
+    ends = ("/student", "/teacher")  # not the number of /: an own folder has some in its name
     scores = [
-        f"{name.removeprefix(WATCH)} {100 * x:.2f}" for name, x in found.items() if name.count("/") == 2
-        and not name.startswith(SHARE)
-    ]  # fmt: skip
+        f"{name.removeprefix(WATCH)} {100 * x:.2f}"
+        for name, x in found.items()
+        if name.endswith(ends) and not name.startswith(SHARE)
+    ]
     signals = [
         f"student and teacher agree on {found[WATCH + 'agreement']:.0%} of the target",
         f"confident {found[WATCH + 'confident']:.0%}", f"entropy {found[WATCH + 'entropy']:.0%}",

@@ -160,3 +160,9 @@ def test_a_collapse_is_told(toy, caplog):
 def test_shares_amount_to_classes():
     assert math.isclose(amount([0.25] * 4), 4)
     assert math.isclose(amount([1.0, 0.0]), 1)
+
+
+def test_scores_of_an_own_folder_are_in_the_line():
+    signals = {f"{WATCH}{name}": 0.5 for name in ("agreement", "confident", "entropy", "classes")}
+    said = in_words({f"{WATCH}folder:/a/b_val/teacher": 0.25, f"{SHARE}pole/student": 0.5} | signals)
+    assert said.startswith("mIoU folder:/a/b_val/teacher 25.00  student and teacher agree on 50%")
