@@ -38,6 +38,7 @@ def become(said: Path, work: Callable[..., object], *args: Any) -> NoReturn:
         for kind in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
             signal.signal(kind, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])  # where workers started the server, signals wait
         multiprocessing.set_start_method(None, force=True)  # the system's again, not that of the server
         torch.set_num_threads(1)
         work(*args)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import connection
 from multiprocessing.context import BaseContext
+from multiprocessing.forkserver import ensure_running
 from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any
@@ -44,6 +45,7 @@ def start_method() -> BaseContext:
     context = multiprocessing.get_context(START)
     if START == "forkserver":
         context.set_forkserver_preload([__name__])
+        ensure_running()  # before signals wait: what it starts later for others would never get one
     return context
 
 

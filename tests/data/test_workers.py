@@ -96,6 +96,15 @@ def test_processes_that_inherit_nothing_read_the_same(start, monkeypatch, root):
     assert multiprocessing.active_children() == []
 
 
+def test_the_server_of_others_hears_signals(monkeypatch, root):
+    """What a program starts from it later inherits which signals wait for ever."""
+    waiting = []
+    monkeypatch.setattr("dida.data.workers.START", "forkserver")
+    monkeypatch.setattr("dida.data.workers.ensure_running", lambda: waiting.append(signal.pthread_sigmask(0, [])))
+    with ReadAhead(make_pairs(root), range(1), batch_size=None, workers=1, pin_memory=False):
+        assert waiting == [set()]
+
+
 def raising(error: BaseException):
     def act() -> None:
         raise error

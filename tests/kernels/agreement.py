@@ -28,6 +28,7 @@ EQUATION_FACTOR = 2.0  # times the error of the equation in float32: sums in ano
 OUTPUT_FLOOR = 2e-6  # of the largest value, or of 1: the equation can be right by luck
 GRADIENT_FLOOR = 4e-6  # of the gradient's norm
 USUAL_TEMPERATURE = 0.1  # a logit is cos / t, so below this its rounding, and both floors, grow with 1 / t
+CANCELLED = 1e-2  # of the terms: below, what is left of them is held to this share of them
 NO_GRADIENT = 1e-9  # of what is propagated: below, the exact gradient is 0, and the limit is a share of that instead
 
 BANK = {"bank_similarity": 1, "instance_loss": 4, "class_similarity": 1}  # op -> the argument multiplied as unit rows
@@ -42,7 +43,7 @@ class Truth(NamedTuple):
     name: str
     output: Tensor
     gradient: Tensor | None
-    propagated: float  # the norm of what the gradient is taken of
+    scale: float  # the norm that errors of the gradient are shares of
     output_limit: float
     gradient_limit: float
 
@@ -81,9 +82,27 @@ def output_error(output: Tensor, truth: Tensor) -> float:
     return float((output.double() - truth).abs().max() / truth.abs().max().clamp(min=1))
 
 
-def gradient_error(gradient: Tensor, truth: Tensor, propagated: float) -> float:
-    scale = truth.norm() if truth.norm() > NO_GRADIENT * propagated else propagated
-    return float((gradient.double() - truth).norm() / scale)
+def gradient_error(gradient: Tensor, truth: Tensor, scale: float) -> float:
+    return float((gradient.double() - truth).norm()) / scale
+
+
+def gradient_scale(truth: Tensor, propagated: float, terms: float = 0.0) -> float:
+    """The norm of the exact gradient. Where that is next to nothing, a share of what it is the rest of."""
+    norm = float(truth.norm())
+    return max(norm if norm > NO_GRADIENT * propagated else propagated, CANCELLED * terms)
+
+
+def terms(op: str, made: Call, propagated: float) -> float:
+    """About how long the gradient would be if the two softmaxes of a pixel did not cancel: what a pixel that is sure
+    adds is the small difference of two numbers next to 1, and they are rounded as such."""
+    if "temperature" not in made.options:
+        return 0.0
+    tiny = torch.finfo(torch.float64).tiny
+    lengths_BHW = made.args[0].double().norm(dim=1)
+    if op == "instance_loss":
+        weight_BHW = made.args[3].double()
+        propagated *= float(weight_BHW.norm() / weight_BHW.sum().clamp(min=tiny))
+    return propagated / made.options["temperature"] / float(lengths_BHW.mean().clamp(min=tiny))
 
 
 def truth_of(op: str, name: str, made: Call, part: Callable[[Tensor], Tensor] = lambda x: x) -> Truth:
@@ -97,13 +116,14 @@ def truth_of(op: str, name: str, made: Call, part: Callable[[Tensor], Tensor] = 
     output, near = part(output), part(near)
     output_limit = EQUATION_FACTOR * output_error(near, output) + OUTPUT_FLOOR * coldness(made)
     if gradient is None:
-        return Truth(name, output, None, propagated, output_limit, math.nan)
+        return Truth(name, output, None, math.nan, output_limit, math.nan)
     channels = slice(made.args[gradient].shape[1])
     true_gradient, near_gradient = true_gradient[:, channels], near_gradient[:, channels]
-    error = gradient_error(near_gradient, true_gradient, propagated)
+    scale = gradient_scale(true_gradient, propagated, terms(op, made, propagated))
+    error = gradient_error(near_gradient, true_gradient, scale)
     before_product = rounding(multiplied_in(op, made), name)
     gradient_limit = EQUATION_FACTOR * error + GRADIENT_FLOOR * coldness(made) + before_product
-    return Truth(name, output, true_gradient, propagated, output_limit, gradient_limit)
+    return Truth(name, output, true_gradient, scale, output_limit, gradient_limit)
 
 
 def coldness(made: Call) -> float:
@@ -170,7 +190,7 @@ def compare(truth: Truth, output: Tensor, gradient: Tensor | None, *, slack: flo
     limit = slack * (truth.output_limit + rounding(output.dtype, truth.name))
     check("output", output_error(output, truth.output), limit)
     if gradient is not None:
-        error = gradient_error(gradient, truth.gradient, truth.propagated)
+        error = gradient_error(gradient, truth.gradient, truth.scale)
         check("gradient", error, slack * (truth.gradient_limit + rounding(gradient.dtype, truth.name)))
 
 
