@@ -26,9 +26,11 @@ from tests.cases import GRADIENT, Call, cast
 
 EQUATION_FACTOR = 2.0  # times the error of the equation in float32: sums in another order
 OUTPUT_FLOOR = 2e-6  # of the largest value, or of 1: the equation can be right by luck
-GRADIENT_FLOOR = 4e-6  # of the gradient's norm
+GRADIENT_FLOOR = 4e-6  # of the gradient's norm, or of CANCELLED of its terms
 USUAL_TEMPERATURE = 0.1  # a logit is cos / t, so below this its rounding, and both floors, grow with 1 / t
-CANCELLED = 1e-2  # of the terms: below, what is left of them is held to this share of them
+CANCELLED = (
+    0.3  # of the terms: a kernel rounds log(sum) / t once, which is 1e-6 of each of them at the usual temperature
+)
 NO_GRADIENT = 1e-9  # of what is propagated: below, the exact gradient is 0, and the limit is a share of that instead
 
 BANK = {"bank_similarity": 1, "instance_loss": 4, "class_similarity": 1}  # op -> the argument multiplied as unit rows
