@@ -25,6 +25,7 @@ from bench.tables.rows import BENCHMARKS, WARM, Benchmark, Row
 from dida import recipes
 from dida.config import MAY_CHANGE, Config, InstanceConfig, flat, from_dict, to_dict
 from dida.run.provenance import source_digest
+from dida.run.terms import SHARE, WATCH
 from dida.state import checkpoints
 
 # Options that no number depends on, and two that a training names by itself: the seed, and where it branches off.
@@ -227,6 +228,7 @@ class Scoring:
             "unit": scores["unit"],
             "student": scores["student"],
             "teacher": scores["teacher"],
+            "looks": looks_of(training.folder),
             "options": training.options,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -293,8 +295,22 @@ def has_no_bank(options: Mapping[str, Any]) -> bool:
     return all(options[name] == off for name, off in NO_BANK.items())
 
 
+def looks_of(run: Path) -> list[dict[str, float]]:
+    """What a run saw when it looked at itself on the way (`--eval-every`), but for the shares of the classes."""
+    return [
+        {"step": line["step"]}
+        | {name.removeprefix(WATCH): x for name, x in line.items() if name.startswith(WATCH) and SHARE not in name}
+        for line in log_of(run)
+        if any(name.startswith(WATCH) for name in line)
+    ]
+
+
+def log_of(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
 def minutes(run: Path) -> float:
     """Training time of a run, from its log: it is the same however often the run was interrupted."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = log_of(run)
     steps = [0, *(line["step"] for line in lines)]
     return sum((b - a) / line["steps_per_second"] for (a, b), line in zip(pairwise(steps), lines, strict=True)) / 60
