@@ -37,9 +37,22 @@ def is_off(name: str, value: float) -> bool:
 
 def word_of(name: str) -> str:
     """How a scalar is called on a line."""
+    if network := _scored(name)[1]:
+        return f"mIoU of the {network}"
     return TERMS[name][0] if name in TERMS else name.removeprefix(LOSS)
 
 
 def meaning_of(name: str) -> str:
     """What a scalar is, in words; its name again where nobody has said."""
+    if place := _scored(name)[0]:
+        return f"on {place}"
     return TERMS[name][1] if name in TERMS else name
+
+
+def _scored(name: str) -> tuple[str, str]:
+    """("DOMAIN, SPLIT", "student" or "teacher") of a look's score; two times nothing of any other scalar."""
+    place, _, network = name.removeprefix(WATCH).rpartition("/")
+    if not name.startswith(WATCH) or name.startswith(SHARE) or network not in ("student", "teacher"):
+        return "", ""
+    domain, _, split = place.rpartition("_")  # the name of a domain may hold anything
+    return f"{domain}, {split}", network
