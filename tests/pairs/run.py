@@ -19,6 +19,7 @@ from dida.options import read_command_line
 from dida.options.evaluation import EvalConfig
 
 SMALL = {"crop": 32, "batch_size": 2, "workers": 0, "device": "cpu", "weights": "none", "embed_dim": 16}
+SMALL |= {"head": "segformer"}  # a third of the modules of the other
 
 
 class Case(NamedTuple):
@@ -56,7 +57,10 @@ class SmallBackbone(nn.Module):
 @contextlib.contextmanager
 def small_networks():
     """Networks take no time while the block lasts, whatever backbone is asked for."""
-    with mock.patch("dida.models.segmentor.build_backbone", side_effect=lambda *_: SmallBackbone()):
+    with (
+        mock.patch("dida.models.segmentor.build_backbone", side_effect=lambda *_: SmallBackbone()),
+        mock.patch("dida.run.overview._SIDE", 32),  # of the matrices that this machine is tried with
+    ):
         yield
 
 
