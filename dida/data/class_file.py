@@ -34,10 +34,11 @@ class Declared(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    raw: int  # id in label maps
+    raw: int  # id in label maps; where it is not given, the place in the list
     name: str | None  # None: no class
     colour: tuple[int, int, int] | None = None
     thing: bool | None = None  # None: as Cityscapes has it, where it knows the name
+    has_id: bool = True
 
 
 def read_class_file(path: Path) -> Declared:
@@ -122,7 +123,7 @@ def _of_object(place: int, value: Any) -> _Entry:
         raise ValueError(f'{at} ({name}): "thing" must be true or false, not {thing!r}')
     raw = _raw_id(fields["id"], at) if "id" in fields else place
     colour = _colour(fields["color"], f"{at} ({name})") if "color" in fields else None
-    return _Entry(raw, _name(name), colour, thing)
+    return _Entry(raw, _name(name), colour, thing, "id" in fields)
 
 
 def _raw_id(value: Any, at: str) -> int:
@@ -189,7 +190,8 @@ def _declared(entries: list[_Entry]) -> Declared:
         {entry.raw: place_of[entry.name] for entry in entries if entry.name is not None},
         void=[entry.raw for entry in entries if entry.name is None],
     )
-    return Declared(class_set, Encoding(ids, colours=_spelling(entries)))
+    by_colour_alone = not any(entry.has_id for entry in entries)
+    return Declared(class_set, Encoding(ids, colours=_spelling(entries), by_colour_alone=by_colour_alone))
 
 
 def _is_thing(entry: _Entry) -> bool:
