@@ -6,5 +6,6 @@ other option named.
     python -m tests.pairs --known runs/pairs.jsonl goes on where this was stopped, and writes docs/contributing.md
 
 Every domain is made in files of its layout, two small pictures a split. What only costs time is made small behind the
-options' back: the network, the crop and the batch; scaled pictures are kept. Everything else is what the command line gives.
+options' back: the network, the crop and the batch, and scaled pictures are kept. Everything else is what the command
+line gives.
 """
