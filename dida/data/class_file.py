@@ -92,7 +92,7 @@ def _of_pair(key: str, value: Any) -> _Entry:
             f"entry {key!r}: {value!r} is neither the name of a class nor 'ignore' nor a train id of Cityscapes "
             f"(0 to {len(CITYSCAPES_CLASSES) - 1}, or 255)"
         )
-    return _Entry(_raw_id(key, key), _name(value))
+    return _Entry(_raw_id(key, f"entry {key!r}"), _name(value))
 
 
 def _refuse_numbers_beside_other_names(values: _Object) -> None:
@@ -130,7 +130,7 @@ def _raw_id(value: Any, at: str) -> int:
     """From the text of a key, or from a number."""
     text = value if isinstance(value, str) else str(value) if type(value) is int else ""
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) > _LARGEST_ID:
-        raise ValueError(f"entry {at!r}: a raw id is a number from 0 to {_LARGEST_ID}, not {value!r}")
+        raise ValueError(f"{at}: a raw id is a number from 0 to {_LARGEST_ID}, not {value!r}")
     return int(text)
 
 
