@@ -79,6 +79,7 @@ def run_training(config: Config) -> None:
 
 def run_check(config: Config) -> None:
     """Read every file that training would read and print what is wrong; exit status 1 if something is."""
+    say_what_is_logged()
     root = config.data.data_root
     with told_in_one_line(program_name("train"), *USER_ERRORS_OF_READING, debug=config.debug):
         reports = [

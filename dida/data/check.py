@@ -10,7 +10,7 @@ import numpy as np
 
 from dida.data.classes import ClassSet
 from dida.data.domains import Survey, UnlabelledDomain
-from dida.data.image_file import Encoding, ImageFileError, read_image, require_same_size
+from dida.data.image_file import NO_COLOUR, Encoding, ImageFileError, read_image, require_same_size
 from dida.data.statistics import MIN_CLASS_SHARE, LabelCount, UnknownId, count_label, tally_unknown
 from dida.data.sweep import sweep
 
@@ -63,7 +63,7 @@ class Report:
                 "labels of another size than their image": self.labels.mismatched,
                 "images without label": self.labels.images_without_label,
                 "labels without image": self.labels.labels_without_image,
-                "raw ids that the label format does not define": tuple(
+                "what the label format does not define": tuple(
                     f"{self.labels.encoding.spell(raw)}: {u.pixels} pixels in {u.files} files, most in {u.example}"
                     for raw, u in self.labels.unknown.items()
                 ),
@@ -194,13 +194,15 @@ def _report(name: str, split: str, folder: Path, looks: list[_Finding], labels: 
 
 
 def _label_lines(labels: LabelReport) -> list[str]:
-    ids = f"raw ids {min(labels.ids)} to {max(labels.ids)}" if labels.ids else "no ids"
+    ids = [raw for raw in labels.ids if not (labels.encoding.colours and raw == NO_COLOUR)]
+    range_ = f"raw ids {min(ids)} to {max(ids)}" if ids else "no ids"
+    held = "colours" if labels.encoding.by_colour_alone else range_
     total = max(sum(labels.ids.values()), 1)
     shares = [
         f"{name} {pixels / total:.2%}" for name, pixels in zip(labels.class_set.names, labels.pixels, strict=True)
     ]
     return [
-        f"  {labels.files} labels: {ids}; {labels.class_share:.1%} of all pixels belong to a class",
+        f"  {labels.files} labels: {held}; {labels.class_share:.1%} of all pixels belong to a class",
         "  pixels: " + ", ".join(shares),
     ]
 

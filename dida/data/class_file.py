@@ -34,10 +34,11 @@ class Declared(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    raw: int  # id in label maps
+    raw: int  # id in label maps; where it is not given, the place in the list
     name: str | None  # None: no class
     colour: tuple[int, int, int] | None = None
     thing: bool | None = None  # None: as Cityscapes has it, where it knows the name
+    has_id: bool = True
 
 
 def read_class_file(path: Path) -> Declared:
@@ -91,7 +92,7 @@ def _of_pair(key: str, value: Any) -> _Entry:
             f"entry {key!r}: {value!r} is neither the name of a class nor 'ignore' nor a train id of Cityscapes "
             f"(0 to {len(CITYSCAPES_CLASSES) - 1}, or 255)"
         )
-    return _Entry(_raw_id(key, key), _name(value))
+    return _Entry(_raw_id(key, f"entry {key!r}"), _name(value))
 
 
 def _refuse_numbers_beside_other_names(values: _Object) -> None:
@@ -122,14 +123,14 @@ def _of_object(place: int, value: Any) -> _Entry:
         raise ValueError(f'{at} ({name}): "thing" must be true or false, not {thing!r}')
     raw = _raw_id(fields["id"], at) if "id" in fields else place
     colour = _colour(fields["color"], f"{at} ({name})") if "color" in fields else None
-    return _Entry(raw, _name(name), colour, thing)
+    return _Entry(raw, _name(name), colour, thing, "id" in fields)
 
 
 def _raw_id(value: Any, at: str) -> int:
     """From the text of a key, or from a number."""
     text = value if isinstance(value, str) else str(value) if type(value) is int else ""
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) > _LARGEST_ID:
-        raise ValueError(f"entry {at!r}: a raw id is a number from 0 to {_LARGEST_ID}, not {value!r}")
+        raise ValueError(f"{at}: a raw id is a number from 0 to {_LARGEST_ID}, not {value!r}")
     return int(text)
 
 
@@ -189,7 +190,8 @@ def _declared(entries: list[_Entry]) -> Declared:
         {entry.raw: place_of[entry.name] for entry in entries if entry.name is not None},
         void=[entry.raw for entry in entries if entry.name is None],
     )
-    return Declared(class_set, Encoding(ids, colours=_spelling(entries)))
+    by_colour_alone = not any(entry.has_id for entry in entries)
+    return Declared(class_set, Encoding(ids, colours=_spelling(entries), by_colour_alone=by_colour_alone))
 
 
 def _is_thing(entry: _Entry) -> bool:

@@ -41,7 +41,7 @@ from dida.data.classes import CITYSCAPES_CLASSES, ClassSet, train_id_map
 from dida.data.image_file import Encoding
 from dida.data.layouts import ALIASES, IMAGE_SUFFIXES, LAYOUTS, Layout
 from dida.data.listing import files_below, likely_cause, say_left_out, what_lies_there
-from dida.data.own_folder import own_layout, renamed_by_suffix
+from dida.data.own_folder import likely_cause_of_own, own_layout, renamed_by_suffix
 
 _log = logging.getLogger(__name__)
 
@@ -328,12 +328,6 @@ def _key(prefix: str, place: Path, path: Path, start: str, ending: str) -> str:
     return prefix + (name if parent == "." else f"{parent}/{name}")
 
 
-def _is_plain(folder: Path) -> bool:
-    """Whether a folder holds pictures and none of the folders of a labelled domain."""
-    bare = not any((folder / part).exists() for part in ("images", "labels"))
-    return bare and any(path.suffix.lower() in IMAGE_SUFFIXES for path in files_below(folder))
-
-
 def _missing(name: str, layout: Layout, root: Path, folder: Path, split: str, *, of_labels: bool) -> FileNotFoundError:
     """What was looked for, ending included, what lies there instead, and what is likely to be the cause."""
     part = layout.labels if of_labels else layout.images
@@ -349,14 +343,9 @@ def _missing(name: str, layout: Layout, root: Path, folder: Path, split: str, *,
         f"  expected: files that end in {' or '.join(endings)} below {' or '.join(places)}",
         f"  found:    {looked}",
     ]
-    if of_labels and (cause := likely_cause(files_below(folder / part.format(split=layout.splits[split])))):
+    cause = likely_cause(files_below(folder / part.format(split=layout.splits[split]))) if of_labels else None
+    if cause is None and name.startswith(_FOLDER):
+        cause = likely_cause_of_own(folder, of_labels=of_labels)
+    if cause is not None:
         lines.append(f"  likely:   {cause}")
-    inside = next((path.parent for path in sorted(folder.glob("*/images")) if path.is_dir()), None)
-    if name.startswith(_FOLDER) and not of_labels and inside:
-        lines.append(f"  likely:   images/ lies one folder deeper; name that one, folder:{inside}")
-    elif name.startswith(_FOLDER) and not of_labels and _is_plain(folder):
-        lines.append(
-            "  likely:   pictures without labels, which are enough for --tgt and to be labelled (--images); "
-            "a source, and scoring, need labels"
-        )
     return FileNotFoundError("\n".join([*lines, f"  the data: {layout.origin.format(root=root)}"]))

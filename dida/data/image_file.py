@@ -45,6 +45,7 @@ class Encoding(NamedTuple):
     ids: IdMap
     red_of_16_bit: bool = False  # SYNTHIA: the raw id is the red channel of a 16-bit RGB PNG
     colours: tuple[tuple[int, int], ...] = ()  # (0xRRGGBB, raw id): a label in colours is read by them
+    by_colour_alone: bool = False  # files hold no ids: grey ones and those with a palette are colours as well
 
     def spell(self, raw: int) -> str:
         """A raw id as messages name it."""
@@ -233,7 +234,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _indices(path: Path, encoded: bytes, encoding: Encoding) -> np.ndarray:
-    if (plain := _plain_indices(encoded)) is not None:
+    if not encoding.by_colour_alone and (plain := _plain_indices(encoded)) is not None:
         return plain
     with _named(path, "label"), Image.open(io.BytesIO(encoded)) as label:
         lossy = "JPEG" if label.info.get("compression") == "jpeg" else _LOSSY.get(label.format or "")
@@ -248,7 +249,9 @@ def _indices(path: Path, encoded: bytes, encoding: Encoding) -> np.ndarray:
 
 def _numbers(path: Path, label: Image.Image, encoding: Encoding) -> np.ndarray:
     """The raw ids of a label that was opened, as its format stores them."""
-    if label.mode in ("RGB", "RGBA") and encoding.colours:
+    if encoding.by_colour_alone and label.mode.startswith(("I", "F")):
+        raise ImageFileError(f"{path}: holds numbers (mode {label.mode}) where classes.json has colours and no ids")
+    if encoding.by_colour_alone or (label.mode in ("RGB", "RGBA") and encoding.colours):
         return _ids_of_colours(np.asarray(label.convert("RGB")), encoding.colours)
     if label.mode == "1":
         return np.asarray(label).astype(np.uint8)

@@ -19,6 +19,7 @@ from types import MappingProxyType
 from dida.data.classes import CITYSCAPES_CLASSES, train_id_map
 from dida.data.image_file import Encoding
 from dida.data.layouts import IMAGE_SUFFIXES, Layout
+from dida.data.listing import files_below
 
 _log = logging.getLogger(__name__)
 
@@ -113,6 +114,36 @@ def refuse_label_maps(folder: Path) -> None:
                 f"{folder} has no folder images/, and {path} is called like label maps, which are no pictures: "
                 f"{instead}"
             )
+
+
+def likely_cause_of_own(folder: Path, *, of_labels: bool) -> str | None:
+    """Why a folder of one's own has no images or labels where they are looked for; None where nothing comes to mind."""
+    below = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    wanted = "labels" if of_labels else "images"
+    if (folder / wanted).is_dir():
+        return None
+    if called := next((path.name for path in below if path.name.casefold() == wanted), None):
+        return f"{called}/ is {wanted}/ by another name; rename it"
+    masks = next((path.name for path in below if path.name.casefold() in _LABEL_MAPS), None)
+    if of_labels and masks:
+        return f"{masks}/ is called like label maps, which are looked for in labels/; rename it"
+    if inside := next((path for path in below if (path / wanted).is_dir()), None):
+        return f"{wanted}/ lies one folder deeper; name that one, folder:{inside}"
+    pictures = next((p.name for p in below if p.name.casefold() not in _LABEL_MAPS and _is_plain(p)), None)
+    if not of_labels and masks and pictures:
+        return f"{masks}/ is called like label maps, and pictures are looked for in images/; rename {pictures}/"
+    if not of_labels and _is_plain(folder):
+        return (
+            "pictures without labels, which are enough for --tgt and to be labelled (--images); a source, and "
+            "scoring, need labels"
+        )
+    return None
+
+
+def _is_plain(folder: Path) -> bool:
+    """Whether a folder holds pictures and none of the folders of a labelled domain."""
+    bare = not any((folder / part).exists() for part in ("images", "labels"))
+    return bare and any(path.suffix.lower() in IMAGE_SUFFIXES for path in files_below(folder))
 
 
 # ---- names that differ by a suffix ---------------------------------------------------------------------------------

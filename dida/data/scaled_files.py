@@ -74,7 +74,7 @@ class CachedFiles:
 
     def label(self, path: Path, encoding: Encoding, scale: Size, *, enlarge: bool) -> Scaled:
         """See `ScaledFiles.label`. Raw ids are kept, so that class sets may differ between runs."""
-        how = f"ids {scale} {enlarge} {encoding.red_of_16_bit} {encoding.colours}"
+        how = f"ids {scale} {enlarge} {encoding.red_of_16_bit} {encoding.colours} {encoding.by_colour_alone}"
         ids = self._kept(path, "label", how, lambda encoded: _scaled_ids(path, encoded, encoding, scale, enlarge))
         return ids._replace(pixels=encoding.ids.apply(ids.pixels))
 

@@ -76,10 +76,11 @@ def require_pixels(domain: LabelledDomain, statistics: Statistics) -> None:
     ids = domain.raw.ids
     mapped = np.flatnonzero(ids.train != IGNORE)
     found = [domain.raw.spell(raw) for raw in statistics.unknown] or ["only ids that are no class"]
-    raise ValueError(
-        f"{domain.name} ({domain.split}): no pixel of any class. Found: {_some(found)}; "
-        f"{ids.name} maps {_some([str(raw) for raw in mapped])}, so the label files hold other ids than it says"
-    )
+    if domain.raw.by_colour_alone:
+        says = 'gives colours and no ids; where label files hold numbers, give each class its "id"'
+    else:
+        says = f"maps {_some([str(raw) for raw in mapped])}, so the label files hold other ids than it says"
+    raise ValueError(f"{domain.name} ({domain.split}): no pixel of any class. Found: {_some(found)}; {ids.name} {says}")
 
 
 def _some(names: list[str]) -> str:
@@ -169,7 +170,7 @@ def warn_of_ids(domain: LabelledDomain, unknown: dict[int, UnknownId], share: fl
     """Log what label files of a domain hold that their format does not define, and that few pixels are of a class."""
     for raw, found in unknown.items():
         _log.warning(
-            "%s (%s): %s is not defined, its %d pixels in %d files are read as 255; most are in %s",
+            "%s (%s): %s: not defined, %d pixels in %d files are read as 255; most are in %s",
             domain.name,
             domain.split,
             domain.raw.spell(raw),
@@ -192,7 +193,7 @@ def _digest(domain: LabelledDomain) -> str:
     for encoding in (domain.raw, domain.train):
         digest.update(encoding.ids.train.tobytes())
         digest.update(encoding.ids.known.tobytes())
-    digest.update(repr(domain.raw.colours).encode())
+    digest.update(repr((domain.raw.colours, domain.raw.by_colour_alone)).encode())
     for path in domain.labels:
         size, version = stamp(path)
         relative = os.path.relpath(path, domain.folder)  # so that a data set may be moved with its cache

@@ -58,7 +58,7 @@ def test_every_fault_is_found_by_name(tmp_path):
         "labels of another size than their image": ["images/00003.png", "labels/00003.png is 50x40"],
         "images without label": ["images/00004.png"],
         "labels without image": ["labels/00005.png"],
-        "raw ids that the label format does not define": ["40: ", "1 files", "labels/00007.png"],
+        "what the label format does not define": ["40: ", "1 files", "labels/00007.png"],
     }
     assert set(report.problems) == set(names)
     for what, parts in names.items():

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dida.batch import IGNORE
 from dida.data import domains
 from dida.data.class_file import read_class_file
 from dida.data.classes import CITYSCAPES_CLASSES
-from dida.data.image_file import read_label
+from dida.data.image_file import ImageFileError, read_label
 
 from .factories import save_ids, save_image
 
@@ -87,7 +88,44 @@ def test_label_maps_in_colours_are_read_where_colours_are_declared(tmp_path, wit
     label = read_label(save_image(tmp_path / "a.png", drawn), raw)
     assert label.tolist() == [[0, 1, 2, IGNORE, IGNORE]]
     ids = save_ids(tmp_path / "b.png", np.array([list(class_set.label_ids)], dtype=np.uint8))
-    assert read_label(ids, raw).tolist() == [[0, 1, 2]]  # and ids are still ids
+    assert (read_label(ids, raw).tolist() == [[0, 1, 2]]) == with_ids  # where there are any, ids are still ids
+
+
+def as_palette(order: list[int]) -> Image.Image:
+    """The colours of FARM in another order, as programs that count colours store them."""
+    image = Image.fromarray(np.array([[order.index(i) for i in (0, 1, 2, 3)]], dtype=np.uint8), "P")
+    colours = {0: (120, 80, 40), 1: (224, 192, 64), 2: (250, 250, 250), 3: (0, 0, 0), 4: (1, 2, 3)}
+    image.putpalette([level for i in order for level in colours[i]])
+    return image
+
+
+GREYS = [{"name": "hole", "color": "#ffffff"}, {"name": "sheet", "color": "#000000"}]
+
+
+@pytest.mark.parametrize(
+    "entries, label, read",
+    [
+        (FARM, as_palette([0, 1, 2, 3]), [0, 1, 2, IGNORE]),
+        (FARM, as_palette([3, 2, 4, 1, 0]), [0, 1, 2, IGNORE]),  # and a colour more than there are classes
+        (FARM, as_palette([3, 2, 1, 0]).convert("RGBA"), [0, 1, 2, IGNORE]),
+        (GREYS, Image.fromarray(np.array([[255, 0, 7]], dtype=np.uint8)), [0, 1, IGNORE]),
+        (GREYS, Image.fromarray(np.array([[255, 0, 255]], dtype=np.uint8)).convert("1"), [0, 1, 0]),
+        (GREYS, Image.fromarray(np.array([[255, 0]], dtype=np.uint8)).convert("LA"), [0, 1]),
+    ],
+)
+def test_where_classes_have_colours_and_no_ids_every_label_map_is_read_by_colour(tmp_path, entries, label, read):
+    """K2: the numbers behind the colours are what the program that stored them counted in."""
+    without_ids = [{k: v for k, v in entry.items() if k != "id"} for entry in entries]
+    _, raw = read_class_file(written(tmp_path, without_ids))
+    label.save(tmp_path / "a.png")
+    assert read_label(tmp_path / "a.png", raw).tolist() == [read]
+
+
+def test_numbers_of_16_bits_are_no_colours(tmp_path):
+    _, raw = read_class_file(written(tmp_path, GREYS))
+    Image.fromarray(np.array([[0, 300]], dtype=np.uint16)).save(tmp_path / "a.png")
+    with pytest.raises(ImageFileError, match=r"a\.png: holds numbers .* colours and no ids"):
+        read_label(tmp_path / "a.png", raw)
 
 
 def test_a_colour_of_no_class_is_said(tmp_path, caplog):
@@ -97,7 +135,7 @@ def test_a_colour_of_no_class_is_said(tmp_path, caplog):
     save_image(tmp_path / "labels" / "a.png", np.full((4, 4, 3), 120, dtype=np.uint8))
     written(tmp_path, FARM)
     class_statistics(domains.labelled(f"folder:{tmp_path}", tmp_path, "train"))
-    assert "colours that classes.json does not have is not defined, its 16 pixels" in caplog.text
+    assert "colours that classes.json does not have: not defined, 16 pixels" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -209,6 +209,24 @@ def test_labels_not_found_say_what_lies_there_and_why(tmp_path, labels, said):
     assert all(part in str(caught.value) for part in said), caught.value
 
 
+@pytest.mark.parametrize(
+    "files, cause",
+    [
+        (("Images/a.png", "Labels/a.png"), r"Images/ is images/ by another name; rename it"),
+        (("images/a.png", "LABELS/a.png"), r"LABELS/ is labels/ by another name; rename it"),
+        (("images/a.png", "masks/a.png"), r"masks/ is called like label maps, .* in labels/; rename it"),
+        (("images/a.png", "gt/a.png"), r"gt/ is called like label maps"),
+        (("rgb/a.png", "labels/a.png"), r"labels/ is called like label maps, and pictures .* in images/; rename rgb/"),
+        (("JPEGImages/a.jpg", "Annotations/a.png"), r".*rename JPEGImages/"),
+    ],
+)
+def test_folders_by_another_name_are_the_cause(tmp_path, files, cause):
+    """K4: that a source needs labels is no hint for who has them."""
+    put(tmp_path, *files)
+    with pytest.raises(FileNotFoundError, match=rf"likely: +{cause}"):
+        labelled(tmp_path)
+
+
 def test_a_data_set_that_lies_one_folder_deeper_is_found_for_the_user(tmp_path):
     put(tmp_path / "train", "images/0.png", "labels/0.png")
     with pytest.raises(FileNotFoundError, match=rf"likely: .* name that one, folder:{tmp_path / 'train'}"):

@@ -171,7 +171,7 @@ def test_unknown_ids_are_reported_once_each_with_the_worst_file(tmp_path, caplog
             found = class_statistics(domain)
         assert found.unknown == {77: (14, 2, str(folder / "labels" / "00002.png"))}
         assert len(caplog.records) == 1
-        assert "raw id 77 is not defined, its 14 pixels in 2 files are read as 255" in caplog.text
+        assert "raw id 77: not defined, 14 pixels in 2 files are read as 255" in caplog.text
 
 
 def test_ids_of_the_wrong_kind_are_noticed(tmp_path, caplog):
@@ -246,6 +246,10 @@ def test_the_cache_is_bound_to_the_class_set(tmp_path, counted, names):
         ({"1": "road", "2": "car"}, ("Found: raw id 0, raw id 100", "maps 1, 2")),
         ({"0": "ignore", "1": "road"}, ("Found: raw id 100", "maps 1")),
         ([{"id": 7, "name": "soil", "color": [1, 2, 3]}], ("raw id 100", "maps 7")),
+        (
+            [{"name": "soil", "color": [1, 2, 3]}],
+            ("colours that classes.json does not have", 'give each class its "id"'),
+        ),
         ({"0": "ignore", "1": "soil"} | {str(100 + c): "ignore" for c in range(19)}, ("only ids that are no class",)),
     ],
 )

@@ -7,7 +7,7 @@ import numpy as np
 from dida.data.layouts import LAYOUTS, Layout
 from tests.data.factories import make_folder, save_ids, save_image, save_synthia_label
 
-SIZE = (512, 256)  # of pictures; every class has more pixels than a rare one needs
+SIZE = (320, 192)  # of pictures; every class has more pixels than a rare one needs
 FOLDER_OF_ANY = "some"  # what stands for the * of a layout
 
 

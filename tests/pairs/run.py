@@ -17,8 +17,10 @@ from dida.command import run_evaluation
 from dida.config import changed
 from dida.options import read_command_line
 from dida.options.evaluation import EvalConfig
+from dida.run.overview import Need
 
 SMALL = {"crop": 32, "batch_size": 2, "workers": 0, "device": "cpu", "weights": "none", "embed_dim": 16}
+SMALL |= {"head": "segformer"}  # a third of the modules of the other
 
 
 class Case(NamedTuple):
@@ -56,7 +58,11 @@ class SmallBackbone(nn.Module):
 @contextlib.contextmanager
 def small_networks():
     """Networks take no time while the block lasts, whatever backbone is asked for."""
-    with mock.patch("dida.models.segmentor.build_backbone", side_effect=lambda *_: SmallBackbone()):
+    with (
+        mock.patch("dida.models.segmentor.build_backbone", side_effect=lambda *_: SmallBackbone()),
+        mock.patch("dida.run.overview._SIDE", 32),  # of the matrices that this machine is tried with
+        mock.patch("dida.run.overview.step_need", return_value=Need(flops=1e6, memory=1 << 20)),
+    ):
         yield
 
 
@@ -64,7 +70,7 @@ def run_case(case: Case, root: Path, out: Path) -> str:
     """Train, and do what the last line says. The last line; raises whatever went wrong, SystemExit included."""
     said = io.StringIO()
     with small_networks(), contextlib.redirect_stdout(said), torch.random.fork_rng():
-        config = changed(recipes.from_command_line(case.arguments(root, out)), **SMALL)
+        config = changed(recipes.from_command_line(case.arguments(root, out)), **SMALL, cache=root.parent / "cache")
         loop.train(config, assemble(config))
         last = said.getvalue().splitlines()[-1].strip()
         program, script, *arguments = shlex.split(last)

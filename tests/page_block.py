@@ -1,0 +1,22 @@
+"""Blocks of pages that a harness writes: what was tried, with the machine and the source that it was tried on."""
+
+from pathlib import Path
+
+from dida.machine.files import write_text
+from dida.run.provenance import machine, source_digest
+
+PAGES = Path(__file__).parents[1] / "docs"
+
+
+def write_block(page: str, block: str, text: str) -> None:
+    """Put `text` between the marks of `block` in docs/`page`."""
+    begin, end = f"<!-- {block} -->\n", f"<!-- /{block} -->"
+    path = PAGES / page
+    before, rest = path.read_text().split(begin)
+    write_text(path, f"{before}{begin}{text}{end}{rest.split(end)[1]}")
+
+
+def tried_on() -> str:
+    """The machine and the digest of the source, in words."""
+    about = machine()
+    return f"{about['cpu']}, {about['cores']} cores, torch {about['torch']}, source {source_digest()}"
