@@ -47,9 +47,7 @@ def without_branch(method: Method, stands: Callable[[str], None] = lambda where:
 
 def count_second_step(state: TrainState, method: Method, scene: Scene, meter: TensorMeter) -> None:
     """A step on the meta device under the meter: the second one, in the first the optimizer has no moments yet."""
-    image = torch.empty(scene.B, 3, *scene.HW, device="meta")
-    label = torch.empty(scene.B, *scene.HW, dtype=torch.int64, device="meta")
-    batch = Batch(LabelledCrops(image, label), torch.empty_like(image))
+    batch = shapes_of_a_batch(scene)
     networks = (state.student, state.teacher, state.working.student, state.working.teacher)
     with meter:
         meter.know([list(module.state_dict().values()) for module in networks])
@@ -58,6 +56,12 @@ def count_second_step(state: TrainState, method: Method, scene: Scene, meter: Te
             meter.peak = meter.live
             meter.operations.clear()
             train_step(state, batch, method)
+
+
+def shapes_of_a_batch(scene: Scene) -> Batch:
+    image = torch.empty(scene.B, 3, *scene.HW, device="meta")
+    label = torch.empty(scene.B, *scene.HW, dtype=torch.int64, device="meta")
+    return Batch(LabelledCrops(image, label), torch.empty_like(image))
 
 
 def build_step(scene: Scene, backbone: str, **speed: Any) -> tuple[TrainState, Method]:

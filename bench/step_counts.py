@@ -1,4 +1,5 @@
-"""What a training step asks of a GPU, counted without one: launches, bytes moved, memory at its peak, option by option.
+"""What a training step asks of a GPU, counted without one: launches, bytes moved, memory at its peak, option by option;
+and what it asks of the host, measured without one.
 
     python bench/step_counts.py [--json FILE]
 
@@ -6,12 +7,17 @@ The project's own step runs on tensors that have shapes and lifetimes but no mem
 The branch of the instance level, whose kernels have counts of their own (bench/bank_memory.py), is taken out.
 Attention is one kernel forward and two backward, as PyTorch's fused ones are, and the optimizer is the fused one.
 Launches are those of PyTorch's operations: what cuDNN and cuBLAS add to them, to convert a layout or to add up parts of
-a product, only a GPU can tell. What is compiled is not counted: what the compiler fuses only it can tell.
+a product, only a GPU can tell. What is compiled is not counted: what the compiler fuses only it can tell. In TF32 a
+step is that of fp32, with factors rounded on their way into products.
+
+Time of the host is that of its processor for a step on such tensors, the least of some: for comparing rows of one run.
+It is not that of a GPU's host, to which launching itself comes, and which does not compute shapes in Python.
 """
 
 import argparse
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -27,37 +33,44 @@ from torch import Tensor
 
 from bench import record
 from bench.arguments import output_file
-from bench.counted_step import build_step, count_second_step, without_branch
+from bench.counted_step import build_step, count_second_step, shapes_of_a_batch, without_branch
 from bench.meter import CUDA_BLOCK, Operation, TensorMeter, span
+from dida.step import train_step
 from tests.cases import MAIN, Scene
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "fp32": {"precision": "fp32"},
+    "fp32, AdamW by lists": {"precision": "fp32", "fused": False},
     "bf16": {"precision": "bf16"},
     "fp32, checkpoint-activations": {"precision": "fp32", "checkpoint_activations": True},
     "bf16, checkpoint-activations": {"precision": "bf16", "checkpoint_activations": True},
     "fp32, accumulate 2": {"precision": "fp32", "accumulate": 2},
+    "fp32, clip-gradient": {"precision": "fp32", "clip_gradient": 1.0},
 }
 LISTED = 12  # operations that launch most
+TIMED = 2  # steps
 
 
-def count_step(scene: Scene, backbone: str, **speed: Any) -> dict[str, Any]:
-    """Launches, by operation too, bytes moved and bytes at the peak of a step with these options of train.py."""
-    state, method = build_step(scene, backbone, **speed)
+def count_step(scene: Scene, backbone: str, *, fused: bool = True, **options: Any) -> dict[str, Any]:
+    """Launches, by operation too, bytes moved and at the peak, and the host's seconds, of a step with these options of
+    train.py. `fused`: AdamW is PyTorch's fused one, as it is on a GPU; else it works through lists.
+    """
+    state, method = build_step(scene, backbone, **options)
+    method, batch = without_branch(method), shapes_of_a_batch(scene)
     for group in state.optimizer.param_groups:
-        group["fused"], group["foreach"] = True, False
-    meter = TensorMeter(block=CUDA_BLOCK)
+        group["fused"], group["foreach"] = fused, not fused
+    meter, seconds = TensorMeter(block=CUDA_BLOCK), []
     with as_on_a_gpu(meter):
-        count_second_step(state, without_branch(method), scene, meter)
-    launches = Counter[str]()
-    for operation in meter.operations:
-        launches[operation.name] += operation.launches
-    return {
-        "launches": launches.total(),
-        "moved": meter.moved,
-        "peak": meter.peak,
-        "most": launches.most_common(LISTED),
-    }
+        count_second_step(state, method, scene, meter)
+        launches = Counter[str]()
+        for operation in meter.operations:
+            launches[operation.name] += operation.launches
+        found = {"launches": launches.total(), "moved": meter.moved, "peak": meter.peak}
+        for _ in range(TIMED):
+            start = time.process_time()
+            train_step(state, batch, method)
+            seconds.append(time.process_time() - start)
+    return found | {"host": min(seconds), "most": launches.most_common(LISTED)}
 
 
 @contextmanager
@@ -97,13 +110,22 @@ def _attention(products: int, *tensors: Tensor, launches: int) -> Operation:
 def counts_report(result: dict[str, Any]) -> str:
     """The report in markdown; every number in it comes from `result`."""
     rows = result["rows"]
-    table = record.table(
-        ["options", "launches", "moved, GB", "peak, MiB"],
-        [[r["options"], f"{r['launches']:,}", f"{r['moved'] / 1e9:.1f}", f"{r['peak'] / 2**20:,.0f}"] for r in rows],
-    )
+    table = counts_table(rows)
     most = record.table(["launches of fp32 by operation", ""], rows[0]["most"])
     setting = f"{result['backbone']}, 2 + 2 crops of 512 x 512, without the branch of the instance level"
     return "\n\n".join(["# The step, counted", setting, record.render_header(result["header"]), table, most])
+
+
+def counts_table(rows: Sequence[dict[str, Any]]) -> str:
+    """A row for all options: what they come to, and as shares of the first row."""
+    units = {"launches": (1, ",.0f"), "moved": (1e9, ",.1f"), "peak": (2**20, ",.0f"), "host": (1, ".2f")}
+    body = []
+    for row in rows:
+        cells = [f"{row[name] / unit:{form}}" for name, (unit, form) in units.items()]
+        shares = [f"{100 * row[name] / rows[0][name]:.0f}" for name in units]
+        body.append([row["options"], *(cell for pair in zip(cells, shares, strict=True) for cell in pair)])
+    head = ["launches", "moved, GB", "peak, MiB", "host, s"]
+    return record.table(["options", *(cell for name in head for cell in (name, "%"))], body)
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ from dida.models.pretrained import load_backbone
 from dida.models.segformer import SegFormerHead
 from dida.models.segmentor import Segmentor
 from dida.models.whole_batch import over_all_processes
-from dida.optim import build_optimizer, build_schedule
+from dida.optim import ClipGradient, build_optimizer, build_schedule, gradient_norm
 from dida.options import parse_size
 from dida.precision import Arithmetic, choose_precision
 from dida.run.panel import Panel
@@ -253,6 +253,7 @@ def build_method(
         source_pass=SourcePass(distance),
         believe=_build_believe(config, world) if teach.self_training else Abstain(),
         target_passes=(_build_mixed_pass(config, C, world),) if teach.self_training else (),
+        clip_gradient=ClipGradient(config.optim.clip_gradient) if config.optim.clip_gradient else gradient_norm,
         update_teacher=teacher.AverageTeacher(teach.teacher_momentum, buffers=teach.teacher_norm == "averaged"),
         update_bank=_build_bank_rule(config.instance, C),
         update_shares=_build_shares_rule(config, world),

@@ -90,6 +90,8 @@ class OptimConfig:
     """Decoupled weight decay; norm layers of the encoder have none."""
     warmup: Annotated[int, COUNT_OR_NONE] = 1500
     """Steps of linear warm-up (multiplied with the decay)."""
+    clip_gradient: Annotated[float, AtLeast(0)] = 0.0
+    """A gradient whose norm, over all parameters, is larger than this is scaled down to it; 0 is off."""
 
 
 @dataclass(frozen=True)

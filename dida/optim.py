@@ -1,7 +1,9 @@
 """AdamW as DAFormer uses it: the head learns faster, norms of the encoder do not decay, warm-up times linear decay."""
 
+from dataclasses import dataclass
+
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
@@ -47,6 +49,21 @@ def rates_of_now(optimizer: Optimizer, schedule: LRScheduler) -> None:
 def gradient_norm(model: nn.Module) -> Tensor:
     """[] Euclidean norm of the gradient of all parameters, on the device. Not finite where a number of it is not."""
     return get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+
+
+@dataclass(frozen=True)
+class ClipGradient:
+    """Scale the gradient of all parameters together, in place, so that its Euclidean norm is `limit` at most.
+
+    Returns the norm that it had, as `gradient_norm` does; one that is not finite stays so and ends the run.
+    """
+
+    limit: float
+
+    def __call__(self, model: nn.Module) -> Tensor:
+        norm = gradient_norm(model)
+        clip_grads_with_norm_(model.parameters(), self.limit, norm)
+        return norm
 
 
 def weight_norm(model: nn.Module) -> Tensor:

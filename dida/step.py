@@ -9,7 +9,7 @@ source + target -> ClassMix -> strong view -> student -> L_ins (against q-hat) <
 
 from dida.batch import Batch, Trace
 from dida.method.passes import Method
-from dida.optim import gradient_norm, weight_norm
+from dida.optim import weight_norm
 from dida.state import TrainState
 
 
@@ -26,7 +26,7 @@ def train_step(state: TrainState, batch: Batch, method: Method) -> Trace:
     answers = [answer(student, state.bank, batch, target, rng) for answer in method.target_passes]
     state.working.collect()
 
-    gradient = gradient_norm(state.student)
+    gradient = method.clip_gradient(state.student)  # its norm, before it is clipped
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     state.schedule.step()

@@ -31,6 +31,7 @@ class Method(Generic[Believed]):
     source_pass: Callable[[nn.Module, LabelledCrops], OnSource]
     believe: Callable[[nn.Module, InstanceBank, ClassShares, Batch, int, StepRandom], Believed]
     target_passes: tuple[Callable[[nn.Module, InstanceBank, Batch, Believed, StepRandom], OnTarget], ...]
+    clip_gradient: Callable[[nn.Module], Tensor]  # [] the norm that it had
     update_teacher: Callable[[nn.Module, nn.Module, int], None]
     update_bank: Callable[[InstanceBank, Tensor, Tensor, int, StepRandom], None]
     update_shares: Callable[[ClassShares, Believed], None]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dida.models.segmentor import Segmentor
-from dida.optim import build_optimizer, build_schedule, rates_of_now
+from dida.optim import ClipGradient, build_optimizer, build_schedule, gradient_norm, rates_of_now
 
 
 def test_groups_of_mit_b5_are_the_baselines():
@@ -70,3 +70,26 @@ def test_an_extended_run_has_the_rates_of_the_longer_one():
     schedule.load_state_dict(at)
     rates_of_now(optimizer, schedule)
     assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5, 5.0]
+
+
+def with_gradient(scale: float = 1.0) -> nn.Module:
+    """Norm 5 `scale`, over two layers; a third has no gradient."""
+    model = nn.ModuleList([nn.Linear(2, 2), nn.Linear(3, 1), nn.Linear(1, 1)])
+    model[0].weight.grad = scale * torch.tensor([[1.0, 2.0], [2.0, 0.0]])
+    model[1].weight.grad = scale * torch.tensor([[4.0, 0.0, 0.0]])
+    return model
+
+
+@pytest.mark.parametrize("limit", [0.1, 4.999, 5.001, 1e6])
+def test_a_gradient_that_is_too_long_is_scaled_as_by_pytorch(limit):
+    ours, theirs = with_gradient(), with_gradient()
+    assert ClipGradient(limit)(ours) == nn.utils.clip_grad_norm_(theirs.parameters(), limit) == 5
+    assert float(gradient_norm(ours)) == pytest.approx(min(limit, 5), rel=1e-6)
+    for own, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert (own.grad is None) == (other.grad is None)
+        assert own.grad is None or torch.equal(own.grad, other.grad)
+
+
+@pytest.mark.parametrize("scale", [torch.nan, torch.inf])
+def test_clipping_hides_no_gradient_that_is_not_finite(scale):
+    assert not ClipGradient(1.0)(with_gradient(scale)).isfinite()

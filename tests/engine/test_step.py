@@ -103,6 +103,19 @@ def test_a_pass_at_a_time_gives_the_gradient_of_the_sum(monkeypatch):
         assert torch.allclose(separate, joint, atol=1e-6, rtol=1e-4)
 
 
+def test_the_optimizer_gets_the_gradient_of_the_whole_step_clipped():
+    state, method = second_step()
+    norm = train_step(state, batch(1), method).gradient_norm
+    whole, limit = gradient(state), float(norm) / 4
+    clip = build(tiny(clip_gradient=limit))[1].clip_gradient
+    state, method = second_step(lambda method: dataclasses.replace(method, clip_gradient=clip))
+    got: list[torch.Tensor] = []
+    state.optimizer.step = lambda: got.extend(gradient(state))
+    assert train_step(state, batch(1), method).gradient_norm == norm
+    for clipped, one in zip(got, whole, strict=True):
+        assert torch.allclose(clipped, one / 4, rtol=1e-5, atol=0)
+
+
 def called(answer, number: int):
     """The same pass, whose losses have names of their own."""
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from dida import command, loop
-from dida.config import Config
+from dida.config import Config, changed
 from dida.data.image_file import ImageFileError
 from dida.data.pairs import Pairs
 from dida.machine import distributed
@@ -90,6 +90,19 @@ def test_a_run_of_four_goes_on_with_one_and_with_two(files, tmp_path):
         assert load_checkpoint(latest(run))["step"] == 6
         for name, value in tensors(straight).items():
             torch.testing.assert_close(tensors(run)[name], value, rtol=1e-7, atol=1e-9)
+
+
+def test_processes_with_parts_go_on_bit_for_bit(files, tmp_path):
+    runs = [tmp_path / "straight", tmp_path / "stopped"]
+    in_parts = {"accumulate": 2, "checkpoint_activations": True}
+    straight, stopped = (changed(short(files, run, steps=4, drop_path=0.3), **in_parts) for run in runs)
+    Processes(2, tmp_path / "a", train, straight).end(0, 0)
+    Processes(2, tmp_path / "b", train, stopped, (1, 3, stop)).end(*[128 + signal.SIGTERM] * 2)
+    assert [path.name for path in checkpoints(runs[1])] == ["step_000003.pt"]
+    Processes(2, tmp_path / "c", train, from_command_line(["--resume", str(runs[1])])).end(0, 0)
+    one, other = (tensors(run) for run in runs)
+    assert one.keys() == other.keys()
+    assert [name for name, value in one.items() if not torch.equal(value, other[name])] == []
 
 
 def die() -> None:

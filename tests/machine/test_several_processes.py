@@ -1,6 +1,7 @@
 """N processes that share a batch do what one does with all of it, to rounding, in every method."""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +15,10 @@ from dida.data.loader import batches
 from dida.machine.distributed import joined
 from dida.method import feature_distance
 from dida.step import train_step
-from tests.machine.several import STEPS, config_of, make_files
+from tests.machine.several import config_of, make_files
 from tests.processes import Processes
 
+CLIPPED = 0.5  # the norm of a gradient; that of almost every step is larger
 METHODS: dict[str, dict[str, Any]] = {
     "source": {"method": "source"},
     "dacs": {"method": "dacs", "teacher_momentum": 0.99, "ignore_bottom": 64},
@@ -26,7 +28,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "dida-other": {
         "method": "dida", "weak_view": "photometric", "mix_classes": "image", "pseudo_weight": "image",
         "teacher_norm": "averaged", "selecting": "km", "clusters": 2, "instance_loss": "stride4",
-        "regenerate_instance": "smooth", "instance_weights": "root", "instance_prior": "both",
+        "regenerate_instance": "smooth", "instance_weights": "root", "instance_prior": "both", "clip_gradient": CLIPPED,
     },
 }  # fmt: skip
 
@@ -40,24 +42,29 @@ class Ran(NamedTuple):
     """What a run came to."""
 
     losses: list[dict[str, float]]  # means over processes, step by step
+    norms: list[float]  # of the gradient
     tensors: dict[str, Tensor]  # parameters and buffers of student, teacher, bank and shares after the last
 
 
-def run(config: Config, dtype: torch.dtype) -> Ran:
-    """Twenty steps from the files on disk, in each process of a world."""
+def run(config: Config, dtype: torch.dtype, *, fixed_norms: bool = False) -> Ran:
+    """All steps from the files on disk, in each process of a world. `fixed_norms`: batch norms do not look at them."""
     torch.set_default_dtype(dtype)
     feature_distance.MIN_SHARE = 0.2  # things in small crops: one is a cell of the deepest stage
     with joined() as world:
         parts = join(assemble(config, world))
-        state, losses = parts.state, []
+        state, losses, norms, steps = parts.state, [], [], config.optim.steps
         move_away(state.student)
-        stream = batches(parts.pairs, batch_size=4, start=0, stop=STEPS, workers=0, device=parts.device, world=world)
+        for module in (*state.student.modules(), *state.teacher.modules()):
+            if isinstance(module, nn.BatchNorm2d) and fixed_norms:
+                module.eval()
+        stream = batches(parts.pairs, batch_size=4, start=0, stop=steps, workers=0, device=parts.device, world=world)
         for batch, _ in stream:
-            found = train_step(state, batch, parts.method).losses
-            losses.append({name: float(world.mean(loss)) for name, loss in found.items()})
-            if state.step % 5 == 0:
+            trace = train_step(state, batch, parts.method)
+            losses.append({name: float(world.mean(loss)) for name, loss in trace.losses.items()})
+            norms.append(float(trace.gradient_norm))
+            if state.step % 5 == 0 or state.step == steps:
                 world.require_same(state.tensors(), f"after step {state.step}")
-        return Ran(losses, {name: tensor.clone() for name, tensor in state.tensors()})
+        return Ran(losses, norms, {name: tensor.clone() for name, tensor in state.tensors()})
 
 
 @torch.no_grad()
@@ -88,6 +95,23 @@ def test_n_processes_are_one_with_the_whole_batch(files, tmp_path, method, dtype
     terms = {"source": 1, "feature": 1, "target": method != "source", "instance": "dida" in method}
     for term, there in terms.items():
         assert any(losses.get(term, 0) > 0 for losses in one.losses) == there, term  # or nothing was compared
+
+
+@pytest.mark.parametrize("method", ["dida-balanced", "dida-other"])
+def test_processes_with_parts_are_one_with_the_whole_batch(files, tmp_path, method):
+    """Two processes, each of which sees its two pictures one after the other: batch norm apart, one that sees four."""
+    short = {"steps": 8, "bank_start": 3, "bank_fill": 2, "drop_path": 0.3}
+    configs = [config_of(files, **METHODS[method], **short, accumulate=parts) for parts in (1, 2)]
+    work = partial(run, dtype=torch.float64, fixed_norms=True)
+    runs = [Processes(n, tmp_path / str(n), work, config) for n, config in zip((1, 2), configs, strict=True)]
+    (one,), several = (ran.results for ran in runs)
+    for expected, *losses in zip(one.losses, *(ran.losses for ran in several), strict=True):
+        assert losses == [pytest.approx(expected, rel=1e-9, abs=1e-12)] * 2
+    for part in ("student", "teacher", "bank", "shares"):
+        assert distance(one, several[0], part) < 1e-9, part
+    assert all(any(losses[term] > 0 for losses in one.losses) for term in ("source", "feature", "target", "instance"))
+    assert several[0].norms == several[1].norms == pytest.approx(one.norms, rel=1e-9)
+    assert min(one.norms) > CLIPPED
 
 
 def test_in_bfloat16_processes_are_one_to_its_rounding_and_equal_each_other(files, tmp_path):
