@@ -278,15 +278,15 @@ PLANTS = [
     Plant(
         f"{ROWS}/instance_loss.py",
         "the sums have no class prior",
-        "b_v = tl.exp2(b_s + (b_bias + b_p - log2e_over_t)[None, :])",
-        "b_v = tl.exp2(b_s + (b_bias - log2e_over_t)[None, :])",
+        "b_x += tl.load(p_slot_prior + i_k + tl.arange(0, BLOCK_K))[None, :]",
+        "b_x += 0.0",
         agreement("instance_loss", "triton", "with_prior_same_grid"),
     ),
     Plant(
         f"{ROWS}/instance_loss.py",
         "the gradient has no class prior",
-        "b_s += (b_bias + b_p - log2e_over_t)[None, :]",
-        "b_s += (b_bias - log2e_over_t)[None, :]",
+        "b_x = b_s + (b_bias + b_p - log2e_over_t)[None, :]",
+        "b_x = b_s + (b_bias - log2e_over_t)[None, :]",
         agreement("instance_loss", "triton", "with_prior_same_grid"),
     ),
     Plant(
@@ -299,8 +299,8 @@ PLANTS = [
     Plant(
         f"{ROWS}/instance_loss.py",
         "the cross-entropy has no class prior",
-        "b_P += b_u * b_p[None, :]",
-        "b_P += 0.0",
+        "b_X += b_u * b_x",
+        "b_X += b_u * (b_x - tl.load(p_slot_prior + i_k + tl.arange(0, BLOCK_K))[None, :])",
         agreement("instance_loss", "triton", "with_prior_same_grid"),
     ),
     Plant(
@@ -316,6 +316,20 @@ PLANTS = [
         "* b_per_L[:, None] - b_u",
         "* b_per_L[:, None] + b_u",
         agreement("instance_loss", "triton", "same_grid"),
+    ),
+    Plant(
+        f"{ROWS}/instance_loss.py",
+        "the part along the embedding is that of the student alone",
+        "b_along += b_g * b_s",
+        "b_along += (b_g + b_u) * b_s",
+        agreement("instance_loss", "triton", "same_grid"),
+    ),
+    Plant(
+        f"{ROWS}/instance_loss.py",
+        "the part along the embedding has the prior in it",
+        "b_along += b_g * b_s",
+        "b_along += b_g * (b_s + b_p[None, :])",
+        agreement("instance_loss", "triton", "with_prior_same_grid"),
     ),
     Plant(
         f"{ROWS}/packed_bank.py",
