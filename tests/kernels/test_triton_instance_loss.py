@@ -11,7 +11,7 @@ pytest.importorskip("triton")
 
 from dida_kernels import backend, instance_loss
 from dida_kernels.fused.cells import instance_gradient, node_logits
-from dida_kernels.fused.cells.instance_loss import instance_loss_cells
+from dida_kernels.fused.cells.instance_loss import PARTS, _weighted_mean, instance_loss_cells
 from tests.cases import Call
 from tests.kernels import agreement
 
@@ -284,3 +284,14 @@ def test_memory_stays_bounded_and_the_host_never_waits(K, megabytes, dtype):
         loss.backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_mean_is_over_all_parts_and_loses_no_pixel():
+    """Weights of 0 and 1 are a count: in float32 a part of 2^24 pixels would not grow by one of 1."""
+    mass = torch.tensor([2.0**24, *[1.0] * 50]).repeat_interleave(PARTS)[:-3].to(DEVICE)
+    loss = torch.rand(len(mass), generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    mean, scale = loss.new_empty(()), loss.new_empty(())
+    _weighted_mean[(1,)](loss, mass, mean, scale, len(mass), 0.1, PARTS)
+    count = mass.double().sum()
+    torch.testing.assert_close(mean.double(), loss.double().sum() / count, rtol=2e-7, atol=0)
+    torch.testing.assert_close(scale.double(), 1 / (0.1 * count), rtol=2e-7, atol=0)

@@ -3,17 +3,17 @@
 With s_k = (e . b_k) / (|e| t) of the student, w_k the same of the teacher, z_k the teacher's probability of the class
 of slot k and p_k the logarithm of the student's prior of it (0 where there is none)
 
-    L = sum_k exp(s_k + p_k)     U = sum_k z_k exp(w_k)     M = sum_k z_k exp(w_k) s_k     P = sum_k z_k exp(w_k) p_k
-    E = sum_k exp(s_k + p_k) s_k                            q_k = exp(s_k + p_k) / L,      q_hat_k = z_k exp(w_k) / U
-    loss = log L - (M + P) / U                              g_k = q_k - q_hat_k,           sum_k g_k s_k = E / L - M / U
-    de   = (sum_k g_k b_k / t - (e / |e|) sum_k g_k s_k) / |e|
+    L = sum_k exp(s_k + p_k)      U = sum_k z_k exp(w_k)           X = sum_k z_k exp(w_k) (s_k + p_k)
+    q_k = exp(s_k + p_k) / L      q_hat_k = z_k exp(w_k) / U       g_k = q_k - q_hat_k
+    loss = log L - X / U          de = (sum_k g_k b_k / t - (e / |e|) sum_k g_k s_k) / |e|
 
-A program owns a block of pixels, keeps both embeddings on chip and sweeps the bank twice: the first sweep sums L, U, M,
-E and P, the second computes the same logits again and feeds g straight into one more product. Five products of N K D in
-all, one accumulator of [pixels, D], and both embeddings read once. E is what makes the second sweep lean: the part of
-the gradient along e is known before it starts, so nothing but g . b is left to accumulate. Blocks without a weighted
-pixel sweep nothing. The gradient leaves the forward pass without its factor 1 / sum of weights, which no program can
-know yet; the backward pass multiplies it by that and by the incoming gradient.
+A program owns a block of pixels, keeps both embeddings on chip and sweeps the bank twice: the first sweep sums L, U and
+X, the second computes the same logits again, sums g s and feeds g straight into one more product. Five products of
+N K D in all, one accumulator of [pixels, D], and both embeddings read once. The first sweep could sum what g s takes as
+well, but a sum is [pixels, slots] in registers, and with a prior that would be five, at which Hopper's block spills;
+the second has fewer slots at a time, and g itself, which loses less than a difference of sums. Blocks without a
+weighted pixel sweep nothing. The gradient leaves the forward pass without its factor 1 / sum of weights, which no
+program can know yet; the backward pass multiplies it by that and by the incoming gradient.
 
 The bank is packed first (packed_bank.py): sorted by class in segments, so that the prior is read once for 16 slots. The
 sweeps end at `used`, which the kernel reads from the device: no synchronisation; and no atomics.
@@ -75,13 +75,12 @@ def _row_sums(
     b_student, b_teacher, b_scale_s, b_scale_w, p_rows, p_bias, p_class, p_slot_prior, p_prior, used, o_n, N,
     stride_prior_n, stride_prior_c, log2e_over_t,
     BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SEGMENT: tl.constexpr,
-    NEED_GRAD: tl.constexpr, ADJUSTED: tl.constexpr, ONLINE: tl.constexpr,
-    PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+    ADJUSTED: tl.constexpr, ONLINE: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """One sweep over the slots: sums L, E of the student and U, M, P of the teacher, [BLOCK_N, BLOCK_K], one for every
-    column of the block (columns are added up once, behind the loop), and what the exponents of both were less."""
+    """One sweep over the slots: sums L, U and X, [BLOCK_N, BLOCK_K], one for every column of the block (columns are
+    added up once, behind the loop), and what the exponents of student and teacher were less."""
     zero = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
-    b_L, b_E, b_U, b_M, b_P = zero, zero, zero, zero, zero
+    b_L, b_U, b_X = zero, zero, zero
     one = tl.full((BLOCK_N,), 1.0, tl.float32)
     b_top_s, b_top_w = zero + LOWEST, zero + LOWEST
     for i_k in tl.range(0, used, BLOCK_K):
@@ -90,36 +89,29 @@ def _row_sums(
             BLOCK_D, BLOCK_N, BLOCK_K, SEGMENT,
         )  # fmt: skip
         b_w = dot(b_teacher, tl.trans(b_b), zero, PRECISION, UPCAST) * b_scale_w
-        b_s = dot(b_student, tl.trans(b_b), zero, PRECISION, UPCAST) * b_scale_s
-        b_p = tl.zeros((BLOCK_K,), tl.float32)
+        b_x = dot(b_student, tl.trans(b_b), zero, PRECISION, UPCAST) * b_scale_s
         if ADJUSTED:
-            b_p = tl.load(p_slot_prior + i_k + tl.arange(0, BLOCK_K))
+            b_x += tl.load(p_slot_prior + i_k + tl.arange(0, BLOCK_K))[None, :]
         if ONLINE:
-            b_x, b_y = b_s + (b_bias + b_p)[None, :], b_w + b_bias[None, :] + tl.log2(b_z)
-            b_higher_s, b_higher_w = tl.maximum(b_top_s, b_x), tl.maximum(b_top_w, b_y)
+            b_v, b_u = b_x + b_bias[None, :], b_w + b_bias[None, :] + tl.log2(b_z)
+            b_higher_s, b_higher_w = tl.maximum(b_top_s, b_v), tl.maximum(b_top_w, b_u)
             b_shrink_s, b_shrink_w = tl.exp2(b_top_s - b_higher_s), tl.exp2(b_top_w - b_higher_w)
-            b_L, b_E, b_U, b_M = b_L * b_shrink_s, b_E * b_shrink_s, b_U * b_shrink_w, b_M * b_shrink_w
-            b_P *= b_shrink_w
+            b_L, b_U, b_X = b_L * b_shrink_s, b_U * b_shrink_w, b_X * b_shrink_w
             b_top_s, b_top_w = b_higher_s, b_higher_w
-            b_v, b_u = tl.exp2(b_x - b_top_s), tl.exp2(b_y - b_top_w)
+            b_v, b_u = tl.exp2(b_v - b_top_s), tl.exp2(b_u - b_top_w)
         else:
-            b_v = tl.exp2(b_s + (b_bias + b_p - log2e_over_t)[None, :])
+            b_v = tl.exp2(b_x + (b_bias - log2e_over_t)[None, :])
             b_u = tl.exp2(b_w + (b_bias - log2e_over_t)[None, :]) * b_z
         b_L += b_v
         b_U += b_u
-        b_M += b_u * b_s
-        if ADJUSTED:
-            b_P += b_u * b_p[None, :]
-        if NEED_GRAD:
-            b_E += b_v * b_s
+        b_X += b_u * b_x
     if ONLINE:
         b_shift_s, b_shift_w = tl.max(b_top_s, 1), tl.max(b_top_w, 1)
         b_shrink_s, b_shrink_w = tl.exp2(b_top_s - b_shift_s[:, None]), tl.exp2(b_top_w - b_shift_w[:, None])
-        b_L, b_E, b_U, b_M = b_L * b_shrink_s, b_E * b_shrink_s, b_U * b_shrink_w, b_M * b_shrink_w
-        b_P *= b_shrink_w
+        b_L, b_U, b_X = b_L * b_shrink_s, b_U * b_shrink_w, b_X * b_shrink_w
     else:
         b_shift_s, b_shift_w = log2e_over_t, log2e_over_t
-    return b_L, b_E, b_U, b_M, b_P, b_shift_s, b_shift_w
+    return b_L, b_U, b_X, b_shift_s, b_shift_w
 
 
 @triton.jit
@@ -129,9 +121,10 @@ def _row_gradient(
     BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SEGMENT: tl.constexpr,
     ADJUSTED: tl.constexpr, ONLINE: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """A second sweep: sum of (q - q_hat) b over the slots, [BLOCK_N, BLOCK_D]."""
+    """A second sweep: sums of (q - q_hat) b, [BLOCK_N, BLOCK_D], and of (q - q_hat) s, [BLOCK_N], over the slots."""
     b_de = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
     zero = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
+    b_along = zero
     for i_k in tl.range(0, used, BLOCK_K):
         b_b, b_bias, b_z = load_packed(
             p_rows, p_bias, p_class, p_prior, i_k, o_n, N, stride_prior_n, stride_prior_c, b_per_U,
@@ -144,13 +137,14 @@ def _row_gradient(
             b_p = tl.load(p_slot_prior + i_k + tl.arange(0, BLOCK_K))
         if ONLINE:
             b_u = tl.exp2(b_w + (b_bias[None, :] - b_shift_w[:, None]) + tl.log2(b_z))
-            b_s += (b_bias + b_p)[None, :] - b_shift_s[:, None]
+            b_x = b_s + ((b_bias + b_p)[None, :] - b_shift_s[:, None])
         else:
             b_u = tl.exp2(b_w + (b_bias - log2e_over_t)[None, :]) * b_z
-            b_s += (b_bias + b_p - log2e_over_t)[None, :]
-        b_g = tl.exp2(b_s) * b_per_L[:, None] - b_u
+            b_x = b_s + (b_bias + b_p - log2e_over_t)[None, :]
+        b_g = tl.exp2(b_x) * b_per_L[:, None] - b_u
+        b_along += b_g * b_s
         b_de = dot(b_g.to(p_rows.dtype.element_ty), b_b, b_de, PRECISION, UPCAST)
-    return b_de
+    return b_de, tl.sum(b_along, 1)
 
 
 @triton.jit
@@ -174,10 +168,10 @@ def _rows_loss(
     b_scale_w = (inverse_row_norm(b_teacher) * log2e_over_t)[:, None]
     b_student, b_teacher = b_student.to(DOT), b_teacher.to(DOT)
 
-    b_L, b_E, b_U, b_M, b_P, b_shift_s, b_shift_w = _row_sums(
+    b_L, b_U, b_X, b_shift_s, b_shift_w = _row_sums(
         b_student, b_teacher, b_scale_s, b_scale_w, p_rows, p_bias, p_class, p_slot_prior, p_prior, used, o_n, N,
         stride_prior_n, stride_prior_c, log2e_over_t,
-        BLOCK_D, BLOCK_N, BLOCK_K, SEGMENT, NEED_GRAD, ADJUSTED, ONLINE, PRECISION, UPCAST,
+        BLOCK_D, BLOCK_N, BLOCK_K, SEGMENT, ADJUSTED, ONLINE, PRECISION, UPCAST,
     )  # fmt: skip
     b_sum_U = tl.sum(b_U, 1)
     m_weighs = b_weight > 0
@@ -186,10 +180,7 @@ def _rows_loss(
     m_counts &= mass_on_slots(p_prior + o_n * stride_prior_n, stride_prior_c, m_weighs, p_start, n_asked)
     b_sum_U = tl.where(m_counts, b_sum_U, 1.0)
     b_sum_L = tl.where(m_counts, tl.sum(b_L, 1), 1.0)
-    b_mean_s = tl.sum(b_M, 1) / b_sum_U
-    b_loss = b_shift_s + tl.log2(b_sum_L) - b_mean_s
-    if ADJUSTED:
-        b_loss -= tl.sum(b_P, 1) / b_sum_U
+    b_loss = b_shift_s + tl.log2(b_sum_L) - tl.sum(b_X, 1) / b_sum_U
     b_loss = tl.where(m_counts, b_weight * (b_loss * LN_2), 0.0)
     tl.store(p_total + tl.program_id(0) * 2, tl.sum(b_loss, 0))
     tl.store(p_total + tl.program_id(0) * 2 + 1, tl.sum(tl.where(m_counts, b_weight, 0.0), 0))
@@ -198,15 +189,14 @@ def _rows_loss(
         # A pixel that does not count has q = q_hat = 0 in every slot, hence a gradient that is exactly 0.
         b_per_L = tl.where(m_counts, b_weight / b_sum_L, 0.0)
         b_per_U = tl.where(m_counts, b_weight / b_sum_U, 0.0)
-        b_along = tl.where(m_counts, b_weight * ((tl.sum(b_E, 1) / b_sum_L - b_mean_s) * LN_2), 0.0)
-        b_de = _row_gradient(
+        b_de, b_along = _row_gradient(
             b_student, b_teacher, b_scale_s, b_scale_w, b_shift_s, b_shift_w, b_per_L, b_per_U,
             p_rows, p_bias, p_class, p_slot_prior, p_prior, used, o_n, N, stride_prior_n, stride_prior_c, log2e_over_t,
             BLOCK_D, BLOCK_N, BLOCK_K_GRAD, SEGMENT, ADJUSTED, ONLINE, PRECISION, UPCAST,
         )  # fmt: skip
         # Read again rather than kept: through the loop the accumulator needs the registers.
         b_e = load_rows(p_student, o_n, N, stride_student_n, stride_student_d, D, BLOCK_D).to(tl.float32)
-        b_de = (b_de * inverse_t - (b_along * b_r)[:, None] * b_e) * b_r[:, None]
+        b_de = (b_de * inverse_t - (b_along * LN_2 * b_r)[:, None] * b_e) * b_r[:, None]
         store_rows(p_grad, b_de, o_n, N, D, BLOCK_D)
 
 
