@@ -14,9 +14,10 @@ labelled then); 128 + N when signal N ended it.
 import sys
 
 from dida.machine.signals import Signals
+from dida.machine.streams import standard_streams
 
 if __name__ == "__main__":
-    with Signals() as signals, signals.interrupting():
+    with standard_streams(), Signals() as signals, signals.interrupting():
         # Here and not above, because signals are listened to first.
         from dida.cli import eval_command
 

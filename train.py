@@ -15,9 +15,10 @@ SIGTERM, SIGHUP, SIGUSR1) ended the run early, with a checkpoint of the step tha
 import sys
 
 from dida.machine.signals import Signals
+from dida.machine.streams import standard_streams
 
 if __name__ == "__main__":
-    with Signals() as signals, signals.interrupting():  # until there is something to save
+    with standard_streams(), Signals() as signals, signals.interrupting():  # until there is something to save
         # Here and not above, because signals are listened to first.
         from dida.cli import train_command
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from dida.machine.signals import Signals
+from dida.machine.streams import standard_streams
 from dida.options.program import program_name
 
 
@@ -97,7 +98,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run a command. Exit status as that of train.py; 2 where there is no such command."""
-    with Signals() as signals, signals.interrupting():
+    with standard_streams(), Signals() as signals, signals.interrupting():
         name, *rest = (sys.argv[1:] if args is None else args) or ["--help"]
         if name in COMMANDS:
             COMMANDS[name](rest)

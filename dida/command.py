@@ -148,9 +148,10 @@ def _score(config: EvalConfig, trained: Trained, size: tuple[int, int], inferenc
         world=world,
         alone=config.alone,
     )
+    if config.json is not None and world.leads:
+        write_json(config.json, report)  # before anything is printed, which may fail
     print("\n".join(score_table(report)))
     if config.json is not None and world.leads:
-        write_json(config.json, report)
         print(f"numbers: {config.json}")
     if config.save_predictions is not None:
         print(f"label maps of the {config.network}: {config.save_predictions}")
@@ -265,6 +266,8 @@ def told_in_one_line(
 
 def reason(error: Exception, less: str = "less at a time") -> str:
     """What an error says to a user."""
+    if isinstance(error, BrokenPipeError):
+        return "nobody reads what it prints any more (broken pipe)"
     return f"out of memory; {less}" if is_out_of_memory(error) else str(error).strip()
 
 

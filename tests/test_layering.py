@@ -30,6 +30,7 @@ DIDA = {
     "run.terms": (),
     "run.progress": ("run.terms",),
     "machine.signals": (),
+    "machine.streams": (),
     "options.program": (),
     "options.doctor": (),
     "run.claim": ("errors",),
@@ -91,7 +92,7 @@ DIDA = {
         "use.evaluate", "use.export", "use.labelling", "use.network", "use.scoring", "use.trained",
     ),
     "doctor": ("data", "kernels", "options.doctor", "run.provenance"),
-    "cli": ("command", "doctor", "machine.signals", "options", "recipes"),
+    "cli": ("command", "doctor", "machine.signals", "machine.streams", "options", "recipes"),
     "__main__": ("cli",),
 }  # fmt: skip
 # Module -> what it may import of dida_kernels.
@@ -111,8 +112,8 @@ ONLY = {
     "timm": ("dida.models",),
     "tyro": ("dida.options", "dida.doctor", "dida.data.toy.__main__"),
     "torch": ("dida_kernels", *(f"dida.{name}" for name in DIDA if name not in (
-        "__main__", "cli", "config", "data.classes", "errors", "machine.files", "machine.signals", "options",
-        "recipes", "run.claim", "run.events", "run.progress", "run.terms", "use.paper",
+        "__main__", "cli", "config", "data.classes", "errors", "machine.files", "machine.signals", "machine.streams",
+        "options", "recipes", "run.claim", "run.events", "run.progress", "run.terms", "use.paper",
     ))),
 }  # fmt: skip
 
