@@ -24,14 +24,14 @@ from dida.errors import UserError
 from dida.machine.files import PARTIAL, Appended, regular, require_writable, write_bytes, write_json
 from dida.run.claim import LOCK, Claim, require_unclaimed
 from dida.run.provenance import environment
-from dida.run.trackers import open_trackers, require_tracker
+from dida.run.trackers import MARK, open_trackers, require_tracker
 from dida.state import checkpoints, run_folder
 
 RUNS = Path("runs")
 # What a run writes before its first checkpoint: a folder of this alone holds nothing that could be continued.
 _START = re.compile(
     r"(config|classes|environment\w*)\.json|metrics\.jsonl|events\.out\.tfevents.*|panels/step_\d+\.png"
-    rf"|(\w+/)?\..*\.partial|{LOCK}"
+    rf"|(\w+/)?\..*\.partial|{LOCK}|{re.escape(MARK)}|wandb/.*"
 )
 
 

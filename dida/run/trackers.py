@@ -2,30 +2,33 @@
 
 import importlib
 import importlib.util
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 from dida.errors import UserError
+from dida.machine.files import read_json, write_json
 from dida.run.events import open_events
 
 PROJECT = "dida"
+MARK = "tracker.json"
 
 
 class Tracker(Protocol):
     """Somewhere that takes scalars."""
 
     def add(self, step: int, scalars: dict[str, float]) -> None:
-        """Raises OSError."""
+        """Raises OSError, UserError."""
 
     def close(self) -> None:
         """Nothing is added afterwards."""
 
 
-# How each library is told which of its runs goes on when one of ours is resumed: wandb by an id, trackio by its name.
-_RESUMES: dict[str, Callable[[str, Path], dict[str, Any]]] = {
-    "wandb": lambda name, folder: {"id": name, "resume": "allow", "dir": str(folder)},
-    "trackio": lambda name, folder: {"resume": "allow"},
+# How each library is told which of its runs this one is: wandb by an id, trackio by a name, which must be unique.
+_NAMES: dict[str, Callable[[str, str, Path], dict[str, Any]]] = {
+    "wandb": lambda name, mark, folder: {"name": name, "id": mark, "dir": str(folder)},
+    "trackio": lambda name, mark, folder: {"name": f"{name}-{mark}"},
 }
 
 
@@ -33,16 +36,37 @@ class Service:
     """A run of wandb, or of trackio, whose functions are called the same."""
 
     def __init__(self, library: str, folder: Path, options: dict[str, Any]) -> None:
-        """`folder`: of the run, whose name is the run's there. `options`: as `dida.config.to_dict` gives them."""
-        self._library = importlib.import_module(library)
-        name = folder.absolute().name
-        self._library.init(project=PROJECT, name=name, config=options, **_RESUMES[library](name, folder))
+        """`folder`: of the run. `options`: as `dida.config.to_dict` gives them. Raises UserError."""
+        self._name, self._library = library, importlib.import_module(library)
+        names = _NAMES[library](folder.absolute().name, _mark(folder), folder)
+        self._told("init", project=PROJECT, config=options, resume="allow", **names)
 
     def add(self, step: int, scalars: dict[str, float]) -> None:
-        self._library.log(scalars, step=step)
+        """Raises UserError."""
+        self._told("log", scalars, step=step)
 
     def close(self) -> None:
-        self._library.finish()
+        self._told("finish")
+
+    def _told(self, function: str, *args: Any, **options: Any) -> None:
+        try:
+            getattr(self._library, function)(*args, **options)
+        except Exception as error:  # theirs, of any kind: a connection, a key, a quota
+            raise UserError(
+                f"--tracker {self._name}: {function} failed, {type(error).__name__}: {error}; "
+                "the run goes on without it by --resume RUN --tracker none"
+            ) from error
+
+
+def _mark(folder: Path) -> str:
+    """What tells the run of this folder from others of its name; made once, and kept in the folder."""
+    path = folder / MARK
+    if not path.exists():
+        write_json(path, {"id": secrets.token_hex(4)})
+    mark = read_json(path).get("id")
+    if not isinstance(mark, str):
+        raise UserError(f"{path}: names no id of the run that --tracker goes on with; remove the file to begin another")
+    return mark
 
 
 def open_trackers(
