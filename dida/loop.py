@@ -13,9 +13,8 @@ from dida.batch import Batch, Trace
 from dida.config import Config, DataConfig
 from dida.data import domains
 from dida.data.domains import UnlabelledDomain
-from dida.data.image_file import ImageFileError
 from dida.data.loader import batches
-from dida.data.workers import WorkerDied
+from dida.errors import NonFinite
 from dida.machine.files import read_metrics
 from dida.machine.signals import Signals, Stopped
 from dida.options.program import command_line
@@ -36,8 +35,9 @@ def train(config: Config, parts: Parts) -> Path:
     """Train until `config.optim.steps`. Whatever ends the run early between two steps leaves a checkpoint of the last.
 
     Returns the run folder. Raises Stopped after a signal; FileExistsError or Claimed where the folder is not free,
-    ImageFileError, WorkerDied or OSError where data cannot be read or the run not be written, NonFinite where a step or
-    what is to be saved is not finite. A note of the error says how to go on.
+    ImageFileError, WorkerDied or OSError where data cannot be read or the run not be written, NothingToScore where a
+    look finds no label, NonFinite where a step or what is to be saved is not finite. A note of the error says how to
+    go on.
     """
     state, method, pairs, _, device, arithmetic, _ = parts
     world, steps = state.world, config.optim.steps
@@ -48,7 +48,7 @@ def train(config: Config, parts: Parts) -> Path:
     with opened or contextlib.nullcontext(), Signals() as signals:
         print(f"run folder {folder}", flush=True)
         print("\n".join([*overview(config, parts), *choice_lines(device, classes=len(parts.class_set))]), flush=True)
-        keeper = Keeper(config, parts, opened, folder)
+        keeper = Keeper(config, parts, opened, folder, signals)
         with (
             keeper.says_how_to_go_on(),
             keeper.progress,
@@ -90,14 +90,14 @@ class Keeper:
     all keep the same time.
     """
 
-    def __init__(self, config: Config, parts: Parts, run: Run | None, folder: Path) -> None:
+    def __init__(self, config: Config, parts: Parts, run: Run | None, folder: Path, signals: Signals) -> None:
         """`run`: None in a process that does not write. `folder`: of the run, in all."""
         self._world = parts.state.world
         self.meter = Meter(folder, self._world)
         self._folder = folder
         self.progress = StepProgress(config.optim.steps, parts.state.step)
         self._steps, self._every = config.optim.steps, config.run
-        self._parts, self._run = parts, run
+        self._parts, self._run, self._signals = parts, run, signals
         self._listing = parts.pairs.listing()
         self._saved = parts.state.step  # the step that is on disk, or the start, where there is nothing to save
 
@@ -114,7 +114,11 @@ class Keeper:
         scalars = self._flushed() if logs else None
         with self._world.together():
             if self._run and scalars:
-                self._log(self._run, scalars | (self._look(self._run) if looks else {}))
+                seen: dict[str, float] = {}
+                try:
+                    seen = self._look(self._run) if looks else {}
+                finally:  # a look that fails or is given up costs no line
+                    self._log(self._run, scalars | seen)
             if self._run and draws:
                 path = self._folder / "panels" / f"step_{step:06d}.png"
                 self._parts.panel.save(path, batch, trace, self._parts.state.bank)
@@ -124,11 +128,12 @@ class Keeper:
 
     @contextmanager
     def between_steps(self) -> Iterator[None]:
-        """Here the state is whole: what ends the run in this block saves it first."""
+        """Here the state is whole: whatever ends the run in this block, it is saved first, unless that is why."""
         try:
             yield
-        except (Stopped, ImageFileError, WorkerDied, OSError):
-            if self._saved < self._parts.state.step:
+        except (Stopped, Exception) as error:
+            may_save = self._world.ended_together and not isinstance(error, NonFinite)
+            if may_save and self._saved < self._parts.state.step:
                 self._require_same()
                 scalars = self._flushed()
                 with self._world.together():
@@ -172,7 +177,8 @@ class Keeper:
         watch, state = self._parts.watch, self._parts.state
         assert watch is not None  # `assemble` makes one where there is anything to look at
         start = time.perf_counter()
-        found = watch.look({"student": state.student, "teacher": state.teacher}, list(read_metrics(run.metrics)))
+        with self._signals.interrupting():  # it takes longer than some systems wait, and changes nothing
+            found = watch.look({"student": state.student, "teacher": state.teacher}, list(read_metrics(run.metrics)))
         self.meter.leave_out(time.perf_counter() - start)
         self.progress.tell(in_words(found))
         return found

@@ -50,6 +50,7 @@ class World:
     """The processes of a run: here, this one alone."""
 
     rank, size = 0, 1
+    ended_together = True  # whether all know of the error that ends the run: it was met in `together`
 
     @property
     def leads(self) -> bool:

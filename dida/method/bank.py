@@ -30,13 +30,24 @@ class InstanceBank(nn.Module):
 
     def __init__(self, label_K: Tensor, dim: int, classes: int):
         super().__init__()
-        held_C = torch.bincount(label_K, minlength=classes)
-        first_C = held_C.cumsum(0) - held_C
         self.register_buffer("features", torch.zeros(len(label_K), dim))
         self.register_buffer("labels", label_K)
         self.register_buffer("written", torch.zeros(classes, dtype=torch.int64))  # vectors filled in so far, per class
-        self.register_buffer("held", held_C, persistent=False)  # slots per class
-        self.register_buffer("place", torch.arange(len(label_K)) - first_C[label_K], persistent=False)  # within class
+        self.register_buffer("held", torch.zeros(classes, dtype=torch.int64), persistent=False)  # slots per class
+        self.register_buffer("place", torch.zeros_like(label_K), persistent=False)  # within the class
+        self._count()
+        self.register_load_state_dict_post_hook(lambda bank, _: bank._count())
+
+    def _count(self) -> None:
+        """What follows from the labels: those of a checkpoint need not be what today's class statistics give.
+
+        Raises ValueError for a label that is no class.
+        """
+        if not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.held):
+            raise ValueError(f"labels: slots are of the classes 0 to {len(self.held) - 1}, found others")
+        self.held.copy_(torch.bincount(self.labels, minlength=len(self.held)))
+        first_C = self.held.cumsum(0) - self.held
+        self.place.copy_(torch.arange(len(self.labels), device=self.labels.device) - first_C[self.labels])
 
     @property
     def filled(self) -> Tensor:

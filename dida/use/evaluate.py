@@ -26,6 +26,7 @@ from dida.data.labelled_images import LabelledImage
 from dida.data.statistics import UnknownId, pixels_by_value, tally_unknown
 from dida.data.transforms import Normalise
 from dida.data.workers import ReadAhead
+from dida.errors import UserError
 from dida.machine.distributed import ALONE, World
 from dida.run.progress import Progress
 
@@ -58,7 +59,7 @@ class Inference:
 WHOLE_IMAGE = Inference()
 
 
-class NothingToScore(ValueError):
+class NothingToScore(UserError):
     """No pixel of the labels belongs to a class."""
 
 

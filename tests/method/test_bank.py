@@ -56,6 +56,23 @@ def test_a_bank_smaller_than_the_classes_is_refused():
         slot_labels(balanced_slots, 2, PIXELS)
 
 
+def test_a_bank_goes_on_with_the_slots_of_its_checkpoint():
+    """Class statistics of today, where pictures were added since, may give other ones."""
+    saved = InstanceBank(torch.tensor([0, 0, 0, 1]), dim=1, classes=2)
+    saved.fill(torch.tensor([[1.0], [2.0]]), torch.tensor([True, True]))
+    resumed = InstanceBank(torch.tensor([0, 1, 1, 1]), dim=1, classes=2)
+    resumed.load_state_dict(saved.state_dict())
+    assert resumed.held.tolist() == [3, 1]
+    assert resumed.place.tolist() == [0, 1, 2, 0]
+    assert resumed.filled == saved.filled
+    for number in range(2, 6):
+        for bank in (saved, resumed):
+            bank.fill(torch.full((2, 1), float(number)), torch.tensor([True, False]))
+        assert torch.equal(resumed.features, saved.features)
+    with pytest.raises(ValueError, match="classes 0 to 1"):
+        resumed.load_state_dict(saved.state_dict() | {"labels": torch.tensor([0, 1, 1, 2])})
+
+
 def test_fill_goes_round_and_leaves_no_slot_of_a_seen_class_empty():
     bank = InstanceBank(torch.tensor([0, 0, 0, 1, 3]), dim=1, classes=4)
     vectors = lambda x: torch.full((4, 1), float(x))  # noqa: E731
