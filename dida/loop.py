@@ -14,7 +14,7 @@ from dida.config import Config, DataConfig
 from dida.data import domains
 from dida.data.domains import UnlabelledDomain
 from dida.data.loader import batches
-from dida.errors import NonFinite
+from dida.errors import NonFinite, UserError
 from dida.machine.files import read_metrics
 from dida.machine.signals import Signals, Stopped
 from dida.options.program import command_line
@@ -138,7 +138,7 @@ class Keeper:
                 scalars = self._flushed()
                 with self._world.together():
                     if self._run and scalars:
-                        with contextlib.suppress(OSError):  # what cannot be written twice is said once, at first
+                        with contextlib.suppress(OSError, UserError):  # what cannot be written is said once, at first
                             self._log(self._run, scalars)
                     if self._run:
                         self._save(self._run)

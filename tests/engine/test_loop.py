@@ -27,6 +27,7 @@ from dida.data.toy import Counts, generate
 from dida.data.workers import WorkerDied
 from dida.errors import NonFinite
 from dida.loop import due
+from dida.machine.files import read_metrics
 from dida.machine.signals import STOPPING, Stopped
 from dida.precision import Arithmetic
 from dida.run.folder import Run
@@ -220,11 +221,12 @@ def quick(toy, tmp_path, monkeypatch) -> Callable[..., Path]:
         one = torch.tensor(1.0)
         return Trace({"source": one}, None, (), one, one)
 
-    def start(**more: Any) -> Path:
+    def start(watch: Any = None, **more: Any) -> Path:
         config = options(toy, tmp_path / "run", workers=0, panel_every=0, **more)
         pairs, _ = build_pairs(config)
         panel = Panel(pairs.source.class_set, 2, 0.1)
-        return loop.train(config, Parts(small_state(), None, pairs, panel, torch.device("cpu"), Arithmetic("fp32")))
+        device, arithmetic = torch.device("cpu"), Arithmetic("fp32")
+        return loop.train(config, Parts(small_state(), None, pairs, panel, device, arithmetic, watch))
 
     monkeypatch.setattr(loop, "train_step", step)
     monkeypatch.setattr(loop, "overview", lambda *parts: [])  # of a network that segments
@@ -236,6 +238,8 @@ FAULTS: dict[str, Exception] = {
     "a disk that is gone": OSError(5, "Input/output error", "a.png"),
     "a process that was killed": WorkerDied("process 7, which read data, was killed by SIGKILL"),
     "no terminal any more": BrokenPipeError(32, "Broken pipe"),
+    "a fault of ours": RuntimeError("a shape that nobody thought of"),
+    "memory for a look": torch.OutOfMemoryError("CUDA out of memory"),
 }
 
 
@@ -325,6 +329,21 @@ def test_a_signal_between_or_within_steps_costs_none(quick, tmp_path, monkeypatc
     assert stopped.value.code == 128 + kind
     assert load_checkpoint(latest(tmp_path / "run"))["step"] == 3
     assert f"{kind.name} after step 3, saved; continue with" in capsys.readouterr().out
+
+
+def test_a_signal_while_it_looks_ends_the_run_at_once_and_costs_no_line(quick, tmp_path):
+    class Slow:
+        def look(self, networks, earlier) -> dict[str, float]:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+            return {}
+
+    begin = time.monotonic()
+    with pytest.raises(Stopped):
+        quick(Slow(), eval_every=2, save_every=100, log_every=2)
+    assert time.monotonic() - begin < 30
+    assert load_checkpoint(latest(tmp_path / "run"))["step"] == 2
+    assert [line["step"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [2]
 
 
 def test_a_signal_while_it_waits_for_data_ends_the_run_at_once(quick, tmp_path, monkeypatch):
