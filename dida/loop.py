@@ -17,6 +17,7 @@ from dida.data.loader import batches
 from dida.errors import NonFinite, UserError
 from dida.machine.files import read_metrics
 from dida.machine.signals import Signals, Stopped
+from dida.optim import rates_at
 from dida.options.program import command_line
 from dida.precision import products_in
 from dida.run.folder import Run
@@ -163,10 +164,11 @@ class Keeper:
 
     def _flushed(self) -> dict[str, float] | None:
         """What the log says of the steps since it was last written, None if there were none. Waits for the device."""
+        if not len(self.meter):
+            return None
         state = self._parts.state
-        return (
-            self.meter.flush(lr=state.schedule.get_last_lr(), bank_fill=state.bank.filled) if len(self.meter) else None
-        )
+        used = rates_at(state.schedule, state.step - 1)  # by the last step; the schedule is at the next one
+        return self.meter.flush(lr=used, bank_fill=state.bank.filled)
 
     def _log(self, run: Run, scalars: dict[str, float]) -> None:
         step = self._parts.state.step

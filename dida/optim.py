@@ -39,11 +39,16 @@ def build_schedule(optimizer: AdamW, *, steps: int, warmup: int) -> LambdaLR:
     return LambdaLR(optimizer, factor)
 
 
+def rates_at(schedule: LRScheduler, step: int) -> list[float]:
+    """The learning rate of every group of parameters in step `step`."""
+    assert isinstance(schedule, LambdaLR)
+    return [float(base) * factor(step) for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
+
+
 def rates_of_now(optimizer: Optimizer, schedule: LRScheduler) -> None:
     """Give the optimizer the rates of the step that the schedule is at: an extended run was saved with others."""
-    assert isinstance(schedule, LambdaLR)
-    for group, base, factor in zip(optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
-        group["lr"] = base * factor(schedule.last_epoch)
+    for group, rate in zip(optimizer.param_groups, rates_at(schedule, schedule.last_epoch), strict=True):
+        group["lr"] = rate
 
 
 def gradient_norm(model: nn.Module) -> Tensor:

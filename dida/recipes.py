@@ -168,6 +168,8 @@ def from_command_line(args: list[str], program: str = "train.py") -> Config:
     that cannot change on --resume.
     """
     if resume := given(args, "resume", ""):
+        if saved := given(args, "config", ""):
+            sys.exit(f"{program}: --resume {resume} has options of its own; leave --config {saved} out")
         return _resumed(Path(resume), args, program)
     if saved := given(args, "config", ""):
         return read_command_line(Config, args, program, _as_saved(Path(saved), args, program))

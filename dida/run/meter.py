@@ -55,7 +55,7 @@ class Meter:
         """Time that steps did not take: the rates of the next flush are without it."""
         self._since += seconds
 
-    def flush(self, *, lr: Sequence[float | Tensor], bank_fill: Tensor) -> dict[str, float]:
+    def flush(self, *, lr: Sequence[float], bank_fill: Tensor) -> dict[str, float]:
         """Means over the steps since the last flush, and rates; the meter is empty afterwards.
 
         `lr`: learning rates, the encoder's first and the head's last. `bank_fill`: scalar, on the device. One transfer

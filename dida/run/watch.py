@@ -30,6 +30,7 @@ from dida.data.workers import ReadAhead
 from dida.options import parse_size
 from dida.run.terms import SHARE, WATCH
 from dida.use.evaluate import WHOLE_IMAGE, class_scores, evaluate, evaluating
+from dida_kernels.equations import confident
 
 _log = logging.getLogger(__name__)
 
@@ -110,8 +111,8 @@ def _told_apart(one_CHW: Tensor, other_CHW: Tensor, threshold: float) -> Tensor:
     log_CHW = one_CHW.log_softmax(0)
     entropy = -(log_CHW.exp() * log_CHW).sum(dtype=torch.float64) / math.log(max(len(one_CHW), 2))
     agree = (one_CHW.argmax(0) == other_CHW.argmax(0)).sum()
-    confident = (other_CHW.softmax(0).amax(0) > threshold).sum()
-    return torch.stack([agree.double(), confident.double(), entropy])
+    sure = confident(other_CHW.softmax(0).amax(0)[None], threshold).sum()
+    return torch.stack([agree.double(), sure.double(), entropy])
 
 
 def in_words(found: dict[str, float]) -> str:

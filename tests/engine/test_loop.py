@@ -331,6 +331,16 @@ def test_a_signal_between_or_within_steps_costs_none(quick, tmp_path, monkeypatc
     assert f"{kind.name} after step 3, saved; continue with" in capsys.readouterr().out
 
 
+def test_a_line_has_the_rate_that_was_used(quick, tmp_path):
+    quick(log_every=1)
+    rates, schedule = [], small_state().schedule
+    for _ in range(4):
+        rates.append(schedule.get_last_lr()[-1])
+        schedule.step()
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [line["lr_head"] for line in lines] == pytest.approx(rates)
+
+
 def test_a_signal_while_it_looks_ends_the_run_at_once_and_costs_no_line(quick, tmp_path):
     class Slow:
         def look(self, networks, earlier) -> dict[str, float]:

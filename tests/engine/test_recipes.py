@@ -115,6 +115,11 @@ def run(tmp_path) -> Path:
     return tmp_path
 
 
+def test_a_resumed_run_takes_no_options_of_another(run):
+    with pytest.raises(SystemExit, match=r"leave --config other out"):
+        recipes.from_command_line(["--resume", str(run), "--config", "other"])
+
+
 def test_a_resumed_run_has_its_own_options(run):
     config = recipes.from_command_line(["--resume", str(run), "--workers", "3"])
     assert config == changed(Config(), phi=0.5, steps=2000, resume=run, workers=3)
