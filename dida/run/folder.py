@@ -10,6 +10,7 @@ runs/<date>_<method>_<src>2<tgt>_<backbone>_s<seed>/
     lock                  who is training it, while somebody is
 """
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -82,7 +83,7 @@ class Run:
             if newer and folder == config.resume:  # and not a checkpoint that was named
                 raise UserError(f"{folder}: another process has advanced this run in the meantime; ask again")
             for path in newer:
-                aside = path.rename(path.with_name(path.name + ".aside"))
+                aside = path.rename(_free_name(path.with_name(path.name + ".aside")))
                 print(f"a checkpoint of a later step is set aside: {aside}")
             for partial in (*folder.glob(PARTIAL), *folder.glob(f"*/{PARTIAL}")):
                 partial.unlink()
@@ -148,6 +149,12 @@ def _require_free(folder: Path) -> None:
             f"{folder}: exists and is not empty (it holds {foreign}); a run is never overwritten. Choose another "
             f"--out, {instead}"
         )
+
+
+def _free_name(path: Path) -> Path:
+    """This, or this with the first number that is free: what was set aside before stays."""
+    numbered = (path.with_name(f"{path.name}{number}") for number in itertools.count(2))
+    return next(name for name in itertools.chain([path], numbered) if not name.exists())
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -209,6 +209,15 @@ def test_from_an_older_checkpoint_the_newer_ones_are_set_aside(tmp_path, capsys)
     assert "set aside" in capsys.readouterr().out
 
 
+def test_what_was_set_aside_before_stays(tmp_path):
+    for round_ in range(3):
+        fill(tmp_path, ["checkpoints/step_000100.pt", "checkpoints/step_000200.pt"])
+        (tmp_path / "checkpoints" / "step_000200.pt").write_text(f"{round_}")
+        Run.resume(changed(Config(), resume=tmp_path / "checkpoints" / "step_000100.pt"), 100).close()
+    kept = {path.name: path.read_text() for path in (tmp_path / "checkpoints").glob("*.aside*")}
+    assert kept == {f"step_000200.pt.aside{end}": f"{i}" for i, end in enumerate(("", "2", "3"))}
+
+
 DAMAGED = [
     b'{"step": 20, "lo',
     b"\xff\xfe\x00 not text\n",
