@@ -243,8 +243,24 @@ def _indices(path: Path, encoded: bytes, encoding: Encoding) -> np.ndarray:
                 f"{path}: {lossy} data, which changes the numbers that it stores, so its ids are not reliable; "
                 "save labels as PNG"
             )
+        stored = _stored(label)
+        if ";16" in stored and label.mode[0] not in "IF":
+            raise ImageFileError(
+                f"{path}: {label.mode} of 16 bits a channel, of which 8 would be read; save labels with one channel"
+            )
         turn = _TURNS.get(_orientation(label))
-        return _numbers(path, label if turn is None else label.transpose(turn), encoding)
+        numbers = _numbers(path, label if turn is None else label.transpose(turn), encoding)
+        return numbers // _SPREAD[stored] if stored in _SPREAD and not encoding.by_colour_alone else numbers
+
+
+# Pillow spreads grey of fewer bits over 0 to 255, which is right for a picture: 3 of 2 bits becomes 255.
+_SPREAD = {"L;2": np.uint8(85), "L;4": np.uint8(17)}
+
+
+def _stored(image: Image.Image) -> str:
+    """How a file that was opened, and not yet decoded, stores a pixel, in Pillow's words: "RGB;16B"."""
+    how = image.tile[0].args if image.tile else ""
+    return str(how[0] if isinstance(how, tuple) else how)
 
 
 def _numbers(path: Path, label: Image.Image, encoding: Encoding) -> np.ndarray:
