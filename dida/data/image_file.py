@@ -278,7 +278,7 @@ def _numbers(path: Path, label: Image.Image, encoding: Encoding) -> np.ndarray:
     pixels = np.asarray(label)
     colours = pixels[:, :, : 1 if label.mode == "LA" else 3]  # without alpha
     if (colours == colours[:, :, :1]).all():  # grey: one number, saved three times
-        return pixels[:, :, 0]
+        return np.ascontiguousarray(pixels[:, :, 0])
     raise ImageFileError(
         f"{path}: holds colours (mode {label.mode}) where one class id per pixel is needed; "
         'is it a colour rendering of the labels? classes.json can give each class its "color"'

@@ -11,6 +11,7 @@ from PIL import Image
 
 from dida.data.classes import CITYSCAPES_TO_TRAIN, SYNTHIA_TO_TRAIN, id_map
 from dida.data.image_file import Encoding, ImageFileError, image_size, read_ids, read_image, read_label
+from dida.data.statistics import count_label
 
 IDS = Encoding(CITYSCAPES_TO_TRAIN)
 SYNTHIA = Encoding(SYNTHIA_TO_TRAIN, red_of_16_bit=True)
@@ -92,6 +93,7 @@ def test_grey_that_was_saved_as_colours_is_read(tmp_path, mode):
     ids = np.array([[7, 8, 11], [26, 0, 255]], dtype=np.uint8)
     Image.fromarray(ids).convert(mode).save(tmp_path / "a.png")
     assert np.array_equal(read_ids(tmp_path / "a.png", IDS), ids)
+    assert count_label(tmp_path / "a.png", IDS, classes=19).ids == {7: 1, 8: 1, 11: 1, 26: 1, 0: 1, 255: 1}
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
