@@ -19,7 +19,7 @@ from typing import NamedTuple
 import cv2
 import imagecodecs
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from dida.data.archive import content, is_packed, opened
 from dida.data.classes import IdMap
@@ -257,7 +257,7 @@ def _indices(path: Path, encoded: bytes, encoding: Encoding) -> np.ndarray:
 _SPREAD = {"L;2": np.uint8(85), "L;4": np.uint8(17)}
 
 
-def _stored(image: Image.Image) -> str:
+def _stored(image: ImageFile.ImageFile) -> str:
     """How a file that was opened, and not yet decoded, stores a pixel, in Pillow's words: "RGB;16B"."""
     how = image.tile[0].args if image.tile else ""
     return str(how[0] if isinstance(how, tuple) else how)
