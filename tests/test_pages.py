@@ -174,6 +174,8 @@ def known(span: str) -> set[str] | None:
         return score
     if (name and name.startswith("bench.")) or span.startswith("python bench/"):
         return set(written_in("bench"))
+    if name and name.startswith("tests."):
+        return set(written_in("tests"))
     return train | score | written | written_in("bench") | written_in("dida")
 
 

@@ -81,7 +81,8 @@ class Report:
         if self.labels is not None:
             found["images left out (they do not match their label as published)"] = self.labels.left_out
             pixels_of = zip(self.labels.class_set.names, self.labels.pixels, strict=True)
-            found["classes that never occur"] = tuple(name for name, pixels in pixels_of if pixels == 0)
+            if self.labels.ids:
+                found["classes that never occur"] = tuple(name for name, pixels in pixels_of if pixels == 0)
         return {what: names for what, names in found.items() if names}
 
     @property
@@ -194,10 +195,11 @@ def _report(name: str, split: str, folder: Path, looks: list[_Finding], labels: 
 
 
 def _label_lines(labels: LabelReport) -> list[str]:
+    if not labels.ids:
+        return [f"  {labels.files} labels, of which none could be read"]
     ids = [raw for raw in labels.ids if not (labels.encoding.colours and raw == NO_COLOUR)]
-    range_ = f"raw ids {min(ids)} to {max(ids)}" if ids else "no ids"
-    held = "colours" if labels.encoding.by_colour_alone else range_
-    total = max(sum(labels.ids.values()), 1)
+    held = "colours" if labels.encoding.by_colour_alone or not ids else f"raw ids {min(ids)} to {max(ids)}"
+    total = sum(labels.ids.values())
     shares = [
         f"{name} {pixels / total:.2%}" for name, pixels in zip(labels.class_set.names, labels.pixels, strict=True)
     ]

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import cv2
 import imagecodecs
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from dida.data.archive import content, is_packed, opened
 from dida.data.classes import IdMap
@@ -243,8 +243,24 @@ def _indices(path: Path, encoded: bytes, encoding: Encoding) -> np.ndarray:
                 f"{path}: {lossy} data, which changes the numbers that it stores, so its ids are not reliable; "
                 "save labels as PNG"
             )
+        stored = _stored(label)
+        if ";16" in stored and label.mode[0] not in "IF":
+            raise ImageFileError(
+                f"{path}: {label.mode} of 16 bits a channel, of which 8 would be read; save labels with one channel"
+            )
         turn = _TURNS.get(_orientation(label))
-        return _numbers(path, label if turn is None else label.transpose(turn), encoding)
+        numbers = _numbers(path, label if turn is None else label.transpose(turn), encoding)
+        return numbers // _SPREAD[stored] if stored in _SPREAD and not encoding.by_colour_alone else numbers
+
+
+# Pillow spreads grey of fewer bits over 0 to 255, which is right for a picture: 3 of 2 bits becomes 255.
+_SPREAD = {"L;2": np.uint8(85), "L;4": np.uint8(17)}
+
+
+def _stored(image: ImageFile.ImageFile) -> str:
+    """How a file that was opened, and not yet decoded, stores a pixel, in Pillow's words: "RGB;16B"."""
+    how = image.tile[0].args if image.tile else ""
+    return str(how[0] if isinstance(how, tuple) else how)
 
 
 def _numbers(path: Path, label: Image.Image, encoding: Encoding) -> np.ndarray:
@@ -262,7 +278,7 @@ def _numbers(path: Path, label: Image.Image, encoding: Encoding) -> np.ndarray:
     pixels = np.asarray(label)
     colours = pixels[:, :, : 1 if label.mode == "LA" else 3]  # without alpha
     if (colours == colours[:, :, :1]).all():  # grey: one number, saved three times
-        return pixels[:, :, 0]
+        return np.ascontiguousarray(pixels[:, :, 0])
     raise ImageFileError(
         f"{path}: holds colours (mode {label.mode}) where one class id per pixel is needed; "
         'is it a colour rendering of the labels? classes.json can give each class its "color"'

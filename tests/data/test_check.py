@@ -69,6 +69,28 @@ def test_every_fault_is_found_by_name(tmp_path):
     assert "all-black images (1)" in str(report)
 
 
+def test_labels_of_which_none_can_be_read_have_no_shares(tmp_path):
+    folder = make_gta(tmp_path, 2)
+    for path in (folder / "labels").iterdir():
+        path.write_bytes(b"damaged")
+    report = check_gta(tmp_path)
+    assert "2 labels, of which none could be read" in str(report)
+    assert "%" not in str(report)
+    assert "classes that never occur" not in report.notes
+
+
+def test_label_maps_in_colours_are_not_called_ids(tmp_path):
+    drawn = np.full((20, 30, 3), 200, dtype=np.uint8)
+    drawn[:5] = 9  # of no class
+    save_image(tmp_path / "images" / "a.png", drawn)
+    save_image(tmp_path / "labels" / "a.png", drawn)
+    (tmp_path / "classes.json").write_text('[{"name": "sand", "color": "#c8c8c8"}]')
+    report = check_labelled(domains.survey(f"folder:{tmp_path}", tmp_path, "train"))
+    assert "1 labels: colours; 75.0% of all pixels belong to a class" in str(report)
+    (found,) = report.problems["what the label format does not define"]
+    assert found.startswith("colours that classes.json does not have: 150 pixels in 1 files")
+
+
 def test_black_frames_alone_are_a_note(tmp_path):
     folder = make_gta(tmp_path, 2)
     save_image(folder / "images" / "00001.png", np.zeros((SIZE[1], SIZE[0], 3), dtype=np.uint8))

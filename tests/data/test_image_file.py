@@ -2,6 +2,7 @@
 
 import io
 import os
+import zlib
 
 import cv2
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from dida.data.classes import CITYSCAPES_TO_TRAIN, SYNTHIA_TO_TRAIN, id_map
 from dida.data.image_file import Encoding, ImageFileError, image_size, read_ids, read_image, read_label
+from dida.data.statistics import count_label
 
 IDS = Encoding(CITYSCAPES_TO_TRAIN)
 SYNTHIA = Encoding(SYNTHIA_TO_TRAIN, red_of_16_bit=True)
@@ -90,6 +92,28 @@ def test_grey_that_was_saved_as_colours_is_read(tmp_path, mode):
     """As painting programs do: one number, three times."""
     ids = np.array([[7, 8, 11], [26, 0, 255]], dtype=np.uint8)
     Image.fromarray(ids).convert(mode).save(tmp_path / "a.png")
+    assert np.array_equal(read_ids(tmp_path / "a.png", IDS), ids)
+    assert count_label(tmp_path / "a.png", IDS, classes=19).ids == {7: 1, 8: 1, 11: 1, 26: 1, 0: 1, 255: 1}
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_several_channels_of_16_bits_are_no_label(tmp_path, name, channels):
+    """K2: Pillow reads the upper 8 of them, which makes one class of all ids below 256."""
+    assert cv2.imwrite(str(tmp_path / name), np.full((2, 3, channels), 26, dtype=np.uint16))
+    with pytest.raises(ImageFileError, match=rf"{name}: .* of 16 bits a channel, .* one channel"):
+        read_ids(tmp_path / name, IDS)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_grey_of_few_bits_holds_the_numbers_that_it_stores(tmp_path, bits):
+    """K2: masks of fewer classes than 16 may be packed like this."""
+    ids = np.array([[0, 1, 2**bits - 1, 1, 0, 0, 0, 2**bits - 1]], dtype=np.uint8)
+    packed = int("".join(f"{i:0{bits}b}" for i in ids[0]), 2).to_bytes(bits)
+    header = np.array([ids.shape[1], 1], dtype=">u4").tobytes() + bytes([bits, 0, 0, 0, 0])
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"\0" + packed)), (b"IEND", b""))
+    content = b"".join(len(d).to_bytes(4) + n + d + zlib.crc32(n + d).to_bytes(4) for n, d in chunks)
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
     assert np.array_equal(read_ids(tmp_path / "a.png", IDS), ids)
 
 
