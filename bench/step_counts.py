@@ -69,7 +69,7 @@ def count_step(scene: Scene, backbone: str, *, fused: bool = True, **options: An
         launches = Counter[str]()
         for operation in meter.operations:
             launches[operation.name] += operation.launches
-        found = {"launches": launches.total(), "moved": meter.moved, "peak": meter.peak}
+        found: dict[str, Any] = {"launches": launches.total(), "moved": meter.moved, "peak": meter.peak}
         found |= {f"floor, {'TF32' if tf32 else 'as it is'}": floors(meter.operations, tf32) for tf32 in (False, True)}
         start = time.process_time()
         train_step(state, batch, method)
