@@ -1,5 +1,6 @@
 """The bench of loading: pictures of real weight, and the arithmetic of its last columns."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,9 @@ def test_workers_and_labels_are_counted_from_the_times():
 
 
 def test_what_is_kept_is_a_row_a_stage():
-    found = {"gta5": {"decode the picture": 12.345}, "gta5 to cityscapes": {"sample, cached": 6.0}}
+    found = {data.name: {"count the label": 4.0} for data in PUBLISHED}
+    found["gta5 to cityscapes"] = {"sample, cached": 6.0}
     text = loading_report({"header": {"commit": "abc"}, "files": 4, "passes": 5, "ms": found})
-    assert "| gta5               | decode the picture | 12.35 |" in text
+    assert "| gta5 to cityscapes | sample, cached  | 6.00 |" in text
+    assert re.search(r"\| gta5 +\| 24966 +\| 50 +\|", text)
     assert "- commit: abc" in text
