@@ -49,7 +49,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "fp32, checkpoint-activations": {"precision": "fp32", "checkpoint_activations": True},
     "bf16, checkpoint-activations": {"precision": "bf16", "checkpoint_activations": True},
     "fp32, accumulate 2": {"precision": "fp32", "accumulate": 2},
-    "fp32, clip-gradient": {"precision": "fp32", "clip_gradient": 1.0},
 }
 LISTED = 12  # operations that launch most
 GPUS = (DEVICES[86], H100)
