@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image
 
+from bench import record
 from dida.data import domains
 from dida.data.image_file import decode_ids, decode_image, encoded_file
 from dida.data.pairs import Pairs, View
@@ -28,6 +29,7 @@ from dida.data.scaled_files import CachedFiles, ScaledFiles
 from dida.data.statistics import class_statistics, count_label
 from dida.data.transforms import scaled_image
 from dida.data.workers import start_worker
+from dida.machine.files import require_writable
 from dida.options import COUNT, Above, read_command_line
 
 CORES = 2  # that class statistics are extrapolated to
@@ -71,6 +73,8 @@ class LoadingOptions:
     """Samples of a step."""
     steps: tuple[Annotated[float, Above(0)], ...] = (0.2, 0.1, 0.03)
     """Seconds that a step takes, for which workers are counted."""
+    json: Path | None = None
+    """A file that keeps the times, with what they were measured on; a table of them goes beside it."""
 
 
 def made_label(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
@@ -200,13 +204,37 @@ def loading_lines(found: dict[str, dict[str, float]], options: LoadingOptions) -
                 workers = f"   workers for {options.batch_size} samples a step: {', '.join(need)}"
             yield f"  {stage:30}{ms:10.2f}{1000 / ms:10.1f}{workers}"
     for data in PUBLISHED:
-        whole = data.files * found[data.name]["count the label"] / 1000 / CORES
-        yield f"\nclass statistics of {data.files} labels of {data.name}, {CORES} cores: {whole:.0f} s (extrapolated)"
+        whole = f"{statistics_seconds(data, found):.0f} s (extrapolated)"
+        yield f"\nclass statistics of {data.files} labels of {data.name}, {CORES} cores: {whole}"
+
+
+def statistics_seconds(data: Released, found: dict[str, dict[str, float]]) -> float:
+    """What class statistics of the whole data set would take, on CORES cores."""
+    return data.files * found[data.name]["count the label"] / 1000 / CORES
+
+
+def loading_report(result: dict[str, Any]) -> str:
+    """The table in markdown; a cell is milliseconds of the processor for one picture, or sample."""
+    rows = [[data, stage, f"{ms:.2f}"] for data, stages in result["ms"].items() for stage, ms in stages.items()]
+    setting = f"made pictures, {result['files']} of each data set; the fastest of {result['passes']} passes"
+    table = record.table(["data", "stage", "ms"], rows)
+    whole = record.table(
+        ["class statistics of", "labels", f"s on {CORES} cores, extrapolated"],
+        [[data.name, data.files, f"{statistics_seconds(data, result['ms']):.0f}"] for data in PUBLISHED],
+    )
+    return "\n\n".join(["# Reading, by one core", setting, record.render_header(result["header"]), table, whole])
 
 
 def main(options: LoadingOptions) -> None:
-    """Measure and print."""
-    print("\n".join(loading_lines(time_stages(options), options)))
+    """Measure, print, and keep if asked. Raises OSError, before anything is measured, where it cannot be kept."""
+    if options.json:
+        require_writable(options.json, option="--json", folder=False)
+    found = time_stages(options)
+    print("\n".join(loading_lines(found, options)))
+    if options.json:
+        result = {"header": record.header("cpu"), "files": options.files, "passes": options.passes, "ms": found}
+        record.write(options.json, result)
+        record.write(options.json.with_suffix(".md"), loading_report(result) + "\n")
 
 
 if __name__ == "__main__":

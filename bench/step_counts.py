@@ -10,8 +10,11 @@ Launches are those of PyTorch's operations: what cuDNN and cuBLAS add to them, t
 a product, only a GPU can tell. What is compiled is not counted: what the compiler fuses only it can tell. In TF32 a
 step is that of fp32, with factors rounded on their way into products.
 
-Time of the host is that of its processor for a step on such tensors, the least of some: for comparing rows of one run.
-It is not that of a GPU's host, to which launching itself comes, and which does not compute shapes in Python.
+A floor is calculated: operations one behind the other, each as long as its bytes or its products take at the rates of
+bench/compiled/roofline.py. No step reaches it; a step that takes twice as long has something to look for.
+
+Time of the host is that of its processor for a step on such tensors: to compare rows of one run roughly. It is not that
+of a GPU's host, to which launching itself comes, and which does not compute shapes in Python.
 """
 
 import argparse
@@ -33,6 +36,7 @@ from torch import Tensor
 
 from bench import record
 from bench.arguments import output_file
+from bench.compiled.roofline import DEVICES, H100, Device
 from bench.counted_step import build_step, count_second_step, shapes_of_a_batch, without_branch
 from bench.meter import CUDA_BLOCK, Operation, TensorMeter, span
 from dida.step import train_step
@@ -45,10 +49,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "fp32, checkpoint-activations": {"precision": "fp32", "checkpoint_activations": True},
     "bf16, checkpoint-activations": {"precision": "bf16", "checkpoint_activations": True},
     "fp32, accumulate 2": {"precision": "fp32", "accumulate": 2},
-    "fp32, clip-gradient": {"precision": "fp32", "clip_gradient": 1.0},
 }
 LISTED = 12  # operations that launch most
-TIMED = 2  # steps
+GPUS = (DEVICES[86], H100)
 
 
 def count_step(scene: Scene, backbone: str, *, fused: bool = True, **options: Any) -> dict[str, Any]:
@@ -59,18 +62,18 @@ def count_step(scene: Scene, backbone: str, *, fused: bool = True, **options: An
     method, batch = without_branch(method), shapes_of_a_batch(scene)
     for group in state.optimizer.param_groups:
         group["fused"], group["foreach"] = fused, not fused
-    meter, seconds = TensorMeter(block=CUDA_BLOCK), []
+    meter = TensorMeter(block=CUDA_BLOCK)
     with as_on_a_gpu(meter):
         count_second_step(state, method, scene, meter)
         launches = Counter[str]()
         for operation in meter.operations:
             launches[operation.name] += operation.launches
-        found = {"launches": launches.total(), "moved": meter.moved, "peak": meter.peak}
-        for _ in range(TIMED):
-            start = time.process_time()
-            train_step(state, batch, method)
-            seconds.append(time.process_time() - start)
-    return found | {"host": min(seconds), "most": launches.most_common(LISTED)}
+        found: dict[str, Any] = {"launches": launches.total(), "moved": meter.moved, "peak": meter.peak}
+        found |= {f"floor, {'TF32' if tf32 else 'as it is'}": floors(meter.operations, tf32) for tf32 in (False, True)}
+        start = time.process_time()
+        train_step(state, batch, method)
+        found["host"] = time.process_time() - start
+    return found | {"most": launches.most_common(LISTED)}
 
 
 @contextmanager
@@ -101,6 +104,18 @@ def as_on_a_gpu(meter: TensorMeter) -> Iterator[None]:
         yield
 
 
+def floors(operations: Sequence[Operation], tf32: bool) -> dict[str, float]:
+    """Seconds by GPU. `tf32`: products of float32 are made in it, at half the rate of bfloat16."""
+
+    def products(device: Device, dtype: torch.dtype | None) -> float:
+        return device.tensor / 2 if tf32 and dtype == torch.float32 else device.products(dtype)
+
+    return {
+        gpu.name: sum(max(x.bytes / gpu.bandwidth, x.flops / products(gpu, x.dtype)) for x in operations)
+        for gpu in GPUS
+    }
+
+
 def _attention(products: int, *tensors: Tensor, launches: int) -> Operation:
     query, key = tensors[:2]
     flops = products * 2 * query.numel() * key.shape[-2]
@@ -111,9 +126,15 @@ def counts_report(result: dict[str, Any]) -> str:
     """The report in markdown; every number in it comes from `result`."""
     rows = result["rows"]
     table = counts_table(rows)
+    times = ("floor, as it is", "floor, TF32")
+    heads = [f"{gpu.name}, ms{', TF32' * (name == times[1])}" for gpu in GPUS for name in times]
+    least = record.table(
+        ["floor, calculated", *heads],
+        [[r["options"], *(f"{1e3 * r[name][gpu.name]:.0f}" for gpu in GPUS for name in times)] for r in rows],
+    )
     most = record.table(["launches of fp32 by operation", ""], rows[0]["most"])
     setting = f"{result['backbone']}, 2 + 2 crops of 512 x 512, without the branch of the instance level"
-    return "\n\n".join(["# The step, counted", setting, record.render_header(result["header"]), table, most])
+    return "\n\n".join(["# The step, counted", setting, record.render_header(result["header"]), table, least, most])
 
 
 def counts_table(rows: Sequence[dict[str, Any]]) -> str:

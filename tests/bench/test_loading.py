@@ -1,10 +1,11 @@
 """The bench of loading: pictures of real weight, and the arithmetic of its last columns."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 
-from bench.loading import PUBLISHED, LoadingOptions, loading_lines, make_files
+from bench.loading import PUBLISHED, LoadingOptions, loading_lines, loading_report, make_files
 from dida.data import domains
 from dida.data.image_file import read_image, read_label
 
@@ -25,3 +26,12 @@ def test_workers_and_labels_are_counted_from_the_times():
     assert "12.5" in sample  # a second
     assert "1 for 0.2 s, 2 for 0.1 s, 6 for 0.03 s" in sample
     assert any(line.endswith("24966 labels of gta5, 2 cores: 50 s (extrapolated)") for line in lines)
+
+
+def test_what_is_kept_is_a_row_a_stage():
+    found = {data.name: {"count the label": 4.0} for data in PUBLISHED}
+    found["gta5 to cityscapes"] = {"sample, cached": 6.0}
+    text = loading_report({"header": {"commit": "abc"}, "files": 4, "passes": 5, "ms": found})
+    assert "| gta5 to cityscapes | sample, cached  | 6.00 |" in text
+    assert re.search(r"\| gta5 +\| 24966 +\| 50 +\|", text)
+    assert "- commit: abc" in text

@@ -90,6 +90,17 @@ def test_matrix_flops_and_temporaries_that_died():
     assert meter.live == 4 * 600
 
 
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_flops_of_a_convolution_and_its_two_gradients_are_those_of_its_groups(groups):
+    """PyTorch's own formula of the gradients takes every convolution for a dense one: a depthwise one for hundreds."""
+    image, weight = (torch.ones(shape, device="meta") for shape in ((2, 6, 8, 8), (6, 6 // groups, 3, 3)))
+    with TensorMeter() as meter:
+        F.conv2d(image.requires_grad_(), weight.requires_grad_(), padding=1, groups=groups).sum().backward()
+    found = {step.name: step.flops for step in meter.operations}
+    once = 2 * (2 * 6 * 8 * 8) * (6 // groups) * 9
+    assert (found["convolution"], found["convolution_backward"]) == (once, 2 * once)
+
+
 def test_bodies_of_opaque_ops_are_opened():
     made = cases.call("instance_loss", SMALL)
     with TensorMeter() as meter, torch.no_grad(), dida_kernels.backend("chunked"):

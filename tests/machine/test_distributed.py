@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dida.data.loader import Share
 from dida.errors import UserError
 from dida.machine.distributed import ALONE, Group, joined, place, processes
+from dida.method.teacher import ShareOfBatch
 from dida.method.views import StepRandom
 from dida.models.stochastic_depth import StochasticDepth
 from dida.models.whole_batch import over_all_processes
@@ -101,6 +102,8 @@ def in_a_group() -> dict[str, object]:
         found["pooled"] = world.mean(
             world.pooled(part.mean() if world.rank else part.sum() * 0, lambda: torch.tensor(2 * world.rank))
         )
+        sure = (torch.arange(4) < world.rank).expand(2, 3, 4)  # 0, 1 and 2 of 4 pixels in a row
+        found["confident"] = ShareOfBatch(world)(sure, torch.ones_like(sure))
         found["none"] = world.pooled(torch.tensor(0.0), lambda: torch.tensor(0))
 
         network = Net().double()
@@ -144,6 +147,7 @@ def test_a_group_has_parts_sums_norms_and_draws_of_the_whole(tmp_path):
         assert found["sum"].flatten().tolist() == [6, 9]
         assert found["values"] == ["of 0", "of 1", "of 2"]
         assert float(found["pooled"]) == pytest.approx((2 * 2.5 + 4 * 4.5) / 6)  # pixels weigh, processes do not
+        assert found["confident"].unique().tolist() == [0.25]
         assert float(found["none"]) == 0
         torch.testing.assert_close(found["loss"], loss.detach(), rtol=1e-12, atol=0)
         for gradient, parameter in zip(found["gradients"], network.parameters(), strict=True):

@@ -36,7 +36,7 @@ PLANTS = [
         "the weight of pseudo-labels is the share of one process",
         "(world.sum(found_BHW.sum(dims, keepdim=True)) for",
         "(found_BHW.sum(dims, keepdim=True) for",
-        BALANCED,
+        GROUP,
     ),
     Plant(
         "dida/machine/distributed.py",
