@@ -57,7 +57,9 @@ def _require_same_classes(before: ClassSet, class_set: ClassSet, src: str, path:
 
 def _require_same_files(before: Any, listing: dict[str, Any], path: Path, *, may_differ: bool) -> None:
     """A file that is gone, or one more, changes all samples, because they draw files by their number."""
-    if not isinstance(before, dict):
+    if before is not None and not isinstance(before, dict):
+        raise ValueError(f"{path}: expected a dictionary as 'files', found {before!r:.40}")
+    if before is None:
         _log.info("%s does not say which files it was trained on: they are taken to be the same", path.name)
         return
     for domain, now in listing.items():

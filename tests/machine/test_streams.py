@@ -1,4 +1,4 @@
-"""Streams that are closed, that nobody reads, that are full, or that spell little: of programs as a shell starts them."""
+"""Streams that are closed, unread, full, or that spell little: of programs as a shell starts them."""
 
 import os
 import subprocess
