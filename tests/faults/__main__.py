@@ -32,14 +32,14 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--signals", type=int, default=16)
     parser.add_argument("--disks", type=int, default=8)
-    parser.add_argument("--step-pairs", type=int, default=0, help="pairs of blocks of steps, watched and not")
+    parser.add_argument("--step-pairs", type=int, default=0, help="steps that are timed beside what watches them")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         wrong = _inputs(Path(folder), [room for room in options.inputs if room != "none"], options.jobs)
         if options.step_pairs:
-            _render("step", step_cost.told_of(step_cost.ratios(Path(folder) / "steps", options.step_pairs)))
+            _render("step", step_cost.told_of(step_cost.pairs_of(Path(folder) / "steps", options.step_pairs)))
         return int(wrong | _moments(Path(folder), options))
 
 

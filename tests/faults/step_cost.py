@@ -1,92 +1,89 @@
-"""What a step pays for being watched: blocks of steps in turn, with and without what looks for faults.
+"""What a step pays for being watched: what looks for faults, timed beside the steps that it looks at.
 
 Watched, a step has its two norms, may be left by a signal and by what ends a run between two steps, and its numbers
-are found finite at the end of the block, as the log does it. Both blocks are of one process and one state, on one
-batch; processor time of the one thread is counted, which what else the machine does hardly changes.
+are found finite when the log is written. That is a hundredth of a step or less, and steps one by one differ by more:
+so both are timed in turn, the watching many times over, in processor time of one thread, which what else the machine
+does hardly changes.
 """
 
-import contextlib
 import statistics
 import time
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from unittest import mock
+from typing import NamedTuple
 
 import torch
 
-from dida import step as step_module
 from dida.assemble import Parts, assemble, join
-from dida.data.loader import batches
+from dida.batch import Trace
+from dida.data.loader import Ids, batches
 from dida.loop import Keeper
 from dida.machine.distributed import ALONE
 from dida.machine.signals import Signals
+from dida.optim import gradient_norm, weight_norm
 from dida.recipes import from_command_line
 from dida.run.provenance import machine, source_digest
 from dida.step import train_step
 from tests.faults.scripts import make_toy
 
-__all__ = ["ratios", "told_of"]
-STEPS = 2  # of a block
+__all__ = ["Pair", "pairs_of", "told_of"]
+OFTEN = 20  # times that a step is watched while one is taken
 OPTIONS = {"device": "cpu", "workers": 0, "weights": "none", "bank_start": 1, "bank_fill": 1}
 
 
-def ratios(folder: Path, pairs: int) -> list[float]:
-    """Watched over unwatched, of each pair of blocks that follow each other; which is first changes in turn."""
+class Pair(NamedTuple):
+    """Seconds of processor time of a step, watched, and of the watching alone."""
+
+    step: float
+    watching: float
+
+    @property
+    def ratio(self) -> float:
+        """A watched step over one that is not."""
+        return self.step / (self.step - self.watching)
+
+
+def pairs_of(folder: Path, count: int) -> list[Pair]:
+    """Steps of DIDA on the toy at its default size, after two that warm up."""
     torch.set_num_threads(1)
     given = [part for name, value in OPTIONS.items() for part in ("--" + name.replace("_", "-"), str(value))]
     toy = ["--src", "toy-gta5", "--tgt", "toy-cityscapes", "--method", "dida", "--data-root", str(make_toy(folder))]
     config = from_command_line([*toy, *given])
     parts = join(assemble(config, ALONE))
-    keeper = Keeper(config, parts, None, folder)
-    with contextlib.ExitStack() as stack:
-        signals = stack.enter_context(Signals())
-        size, device = config.data.batch_size, torch.device("cpu")
-        stream = stack.enter_context(batches(parts.pairs, batch_size=size, start=0, stop=2, workers=0, device=device))
-        batch, ids = next(stream)
-
-        def block(watched: bool) -> float:
-            method = parts.method
-            with contextlib.ExitStack() as changes:
-                if not watched:
-                    changes.enter_context(mock.patch.object(step_module, "weight_norm", return_value=torch.zeros(())))
-                    method = replace(method, clip_gradient=lambda model: torch.zeros(()))
-                begin = time.process_time()
-                for _ in range(STEPS):
-                    with _left_where_it_may_end(keeper, signals) if watched else contextlib.nullcontext():
-                        pass
-                    trace = train_step(parts.state, batch, method)
-                    if watched:
-                        keeper.meter.add(parts.state.step, trace, ids, waited=0.0)
-                if watched:
-                    _look(keeper, parts)
-                return time.process_time() - begin
-
-        block(True), block(False)  # caches, and the bank's first vectors
-        found = []
-        for number in range(pairs):
-            seconds = {watched: block(watched) for watched in ((True, False) if number % 2 else (False, True))}
-            found.append(seconds[True] / seconds[False])
-            print(f"pair {number + 1}: {seconds[True]:.3f} s watched, {seconds[False]:.3f} s not", flush=True)
-        return found
+    keeper, device = Keeper(config, parts, None, folder), torch.device("cpu")
+    size, found = config.data.batch_size, []
+    with Signals() as signals, batches(parts.pairs, batch_size=size, start=0, stop=1, workers=0, device=device) as few:
+        batch, ids = next(few)
+        for _ in range(2):
+            trace = train_step(parts.state, batch, parts.method)
+        for number in range(count):
+            begin = time.process_time()
+            trace = train_step(parts.state, batch, parts.method)
+            between = time.process_time()
+            for parameter in parts.state.student.parameters():
+                parameter.grad = parameter.detach()  # of its size; a step lets go of its own
+            since = time.process_time()
+            for _ in range(OFTEN):
+                _watch(keeper, signals, parts, trace, ids)
+            found.append(Pair(between - begin, (time.process_time() - since) / OFTEN))
+            parts.state.optimizer.zero_grad(set_to_none=True)
+            print(f"step {number + 1}: {found[-1].step:.3f} s, watching {1e3 * found[-1].watching:.2f} ms", flush=True)
+    return found
 
 
-@contextlib.contextmanager
-def _left_where_it_may_end(keeper: Keeper, signals: Signals) -> Iterator[None]:
+def _watch(keeper: Keeper, signals: Signals, parts: Parts, trace: Trace, ids: Ids) -> None:
     with keeper.between_steps(), ALONE.together(), signals.interrupting():
-        yield
-
-
-def _look(keeper: Keeper, parts: Parts) -> None:
+        pass
+    norms = gradient_norm(parts.state.student), weight_norm(parts.state.student)
+    keeper.meter.add(parts.state.step, trace._replace(gradient_norm=norms[0], weight_norm=norms[1]), ids, waited=0.0)
     keeper.meter.flush(lr=parts.state.schedule.get_last_lr(), bank_fill=parts.state.bank.filled)
 
 
-def told_of(found: list[float]) -> str:
+def told_of(pairs: list[Pair]) -> str:
     """As Markdown."""
-    about, ordered = machine(), sorted(found)
-    low, high = ordered[len(ordered) // 4], ordered[3 * len(ordered) // 4]
+    about, ratios = machine(), sorted(pair.ratio for pair in pairs)
+    step, watching = (statistics.median(pair[i] for pair in pairs) for i in range(2))
     return (
-        f"Processor time of a step with over without what watches it: median **{statistics.median(found):.4f}**, half "
-        f"of the pairs between {low:.4f} and {high:.4f}; {len(found)} pairs of {STEPS} steps each, on the toy at its "
-        f"default size, one thread. {about['cpu']}, torch {about['torch']}, source {source_digest()}.\n"
+        f"A step that is watched over one that is not: median **{statistics.median(ratios):.4f}**, {ratios[0]:.4f} to "
+        f"{ratios[-1]:.4f} in {len(pairs)} pairs; {1e3 * watching:.1f} ms of watching in steps of {step:.2f} s, on the "
+        f"toy at its default size. {about['cpu']}, one thread, torch {about['torch']}, source {source_digest()}.\n"
     )
