@@ -35,7 +35,7 @@ from dida.optim import ClipGradient, build_optimizer, build_schedule, gradient_n
 from dida.options import parse_size
 from dida.precision import Arithmetic, choose_precision
 from dida.run.panel import Panel
-from dida.run.resume import go_on
+from dida.run.resume import begun_run, go_on
 from dida.run.transfer import start_from_init
 from dida.run.watch import Watch, build_watch
 from dida.state import TrainState
@@ -67,6 +67,7 @@ def assemble(config: Config, world: World = ALONE) -> Parts:
 
     Raises OSError or ValueError for data, weights, devices or options that are not there or do not fit.
     """
+    begun = begun_run(config) if config.resume else None  # first: what was edited is named, not what it breaks
     _require_equal_parts(config, world)
     device = find_device(config.run.device)
     pairs, pixels_C = build_pairs(config)
@@ -76,8 +77,8 @@ def assemble(config: Config, world: World = ALONE) -> Parts:
     _require_statistics(config, student)
     arithmetic = choose_arithmetic(config, device)
     state = build_state(config, class_set, pixels_C, device, student=student, world=world)
-    if config.resume:
-        go_on(state, config, pairs)
+    if begun:
+        go_on(state, begun, config, pairs)
     method = build_method(config, class_set, imagenet=imagenet, world=world)
     panel = Panel(class_set, config.instance.boundary_classes, config.instance.temperature)
     watch = build_watch(config, pairs.source, pairs.target) if config.run.eval_every else None

@@ -5,7 +5,8 @@ Nothing slow is imported before the options are read, so that --help and a misty
 
 import difflib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from dida.machine.signals import Signals
 from dida.machine.streams import standard_streams
@@ -17,7 +18,8 @@ def train_command(args: Sequence[str]) -> None:
     from dida.recipes import from_command_line
 
     config = from_command_line(list(args), program_name("train"))
-    from dida import command
+    with _importing("train"):
+        from dida import command
 
     command.run_check(config) if config.check_data else command.run_training(config)
 
@@ -28,7 +30,8 @@ def eval_command(args: Sequence[str]) -> None:
     from dida.options.evaluation import EvalConfig
 
     config = read_command_line(EvalConfig, list(args), program_name("eval"))
-    from dida.command import run_evaluation
+    with _importing("eval"):
+        from dida.command import run_evaluation
 
     run_evaluation(config)
 
@@ -51,7 +54,8 @@ def export_command(args: Sequence[str]) -> None:
     from dida.options.export import ExportConfig
 
     config = read_command_line(ExportConfig, list(args), program_name("export"))
-    from dida.command import run_export
+    with _importing("export"):
+        from dida.command import run_export
 
     run_export(config)
 
@@ -62,7 +66,8 @@ def report_command(args: Sequence[str]) -> None:
     from dida.options.report import ReportConfig
 
     config = read_command_line(ReportConfig, list(args), program_name("report"))
-    from dida.command import run_report
+    with _importing("report"):
+        from dida.command import run_report
 
     run_report(config)
 
@@ -80,9 +85,19 @@ def doctor_command(args: Sequence[str]) -> None:
     from dida.options.doctor import DoctorOptions
 
     options = read_command_line(DoctorOptions, list(args), "dida doctor")
-    from dida import doctor
+    with _importing("doctor"):
+        from dida import doctor
 
     doctor.main(options)
+
+
+@contextmanager
+def _importing(command: str) -> Iterator[None]:
+    """What DIDA_BACKEND says is looked at while the operations are imported, and is a user's to put right."""
+    try:
+        yield
+    except ValueError as error:
+        sys.exit(f"{program_name(command)}: {error}")
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {

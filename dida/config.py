@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from dida.options import COUNT, COUNT_OR_NONE, SHARE, Above, AtLeast, Range, check_values, flag, parse_size
+from dida.options import COUNT, COUNT_OR_NONE, DIVISOR, SHARE, Above, AtLeast, Range, check_values, flag, parse_size
 
 MethodName = Literal["source", "dacs", "daformer", "dida", "oracle"]
 RecipeName = Literal["paper", "advised"]
@@ -44,7 +44,7 @@ class DataConfig:
     """Folder that keeps scaled pictures and labels, for this run and others: read in a tenth of the time or less."""
     rare_class_sampling: bool = True
     """Draw source pictures by rare classes instead of uniformly."""
-    rare_class_temperature: Annotated[float, Above(0)] = 0.01
+    rare_class_temperature: Annotated[float, DIVISOR] = 0.01
     """Temperature of the class probabilities softmax((1 - frequency) / T)."""
     rare_class_pixels: Annotated[int, COUNT_OR_NONE] = 3000
     """Pixels of a class, at the label's own size, that make a picture a candidate for it."""
@@ -155,7 +155,7 @@ class InstanceConfig:
     instance_prior: Literal["none", "student", "both"] = "none"
     """Class prior (running shares of the pseudo-labels) in the softmax over the bank: in the student's q, or also in
     the teacher's where it stands alone or is smoothed. With weights it has the power that they leave."""
-    temperature: Annotated[float, Above(0)] = 0.1
+    temperature: Annotated[float, DIVISOR] = 0.1
     """t of the softmax over the bank."""
     regenerate_semantic: Literal["smooth", "scale", "none"] = "smooth"
     """z-hat: the class level corrected by the bank (Table V, rows)."""

@@ -104,8 +104,8 @@ class TrainState:
             expected = f"the {part} of its own config"
             load_weights(getattr(self, part), checkpoint[part], source=f"{source}, {part}", expected=expected)
         for part, problem in (
-            ("optimizer", _misfit(self.optimizer, checkpoint["optimizer"])),
-            ("schedule", _not_of(self.schedule, checkpoint["schedule"])),
+            ("optimizer", _misfit(self.optimizer, checkpoint["optimizer"], checkpoint["step"])),
+            ("schedule", _not_of(self.schedule, checkpoint["schedule"], checkpoint["step"])),
         ):
             if problem:
                 raise ValueError(f"{source}, {part}: {problem}")
@@ -119,30 +119,49 @@ class TrainState:
         self.step = checkpoint["step"]
 
 
-def _misfit(optimizer: Optimizer, saved: dict[str, Any]) -> str | None:
-    """What keeps an optimizer from going on with `saved`, another's state."""
+def _misfit(optimizer: Optimizer, saved: dict[str, Any], step: int) -> str | None:
+    """What keeps an optimizer from going on with `saved`, its state after `step` steps, or another's."""
     own, groups, moments = optimizer.state_dict()["param_groups"], saved.get("param_groups"), saved.get("state")
     if not isinstance(groups, list) or not isinstance(moments, dict):
         return "not the state of an optimizer"
     for mine, other in zip(own, groups, strict=False):
         if not isinstance(other, dict) or mine.keys() != other.keys() or mine["params"] != other["params"]:
             return f"not the state of {type(optimizer).__name__} for the network of its own config"
+        for name in mine.keys() - {"lr", *_HOW_IT_RUNS}:  # the rate is set anew
+            if type(mine[name]) is not type(other[name]) or mine[name] != other[name]:
+                return f"{name} of its own config is {mine[name]!r}, found {other[name]!r:.40}"
     if len(own) != len(groups):
         return f"expected {len(own)} groups of parameters, found {len(groups)}"
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for number, parameter in enumerate(parameters):
-        averages = moments.get(number, {})
-        for name in ("exp_avg", "exp_avg_sq"):
-            if number in moments and getattr(averages.get(name), "shape", None) != parameter.shape:
-                return f"{name} of parameter {number} is not of its shape, {tuple(parameter.shape)}"
+        if (problem := _not_moments(moments.get(number), parameter, step)) is not None:
+            return f"{problem[0]} of parameter {number} is not {problem[1]}"
     return None
 
 
-def _not_of(schedule: LRScheduler, saved: dict[str, Any]) -> str | None:
-    """What keeps a schedule from going on with `saved`, another's state."""
-    at, rates = saved.get("last_epoch"), saved.get("base_lrs")
-    if not isinstance(at, int) or rates != schedule.base_lrs:
+def _not_moments(averages: Any, parameter: Tensor, step: int) -> tuple[str, str] | None:
+    """Which of the averages that AdamW keeps of a parameter is none, and what it should be."""
+    if averages is None:  # it had no gradient yet
+        return None
+    for name in ("exp_avg", "exp_avg_sq"):
+        value = averages.get(name) if isinstance(averages, dict) else None
+        if not isinstance(value, Tensor) or value.shape != parameter.shape:
+            return name, f"of its shape, {tuple(parameter.shape)}"
+        if value.dtype != parameter.dtype:
+            return name, f"of its type, {parameter.dtype}"
+    taken = averages.get("step")
+    if not isinstance(taken, Tensor) or taken.numel() != 1 or not 1 <= float(taken) <= step:
+        return "step", f"one of 1 to {step}"
+    return None
+
+
+def _not_of(schedule: LRScheduler, saved: dict[str, Any], step: int) -> str | None:
+    """What keeps a schedule from going on with `saved`, its state after `step` steps, or another's."""
+    own, at = schedule.state_dict(), saved.get("last_epoch")
+    if not isinstance(at, int) or any(saved.get(n) != own[n] for n in ("base_lrs", "lr_lambdas")):
         return f"not the state of a schedule of learning rates {schedule.base_lrs}"
+    if not 0 <= at <= step:
+        return f"is at step {at}, the checkpoint at {step}"
     return None
 
 
@@ -167,6 +186,20 @@ def first_nonfinite(content: dict[str, Any]) -> str | None:
         return None
     finite = torch.stack([value.isfinite().all().to(tensors[0][1].device) for _, value in tensors]).tolist()
     return next((name for (name, _), good in zip(tensors, finite, strict=True) if not good), None)
+
+
+def first_not_plain(content: dict[str, Any]) -> str | None:
+    """What is wrong with the first tensor that is not dense, or whose numbers are not all there; None if none is.
+
+    A file of a few bytes can hold a tensor that is sparse, or the view of one number as a million, or one of no device.
+    """
+    for name, value in leaves(content):
+        if isinstance(value, Tensor):
+            if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
+                return f"{name} is not a dense tensor of plain numbers ({value.layout}, {value.dtype}, {value.device})"
+            if value.untyped_storage().nbytes() < value.nbytes:
+                return f"{name} shows the same few numbers {value.numel()} times"
+    return None
 
 
 def checkpoints(run: Path, *, after: int = -1) -> list[Path]:
@@ -211,7 +244,7 @@ def load_checkpoint(path: Path, needs: tuple[str, ...] = ()) -> dict[str, Any]:
     except Damaged as error:
         raise ValueError(f"{path}: {error}{_or_an_older_one(path)}") from error
     except _NOT_PLAIN as error:
-        why = str(error).strip().split("\n")[0]
+        why = str(error).rpartition("WeightsUnpickler error: ")[2].strip().split("\n")[0]
         raise Foreign(f"{path}: a file of torch, but not one of plain tensors: {why}") from error
     found = checkpoint.get("format") if isinstance(checkpoint, dict) else None
     if found != FORMAT or isinstance(found, bool):
@@ -223,6 +256,8 @@ def load_checkpoint(path: Path, needs: tuple[str, ...] = ()) -> dict[str, Any]:
             what = "nothing" if name not in checkpoint else repr(value)[:40]
             wanted = "a whole number" if kind is int else "a dictionary"
             raise ValueError(f"{path}: expected {wanted} as {name!r}, found {what}")
+    if bad := first_not_plain(checkpoint):
+        raise ValueError(f"{path}: {bad}{_or_an_older_one(path)}")
     if bad := first_nonfinite(checkpoint):
         part, _, name = bad.partition(".")
         what = "weights" if part in ("student", "teacher") else "numbers"
@@ -275,6 +310,8 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], *, source: str,
             False,
         ):
             raise ValueError(f"{source}: {name} holds {value.dtype}, expected {own[name].dtype}")
+    if bad := first_not_plain(weights):
+        raise ValueError(f"{source}: {bad}")
     if bad := first_nonfinite(weights):
         raise ValueError(f"{source}: the weights are not finite, e.g. {bad}")
     try:

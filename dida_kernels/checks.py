@@ -14,6 +14,8 @@ from torch import Tensor
 
 IGNORE = 255  # the label of a pixel that belongs to no class
 LABEL_DTYPES = (torch.uint8, torch.int32, torch.int64)
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # 8 bits are to keep, not to compute in
+LEAST_TEMPERATURE = 1e-18  # its inverse has room in single precision
 
 
 def check_bank_similarity(embed_ND: Tensor, bank_KD: Tensor, *, temperature: float) -> None:
@@ -96,9 +98,9 @@ def check_bank_update(
 
 
 def check_temperature(temperature: float) -> None:
-    """t must be a finite number above zero."""
-    if not (_is_number(temperature) and 0 < temperature < math.inf):  # not isfinite, which no compiler can trace
-        raise ValueError(f"temperature: expected a finite number > 0, got {temperature!r}")
+    """t must be a finite number above zero, with an inverse."""
+    if not (_is_number(temperature) and LEAST_TEMPERATURE <= temperature < math.inf):  # isfinite: not for compilers
+        raise ValueError(f"temperature: expected a finite number > 0, of at least 1e-18, got {temperature!r}")
 
 
 def check_size(size: tuple[int, int], embed_BDhw: Tensor) -> None:
@@ -109,10 +111,15 @@ def check_size(size: tuple[int, int], embed_BDhw: Tensor) -> None:
         raise ValueError(f"size: expected (H, W) of at least {(h, w)}, the embedding's, got {size!r}")
 
 
+def check_floating(name: str, x: Tensor) -> None:
+    """A type that every backend computes in."""
+    if x.dtype not in FLOATING:
+        raise TypeError(f"{name}: expected a floating dtype, got {x.dtype}")
+
+
 def check_rows(name: str, x_NX: Tensor) -> None:
     """One row a pixel: floating, two dimensions."""
-    if not x_NX.is_floating_point():
-        raise TypeError(f"{name}: expected a floating dtype, got {x_NX.dtype}")
+    check_floating(name, x_NX)
     if x_NX.dim() != 2:
         raise ValueError(f"{name}: expected two dimensions, one row a pixel, got {list(x_NX.shape)}")
 
@@ -120,8 +127,7 @@ def check_rows(name: str, x_NX: Tensor) -> None:
 def check_embed(*embeds: Tensor) -> None:
     """Embeddings are floating [B, D, h, w], non-empty, and agree with each other in shape and device."""
     for x in embeds:
-        if not x.is_floating_point():
-            raise TypeError(f"embedding: expected a floating dtype, got {x.dtype}")
+        check_floating("embedding", x)
         if x.dim() != 4 or x.numel() == 0:
             raise ValueError(f"embedding: expected a non-empty [B, D, h, w], got {list(x.shape)}")
         _same_device("embedding", x, embeds[0])
@@ -134,15 +140,13 @@ def check_embed(*embeds: Tensor) -> None:
 def check_pixels(prior_BCHW: Tensor, weight_BHW: Tensor, embed_BDhw: Tensor) -> None:
     """The class prior is floating [B, C, H, W] with H >= h, W >= w, the weight floating [B, H, W], finite and >= 0."""
     B, _, h, w = embed_BDhw.shape
-    if not prior_BCHW.is_floating_point():
-        raise TypeError(f"prior: expected a floating dtype, got {prior_BCHW.dtype}")
+    check_floating("prior", prior_BCHW)
     if prior_BCHW.dim() != 4 or prior_BCHW.shape[0] != B or prior_BCHW.shape[1] == 0:
         raise ValueError(f"prior: expected [B={B}, C, H, W], got {list(prior_BCHW.shape)}")
     if prior_BCHW.shape[2] < h or prior_BCHW.shape[3] < w:
         raise ValueError(f"prior: expected a grid of at least {h}x{w} (the embedding's), got {list(prior_BCHW.shape)}")
     _same_device("prior", prior_BCHW, embed_BDhw)
-    if not weight_BHW.is_floating_point():
-        raise TypeError(f"weight: expected a floating dtype, got {weight_BHW.dtype}")
+    check_floating("weight", weight_BHW)
     _same_grid("weight", weight_BHW, prior_BCHW[:, 0])
     if _looked_at(weight_BHW):
         wrong = ~(weight_BHW.isfinite() & (weight_BHW >= 0))
@@ -154,8 +158,7 @@ def check_log_prior(log_prior_C: Tensor | None, like: Tensor, *, classes: int) -
     """A class prior, where there is one, is floating [C], finite, without gradient, on the device of `like`."""
     if log_prior_C is None:
         return
-    if not log_prior_C.is_floating_point():
-        raise TypeError(f"log_prior: expected a floating dtype, got {log_prior_C.dtype}")
+    check_floating("log_prior", log_prior_C)
     if log_prior_C.shape != (classes,):
         raise ValueError(f"log_prior: expected [C] = [{classes}], got {list(log_prior_C.shape)}")
     _same_device("log_prior", log_prior_C, like)
@@ -173,10 +176,8 @@ def check_mask(name: str, mask_BHW: Tensor, like_BHW: Tensor) -> None:
 
 def check_bank(bank_KD: Tensor, label_K: Tensor | None, embed: Tensor, *, classes: int = 0) -> None:
     """The bank is floating [K >= 1, D] with the embedding's D (its dim 1), without gradient; labels are its classes."""
-    if not embed.is_floating_point():
-        raise TypeError(f"embedding: expected a floating dtype, got {embed.dtype}")
-    if not bank_KD.is_floating_point():
-        raise TypeError(f"bank: expected a floating dtype, got {bank_KD.dtype}")
+    check_floating("embedding", embed)
+    check_floating("bank", bank_KD)
     if embed.dim() < 2 or bank_KD.dim() != 2 or len(bank_KD) == 0 or bank_KD.shape[1] != embed.shape[1]:
         raise ValueError(
             f"bank: expected [K >= 1, D] with D as in the embedding {list(embed.shape)}, got {list(bank_KD.shape)}"

@@ -82,7 +82,7 @@ class Child:
         code = self._process.exitcode
         return code if code is None or code >= 0 else 128 - code
 
-    def wait(self, seconds: float = 60) -> int:
+    def wait(self, seconds: float = LIMIT) -> int:
         """The exit status. Kills the group and fails if there is none in time."""
         self._process.join(seconds)
         if self.status is None:
@@ -90,7 +90,7 @@ class Child:
             raise AssertionError(f"still running after {seconds} s:\n{self.said()}")
         return self.status
 
-    def left_over(self, seconds: float = 10) -> bool:
+    def left_over(self, seconds: float = 30) -> bool:
         """Whether a process of the group outlives it by more than that."""
 
         def gone() -> bool:
@@ -108,7 +108,7 @@ def _kill(process: multiprocessing.process.BaseProcess) -> None:
         process.kill()
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> bool:
+def wait_until(condition: Callable[[], object], seconds: float = LIMIT) -> bool:
     """Whether it came true in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

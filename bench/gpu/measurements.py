@@ -4,12 +4,12 @@ Minutes on a GPU come in pieces, and a fix is measured again alone: of several f
 stage that it reached, and which source a stage is of is kept with it.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from bench.gpu.ledger import DONE, FORMAT, NOT_REACHED
+from dida.machine.files import read_json
 
 OURS = ("cuda", "triton")  # the backends that are kernels of a GPU
 EAGER, COMPILED = "equation", "torch.compile"
@@ -21,7 +21,7 @@ Row = dict[str, Any]
 
 
 def _content(path: Path) -> dict[str, Any]:
-    content = json.loads(path.read_text())
+    content = read_json(path)
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise ValueError(f"{path}: expected results of format {FORMAT}, found {found!r}")

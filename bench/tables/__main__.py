@@ -28,6 +28,7 @@ from bench.tables.trainings import Setting, plan, this_source
 from dida.machine.signals import Signals
 from dida.options import COUNT, COUNT_OR_NONE, read_command_line
 
+MOST_SEEDS = 1_000_000
 NUMBERS = {"1": "methods", "2": "methods"}  # Tables I and II have the same rows
 
 
@@ -144,10 +145,12 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     seeds: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        if not all(number.isascii() and number.isdecimal() for number in ([first, last] if dash else [first])):
             raise ValueError(f"--seeds {text}: expected numbers and ranges such as 0-7 or 100,102")
         if int(last or first) < int(first):
             raise ValueError(f"--seeds {text}: {part} is empty, its end lies before its start")
+        if int(last or first) >= MOST_SEEDS:
+            raise ValueError(f"--seeds {text}: expected numbers below {MOST_SEEDS}")
         seeds += range(int(first), int(last or first) + 1)
     return tuple(dict.fromkeys(seeds))
 

@@ -145,6 +145,8 @@ def _colour(value: Any, at: str) -> tuple[int, int, int]:
 
 
 def _name(text: str) -> str | None:
+    if not text.strip().isprintable():  # tables, curves and pages have a line for each
+        raise ValueError(f"{text!r}: the name of a class has characters that cannot be printed, or more than one line")
     return None if plain(text) in _IGNORE_NAMES else text.strip()
 
 

@@ -105,7 +105,7 @@ def _as_first(domain: LabelledDomain, class_set: ClassSet) -> LabelledDomain:
 def _parsed(text: str) -> tuple[tuple[str, ...], tuple[float, ...]]:
     names, weights = [], []
     for part in _BETWEEN.split(text):
-        found = re.fullmatch(rf"(.+?)({_WEIGHT})?", part)
+        found = re.fullmatch(rf"(.+?)({_WEIGHT})?", part, re.DOTALL)
         if found is None:
             raise ValueError(f"--src {text}: expected NAME, or NAME+NAME*WEIGHT")
         names.append(found[1])

@@ -201,12 +201,19 @@ def joined() -> Iterator[World]:
 
 def processes() -> int:
     """How many torchrun started for this run; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return _told_by_torchrun("WORLD_SIZE", "1", least=1)
 
 
 def place() -> int:
     """The number of this process among those of its machine."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return _told_by_torchrun("LOCAL_RANK", "0", least=0)
+
+
+def _told_by_torchrun(name: str, alone: str, *, least: int) -> int:
+    text = os.environ.get(name, alone)
+    if not (text.isascii() and text.isdecimal() and int(text) >= least):
+        raise ValueError(f"{name}={text!r} in the environment: expected what torchrun sets, a number from {least}")
+    return int(text)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 PARTIAL = ".*.partial"  # what a process that was killed while it wrote leaves behind
+_LARGEST_JSON = 100_000_000  # bytes
 _TOO_SMALL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -123,8 +124,10 @@ def regular(path: Path) -> Path:
 
 def read_json(path: Path) -> Any:
     """What a JSON file holds. Raises OSError, and ValueError that names the file where it holds none."""
+    if (size := regular(path).stat().st_size) > _LARGEST_JSON:
+        raise ValueError(f"{path}: {megabytes(size)}, which no file of settings or scores comes to")
     try:
-        return json.loads(regular(path).read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         what = "nested too deeply" if isinstance(error, RecursionError) else error
         raise ValueError(f"{path}: not JSON ({what})") from error

@@ -9,6 +9,8 @@ that `--help` answers at once.
 import ast
 import dataclasses
 import inspect
+import os
+import shutil
 import sys
 import textwrap
 import types
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 Options = TypeVar("Options")
+NARROWEST = 40  # columns of a terminal that help is written for
 LARGEST = 1e18  # that a number without an end of its own may be: the product of two is finite in single precision
 
 
@@ -53,6 +56,7 @@ def Above(low: float) -> Range:
 
 
 SHARE = Range(0, 1)
+DIVISOR = AtLeast(1 / LARGEST)  # what others are divided by
 COUNT = Range(1, 10**9)  # of steps, slots, pixels: at least one, and what an index of 32 bits can count
 COUNT_OR_NONE = Range(0, 10**9)
 
@@ -147,6 +151,9 @@ def read_command_line(kind: type[Options], args: list[str], program: str, defaul
         print(everyday_help(kind, program, default))
         sys.exit(0)
     import tyro  # takes a while, and only a command line needs it
+
+    columns = shutil.get_terminal_size().columns
+    os.environ["COLUMNS"] = str(max(columns, NARROWEST))  # where a column is a letter wide, tyro writes for ever
 
     start: dict[str, Any] = {} if default is None else {"default": default}
     options = tyro.cli(kind, prog=program, args=args, config=(tyro.conf.OmitArgPrefixes,), **start)

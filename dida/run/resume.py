@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dida.config import Config, differing, flat, from_dict
 from dida.data.classes import ClassSet
@@ -13,11 +13,18 @@ from dida.state import WHOLE, TrainState, latest, load_checkpoint
 _log = logging.getLogger(__name__)
 
 
-def go_on(state: TrainState, config: Config, pairs: Pairs) -> None:
-    """Continue, in place, from the newest checkpoint of `config.resume`, or from the one that it names.
+class Begun(NamedTuple):
+    """A checkpoint of a run of the same options."""
 
-    Raises OSError or ValueError where there is none, or where options, classes or files are others than those that its
-    steps were made of.
+    path: Path
+    content: dict[str, Any]
+    classes: ClassSet
+
+
+def begun_run(config: Config) -> Begun:
+    """The newest checkpoint of `config.resume`, or the one that it names.
+
+    Raises OSError or ValueError where there is none, or where it was made with other options.
     """
     assert config.resume is not None  # or there is nothing to go on with
     path = latest(config.resume)
@@ -29,6 +36,12 @@ def go_on(state: TrainState, config: Config, pairs: Pairs) -> None:
     if not 0 <= checkpoint["step"] <= config.optim.steps:
         raise ValueError(f"{path}: holds step {checkpoint['step']} of a run of {config.optim.steps}")
     _require_same_options(before, config, path)
+    return Begun(path, checkpoint, classes)
+
+
+def go_on(state: TrainState, begun: Begun, config: Config, pairs: Pairs) -> None:
+    """Continue from it, in place. Raises ValueError where classes or files are others than those that its steps saw."""
+    path, checkpoint, classes = begun
     _require_same_classes(classes, pairs.source.class_set, config.data.src, path)
     _require_same_files(checkpoint.get("files"), pairs.listing(), path, may_differ=config.new_data)
     state.load(checkpoint, source=str(path))
@@ -57,7 +70,9 @@ def _require_same_classes(before: ClassSet, class_set: ClassSet, src: str, path:
 
 def _require_same_files(before: Any, listing: dict[str, Any], path: Path, *, may_differ: bool) -> None:
     """A file that is gone, or one more, changes all samples, because they draw files by their number."""
-    if not isinstance(before, dict):
+    if before is not None and not isinstance(before, dict):
+        raise ValueError(f"{path}: expected a dictionary as 'files', found {before!r:.40}")
+    if before is None:
         _log.info("%s does not say which files it was trained on: they are taken to be the same", path.name)
         return
     for domain, now in listing.items():

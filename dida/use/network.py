@@ -177,6 +177,9 @@ def load(
     Raises:
         FileNotFoundError: nothing there, here or on the hub. ValueError: something else, or an argument without sense.
     """
+    for name, text in {"device": device, "size": size, "network": network}.items():
+        if not isinstance(text, str) and (text is not None or name == "device"):
+            raise TypeError(f"{name}: expected text, got {text!r}")
     if precision not in ("fp32", "bf16") or batch_size < 1:
         raise ValueError(
             f"expected precision fp32 or bf16 and a batch_size of 1 or more, got {precision}, {batch_size}"
@@ -227,10 +230,12 @@ def as_rgb(picture: Any) -> np.ndarray:
     if isinstance(picture, str | os.PathLike):
         return read_image(Path(picture).expanduser())
     if isinstance(picture, Image.Image):
-        return np.asarray(picture.convert("RGB"))
+        picture = np.asarray(picture.convert("RGB"))
     if isinstance(picture, Tensor) and picture.dtype == torch.uint8 and picture.ndim == 3 and picture.shape[0] == 3:
-        return picture.permute(1, 2, 0).cpu().numpy()
+        picture = picture.permute(1, 2, 0).cpu().numpy()
     if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3:
+        if picture.size == 0:
+            raise ValueError(f"a picture of {picture.shape[1]}x{picture.shape[0]} pixels has nothing in it")
         return picture
     found = (
         f"{picture.dtype} {list(picture.shape)}" if isinstance(picture, np.ndarray | Tensor) else type(picture).__name__

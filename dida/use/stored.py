@@ -1,13 +1,12 @@
 """Networks as they lie on disk or on the hub, whoever wrote them: read, told apart, not built yet."""
 
-import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from torch import Tensor
 
 from dida.config import Config, changed, from_dict
@@ -170,11 +169,17 @@ def hub_name(path: Path) -> str | None:
 
 def _download(repo: str, **at: Any) -> Path:
     """The folder in the hub's cache that holds config and weights of a repository."""
+    unreachable: LocalEntryNotFoundError | None = None
     try:
-        with contextlib.suppress(EntryNotFoundError):  # weights alone will do, if their layout is known
+        try:
             hf_hub_download(repo, CONFIG, **at)
+        except LocalEntryNotFoundError as error:  # after half a minute of trying, which the weights need not repeat
+            unreachable, at = error, at | {"local_files_only": True}
+        except EntryNotFoundError:
+            pass  # weights alone will do, if their layout is known
         return fetch_weights(repo, **at).parent
     except (OSError, EntryNotFoundError, ValueError) as error:
+        error = unreachable or error
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise FileNotFoundError(
             f"{repo}: no such run folder, checkpoint or file here, and nothing on the hub under this name ({why})"

@@ -192,7 +192,7 @@ def test_processes_that_are_stuck_are_ended(monkeypatch):
         next(items)
         for worker in items._workers:
             os.kill(worker.pid, signal.SIGSTOP)
-    assert time.monotonic() - begin < 4
+    assert time.monotonic() - begin < 60  # it would wait for ever
     assert multiprocessing.active_children() == []
 
 

@@ -1,5 +1,6 @@
 """dida COMMAND does what the scripts do, and says so at once."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,17 @@ def test_a_message_names_the_command_that_was_typed(tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr.startswith(f"dida eval: {tmp_path / 'gone'}: no such run")
+
+
+@pytest.mark.parametrize("command", [("eval", "run"), ("doctor",)], ids=" ".join)
+def test_what_the_environment_says_wrongly_is_one_message(command):
+    done = subprocess.run(
+        [sys.executable, "-m", "dida", *command],
+        cwd=ROOT, capture_output=True, text=True, env=os.environ | {"DIDA_BACKEND": "nope"},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "DIDA_BACKEND='nope': only" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_help_of_check_data_is_about_checking(capsys):

@@ -4,11 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 import dida_kernels
 from dida.data.classes import CITYSCAPES_CLASSES
-from dida.doctor import diagnosis
+from dida.doctor import diagnosis, main
+from dida.options.doctor import DoctorOptions
 from tests.data.factories import make_cityscapes, make_gta
 
 REPOSITORY = Path(__file__).parents[2]
@@ -34,6 +36,11 @@ def test_data_sets_are_counted_and_their_absence_is_no_error(tmp_path):
     assert lines["gta5"].endswith("train 2 images, 2 labelled")
     assert lines["cityscapes"].endswith("train 3 images, no labels; val 2 images, 2 labelled")
     assert lines["synthia"].endswith("not there")
+
+
+def test_a_place_that_cannot_be_looked_at_is_one_message():
+    with pytest.raises(SystemExit, match=r"dida doctor: .*File name too long"):
+        main(DoctorOptions(data_root=Path("n" * 300)))
 
 
 def test_the_command_exits_with_success(tmp_path):

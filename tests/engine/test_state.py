@@ -240,6 +240,38 @@ FOREIGN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda c: c["optimizer"]["state"].update({3: {"exp_avg": torch.zeros(2), "exp_avg_sq": torch.zeros(2)}}),
         "optimizer: exp_avg of parameter 3 is not of its shape",
     ),
+    "sparse weights": (
+        lambda c: c["student"].update({k: v.to_sparse() for k, v in c["student"].items() if v.dim()}),
+        "is not a dense tensor of plain numbers .torch.sparse_coo",
+    ),
+    "numbers of no device": (
+        lambda c: c["bank"].update({k: v.to("meta") for k, v in c["bank"].items()}),
+        "bank.* is not a dense tensor of plain numbers .*meta",
+    ),
+    "sparse moments": (
+        lambda c: c["optimizer"]["state"].update({3: {"exp_avg": torch.ones(2, 2).to_sparse()}}),
+        "optimizer.state.3.exp_avg is not a dense tensor",
+    ),
+    "one number as a million million": (
+        lambda c: c.update(files=torch.zeros(1).expand(10**12)), "files shows the same few numbers 1000000000000 times"
+    ),
+    "optimizer with another beta": (
+        lambda c: c["optimizer"]["param_groups"][0].update(betas=5), "betas of its own config is .*, found 5"
+    ),
+    "moments of whole numbers": (
+        lambda c: moments(c).update(exp_avg_sq=moments(c)["exp_avg_sq"].long()),
+        "exp_avg_sq of parameter 0 is not of its type, torch.float32",
+    ),
+    "moments of a step before the first": (
+        lambda c: moments(c).update(step=torch.tensor(-7.0)), "step of parameter 0 is not one of 1 to"
+    ),
+    "moments of a step as text": (lambda c: moments(c).update(step="x"), "step of parameter 0 is not one of 1 to"),
+    "schedule before the first step": (
+        lambda c: c["schedule"].update(last_epoch=-5), "schedule: is at step -5, the checkpoint at"
+    ),
+    "schedule of other functions": (
+        lambda c: c["schedule"].update(lr_lambdas="x"), "schedule: not the state of a schedule"
+    ),
     "schedule of other rates": (
         lambda c: c["schedule"].update(base_lrs=[1.0]), "schedule: not the state of a schedule"
     ),
@@ -258,6 +290,10 @@ FOREIGN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         "the optimizer's numbers are not finite, e.g. state.0.exp_avg",
     ),
 }  # fmt: skip
+
+
+def moments(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    return checkpoint["optimizer"]["state"][0]
 
 
 def spoil(weights: dict[str, Tensor]) -> None:

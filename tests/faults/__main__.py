@@ -3,6 +3,7 @@
     python -m tests.faults                                  about 2000 inputs, 30 kills, 16 signals, 8 disks
     python -m tests.faults --inputs none --kills 100 --signals 40 --disks 20
     python -m tests.faults --inputs checkpoints weights --kills 0 --signals 0 --disks 0
+    python -m tests.faults --inputs none --kills 0 --signals 0 --disks 0 --step-pairs 16        what a step pays for it
 
 Tables of what was tried go into docs/reliability.md. Exit status 1 if an input ended in a traceback, was taken
 silently, hung or got a message that does not name it; or if a run was lost or differs, or a file is torn. Disks are
@@ -19,7 +20,7 @@ from pathlib import Path
 import torch
 
 from dida.machine.files import write_text
-from tests.faults import inputs, moments
+from tests.faults import inputs, moments, step_cost
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 
@@ -31,11 +32,14 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--signals", type=int, default=16)
     parser.add_argument("--disks", type=int, default=8)
+    parser.add_argument("--step-pairs", type=int, default=0, help="steps that are timed beside what watches them")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         wrong = _inputs(Path(folder), [room for room in options.inputs if room != "none"], options.jobs)
+        if options.step_pairs:
+            _render("step", step_cost.told_of(step_cost.pairs_of(Path(folder) / "steps", options.step_pairs)))
         return int(wrong | _moments(Path(folder), options))
 
 

@@ -28,7 +28,7 @@ ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system, 
 @pytest.fixture(scope="module", autouse=True)
 def server(tmp_path_factory) -> None:
     """It imports everything once, which is no part of the first test."""
-    assert Child(tmp_path_factory.mktemp("server") / "said", print).wait(300) == 0
+    assert Child(tmp_path_factory.mktemp("server") / "said", print).wait() == 0
 
 
 @pytest.fixture(scope="module")

@@ -46,6 +46,10 @@ def integers(x: Tensor) -> Tensor:
     return x.to(torch.int32)
 
 
+def of_8_bits(x: Tensor) -> Tensor:
+    return x.to(torch.float8_e4m3fn)
+
+
 def on_meta(x: Tensor) -> Tensor:
     return x.to("meta")
 
@@ -61,6 +65,10 @@ def without_last_channel(x: Tensor) -> Tensor:
 # (argument, what is done to it, the error, what its message says); each holds for every op that has the argument.
 MISTAKES = {
     "integer_embed": ("embed", integers, TypeError, "embedding: expected a floating dtype, got torch.int32"),
+    "embed_of_8_bits": ("embed", of_8_bits, TypeError, "embedding: expected a floating dtype, got torch.float8"),
+    "prior_of_8_bits": ("prior", of_8_bits, TypeError, "prior: expected a floating dtype, got torch.float8"),
+    "bank_of_8_bits": ("bank", of_8_bits, TypeError, "bank: expected a floating dtype, got torch.float8"),
+    "q_of_8_bits": ("q", of_8_bits, TypeError, "q: expected a floating dtype, got torch.float8"),
     "integer_student": ("student", integers, TypeError, "embedding: expected a floating dtype"),
     "integer_teacher": ("teacher", integers, TypeError, "embedding: expected a floating dtype"),
     "integer_bank": ("bank", integers, TypeError, "bank: expected a floating dtype, got torch.int32"),
@@ -101,8 +109,9 @@ MISTAKES = {
         "temperature",
         lambda t: 0.0,
         ValueError,
-        r"temperature: expected a finite number > 0, got 0.0",
+        r"temperature: expected a finite number > 0, of at least 1e-18, got 0.0",
     ),
+    "temperature_without_inverse": ("temperature", lambda t: 1e-320, ValueError, "temperature: expected .* got 1e-320"),
     "negative_temperature": ("temperature", lambda t: -t, ValueError, "temperature: expected"),
     "nan_temperature": ("temperature", lambda t: float("nan"), ValueError, "temperature: expected .* got nan"),
     "infinite_temperature": ("temperature", lambda t: float("inf"), ValueError, "temperature: expected .* got inf"),

@@ -45,6 +45,13 @@ def at(rank: int, size: int) -> Group:
     return group
 
 
+@pytest.mark.parametrize("text", ["abc", "", "0", "-1", "²", "1.5"])
+def test_what_the_environment_says_wrongly_of_torchrun_is_named(monkeypatch, text):
+    monkeypatch.setenv("WORLD_SIZE", text)
+    with pytest.raises(ValueError, match=f"^WORLD_SIZE='{text}' in the environment: expected what torchrun sets"):
+        processes()
+
+
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_samples_of_a_step_are_shared_in_the_order_of_ranks(size):
     worlds = [ALONE] if size == 1 else [at(rank, size) for rank in range(size)]

@@ -181,6 +181,14 @@ def test_content_is_on_the_disk_before_the_name_is_and_then_the_name(tmp_path, m
     assert order == ["fsync", "rename", "fsync"]
 
 
+def test_a_file_too_large_for_settings_is_not_read(tmp_path):
+    path = tmp_path / "config.json"
+    with path.open("wb") as file:
+        file.truncate(2 << 30)  # takes no room
+    with pytest.raises(ValueError, match=f"{path}: 2147.5 MB, which no file of settings"):
+        files.read_json(path)
+
+
 def test_text_is_utf_8_and_json_is_read_back(tmp_path):
     write_text(tmp_path / "x.txt", "Straße\n")
     assert (tmp_path / "x.txt").read_bytes() == "Straße\n".encode()

@@ -29,7 +29,7 @@ def test_a_block_that_may_be_given_up_ends_at_once(kind):
     def block(act: Callable[[], object]) -> None:
         with listening.interrupting():
             act()
-            time.sleep(5)
+            time.sleep(90)
 
     begin = time.monotonic()
     with Signals() as listening:
@@ -37,7 +37,7 @@ def test_a_block_that_may_be_given_up_ends_at_once(kind):
             block(lambda: os.kill(os.getpid(), kind))
         with pytest.raises(Stopped):
             block(lambda: pytest.fail("begun after a signal"))
-    assert time.monotonic() - begin < 4
+    assert time.monotonic() - begin < 60
 
 
 def test_the_first_of_several_kinds_counts():

@@ -10,7 +10,7 @@ import pytest
 
 from dida import recipes
 from dida.config import Config, flat
-from dida.options import everyday_help, flag
+from dida.options import everyday_help, flag, read_command_line
 from dida.options.evaluation import EvalConfig
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +53,14 @@ def test_help_takes_less_than_two_seconds_of_a_processor(script):
     done, seconds = answer(script, "--help")
     assert done.returncode == 0
     assert seconds < 2
+
+
+@pytest.mark.parametrize("columns", ["1", "2", "39", "0", "-5"])
+def test_a_narrow_terminal_gets_the_help_of_a_wider_one(monkeypatch, capsys, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(SystemExit):
+        read_command_line(EvalConfig, ["--help-all"], "eval.py")
+    assert "--save-predictions" in capsys.readouterr().out
 
 
 def test_help_of_training_is_complete():

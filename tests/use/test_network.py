@@ -97,6 +97,12 @@ def test_what_makes_no_sense_is_one_message(run, network, picture, tmp_path):
         dida.load(run, precision="fp64")
     with pytest.raises(ValueError, match=r"--network pupil: .* holds student and teacher alone"):
         dida.load(run, network="pupil")
+    for empty in (np.zeros((0, 9, 3), np.uint8), torch.zeros(3, 9, 0, dtype=torch.uint8), Image.new("RGB", (0, 9))):
+        with pytest.raises(ValueError, match="pixels has nothing in it"):
+            network(empty)
+    for name, value in {"size": (64, 64), "device": 5, "network": 0}.items():
+        with pytest.raises(TypeError, match=f"{name}: expected text, got "):
+            dida.load(run, **{name: value})
     with pytest.raises(ValueError, match="size: expected WIDTHxHEIGHT"):
         dida.load(run, size="big")
 

@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from dida import assemble as assembling
 from dida.config import changed
 from dida.data.classes import CITYSCAPES_CLASSES
+from dida.models import pretrained
+from dida.use import stored
 from dida.use.evaluate import WHOLE_IMAGE, Inference
 from dida.use.stored import hub_name, read_stored
 from dida.use.trained import load_trained
@@ -122,6 +125,22 @@ def test_what_cannot_be_read_says_why_in_one_message(tmp_path):
                                           ("/a/b", False), ("a/b/c", False), ("../a", False)])  # fmt: skip
 def test_what_may_be_a_name_on_the_hub(name, is_one):
     assert (hub_name(Path(name)) is not None) == is_one
+
+
+def test_without_a_connection_one_file_is_waited_for_and_the_reason_is_told(monkeypatch):
+    waited = []
+
+    def without_connection(repo: str, file: str, *, local_files_only: bool = False) -> str:
+        if local_files_only:
+            raise LocalEntryNotFoundError("not in the cache")
+        waited.append(file)
+        raise LocalEntryNotFoundError("no route to host")
+
+    monkeypatch.setattr(stored, "hf_hub_download", without_connection)
+    monkeypatch.setattr(pretrained, "hf_hub_download", without_connection)
+    with pytest.raises(FileNotFoundError, match=r"user/network: .* under this name \(no route to host\)"):
+        read_stored(Path("user/network"))
+    assert waited == ["config.json"]
 
 
 def test_arrays_of_a_batch_and_files_are_answered_alike(daformer, tmp_path):

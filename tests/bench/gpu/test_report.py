@@ -158,6 +158,14 @@ def test_a_file_that_is_none_of_ours_is_refused(told):
             told(content)
 
 
+@pytest.mark.parametrize("text", [b"", b"[" * 50_000, b"\xff\xfe", b'{"a": '])
+def test_a_file_that_is_no_json_is_named(tmp_path, text):
+    path = tmp_path / "results.json"
+    path.write_bytes(text)
+    with pytest.raises(ValueError, match=f"{path}: not JSON"):
+        Measurements.read(path)
+
+
 # ---- several files -------------------------------------------------------------------------------------------------
 
 

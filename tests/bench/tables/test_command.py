@@ -134,7 +134,7 @@ def power_cut(process: subprocess.Popen) -> None:
 def test_seeds():
     assert tables.parse_seeds("0-2,7") == (0, 1, 2, 7)
     assert tables.parse_seeds("100") == (100,)
-    for wrong in ("", "a", "1-", "3-x"):
+    for wrong in ("", "a", "1-", "3-x", "²", "0-99999999999", "-1"):
         with pytest.raises(ValueError, match="--seeds"):
             tables.parse_seeds(wrong)
 

@@ -12,6 +12,7 @@ import pytest
 
 from bench.tables.jobs import Jobs, Task
 from dida.machine.signals import Signals
+from tests.processes import LIMIT, wait_until
 
 ROOT = Path(__file__).parents[3]
 
@@ -114,11 +115,7 @@ def start(folder: Path) -> subprocess.Popen:
 
 
 def wait_for(path: Path) -> None:
-    for _ in range(600):
-        if path.exists():
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"{path} was never made")
+    assert wait_until(path.exists), f"{path} was never made"
 
 
 def steps_of(folder: Path) -> dict[str, str]:
@@ -129,7 +126,7 @@ def test_a_stopped_runner_stops_its_commands(tmp_path):
     process = start(tmp_path)
     wait_for(tmp_path / "first")
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 130
+    assert process.wait(LIMIT) == 130
     stopped = (tmp_path / "first").read_text()
     time.sleep(0.3)
     assert (tmp_path / "first").read_text() == stopped
@@ -143,13 +140,13 @@ def test_a_killed_runner_starts_nothing_twice(tmp_path):
     wait_for(tmp_path / "first")
     process.kill()
     process.wait()
-    assert start(tmp_path).wait(30) == 0
+    assert start(tmp_path).wait(LIMIT) == 0
     assert steps_of(tmp_path) == expected
 
 
 def test_two_runners_share_the_work(tmp_path):
     processes = [start(tmp_path), start(tmp_path)]
-    assert [process.wait(30) for process in processes] == [0, 0]
+    assert [process.wait(LIMIT) for process in processes] == [0, 0]
     assert steps_of(tmp_path) == dict.fromkeys(("first", "second", "third"), "".join(f"{i} " for i in range(12)))
 
 
@@ -160,6 +157,6 @@ def test_runners_that_end_at_random_moments_leave_what_one_would_have(tmp_path, 
         process = start(tmp_path)
         time.sleep(rng.uniform(0, 1.2))
         process.send_signal(kind)
-        process.wait(20)
-    assert start(tmp_path).wait(30) == 0
+        process.wait(LIMIT)
+    assert start(tmp_path).wait(LIMIT) == 0
     assert steps_of(tmp_path) == dict.fromkeys(("first", "second", "third"), "".join(f"{i} " for i in range(12)))
