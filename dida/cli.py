@@ -14,12 +14,16 @@ from dida.options.program import program_name
 
 def train_command(args: Sequence[str]) -> None:
     """train on a labelled source and an unlabelled target"""
+    _train(args, program_name("train"))
+
+
+def _train(args: Sequence[str], program: str) -> None:
     from dida.recipes import from_command_line
 
-    config = from_command_line(list(args), program_name("train"))
+    config = from_command_line(list(args), program)
     from dida import command
 
-    command.run_check(config) if config.check_data else command.run_training(config)
+    command.run_check(config, program) if config.check_data else command.run_training(config)
 
 
 def eval_command(args: Sequence[str]) -> None:
@@ -34,15 +38,15 @@ def eval_command(args: Sequence[str]) -> None:
 
 
 def label_command(args: Sequence[str]) -> None:
-    """label pictures of one's own: dida label RUN PICTURES [options of eval]"""
-    places = list(args[:2])
-    if len(places) == 2 and not any(place.startswith("-") for place in places):
-        args = [places[0], "--images", *args[1:]]
-    elif {"-h", "--help", "--help-all"} & set(args):
-        print("usage: dida label RUN PICTURES [OPTIONS], with the options of dida eval that are about pictures\n")
-    elif "--images" not in args:
-        sys.exit("dida label: which network, and which pictures? dida label RUN PICTURES [--out DIR]")
-    eval_command(args)
+    """label pictures and videos of one's own"""
+    from dida.options import read_command_line
+    from dida.options.evaluation import LabelConfig
+
+    program = program_name("label")
+    config = read_command_line(LabelConfig, list(args), program)
+    from dida.command import run_labelling
+
+    run_labelling(config, config.pictures, program)
 
 
 def export_command(args: Sequence[str]) -> None:
@@ -71,7 +75,18 @@ def check_data_command(args: Sequence[str]) -> None:
     """read every file that training would read, and say what is wrong"""
     if {"-h", "--help"} & set(args):
         print("usage: dida check-data --src NAME --tgt NAME [--data-root PATH], with the options of dida train:\n")
-    train_command([*args, "--check-data"])
+    _train([*args, "--check-data"], program_name("check-data"))
+
+
+def toy_command(args: Sequence[str]) -> None:
+    """draw the toy, a small data set on which everything can be tried"""
+    from dida.options import read_command_line
+    from dida.options.toy import ToyOptions
+
+    config = read_command_line(ToyOptions, list(args), program_name("toy"))
+    from dida.command import run_toy
+
+    run_toy(config)
 
 
 def doctor_command(args: Sequence[str]) -> None:
@@ -92,6 +107,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "export": export_command,
     "report": report_command,
     "check-data": check_data_command,
+    "toy": toy_command,
     "doctor": doctor_command,
 }
 
