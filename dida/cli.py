@@ -15,13 +15,17 @@ from dida.options.program import program_name
 
 def train_command(args: Sequence[str]) -> None:
     """train on a labelled source and an unlabelled target"""
+    _train(args, program_name("train"))
+
+
+def _train(args: Sequence[str], program: str) -> None:
     from dida.recipes import from_command_line
 
-    config = from_command_line(list(args), program_name("train"))
-    with _importing("train"):
+    config = from_command_line(list(args), program)
+    with _importing(program):
         from dida import command
 
-    command.run_check(config) if config.check_data else command.run_training(config)
+    command.run_check(config, program) if config.check_data else command.run_training(config)
 
 
 def eval_command(args: Sequence[str]) -> None:
@@ -29,23 +33,24 @@ def eval_command(args: Sequence[str]) -> None:
     from dida.options import read_command_line
     from dida.options.evaluation import EvalConfig
 
-    config = read_command_line(EvalConfig, list(args), program_name("eval"))
-    with _importing("eval"):
+    config = read_command_line(EvalConfig, list(args), program := program_name("eval"))
+    with _importing(program):
         from dida.command import run_evaluation
 
     run_evaluation(config)
 
 
 def label_command(args: Sequence[str]) -> None:
-    """label pictures of one's own: dida label RUN PICTURES [options of eval]"""
-    places = list(args[:2])
-    if len(places) == 2 and not any(place.startswith("-") for place in places):
-        args = [places[0], "--images", *args[1:]]
-    elif {"-h", "--help", "--help-all"} & set(args):
-        print("usage: dida label RUN PICTURES [OPTIONS], with the options of dida eval that are about pictures\n")
-    elif "--images" not in args:
-        sys.exit("dida label: which network, and which pictures? dida label RUN PICTURES [--out DIR]")
-    eval_command(args)
+    """label pictures and videos of one's own"""
+    from dida.options import read_command_line
+    from dida.options.evaluation import LabelConfig
+
+    program = program_name("label")
+    config = read_command_line(LabelConfig, list(args), program)
+    with _importing(program):
+        from dida.command import run_labelling
+
+    run_labelling(config, config.pictures, program)
 
 
 def export_command(args: Sequence[str]) -> None:
@@ -53,8 +58,8 @@ def export_command(args: Sequence[str]) -> None:
     from dida.options import read_command_line
     from dida.options.export import ExportConfig
 
-    config = read_command_line(ExportConfig, list(args), program_name("export"))
-    with _importing("export"):
+    config = read_command_line(ExportConfig, list(args), program := program_name("export"))
+    with _importing(program):
         from dida.command import run_export
 
     run_export(config)
@@ -65,8 +70,8 @@ def report_command(args: Sequence[str]) -> None:
     from dida.options import read_command_line
     from dida.options.report import ReportConfig
 
-    config = read_command_line(ReportConfig, list(args), program_name("report"))
-    with _importing("report"):
+    config = read_command_line(ReportConfig, list(args), program := program_name("report"))
+    with _importing(program):
         from dida.command import run_report
 
     run_report(config)
@@ -76,7 +81,19 @@ def check_data_command(args: Sequence[str]) -> None:
     """read every file that training would read, and say what is wrong"""
     if {"-h", "--help"} & set(args):
         print("usage: dida check-data --src NAME --tgt NAME [--data-root PATH], with the options of dida train:\n")
-    train_command([*args, "--check-data"])
+    _train([*args, "--check-data"], program_name("check-data"))
+
+
+def toy_command(args: Sequence[str]) -> None:
+    """draw the toy, a small data set on which everything can be tried"""
+    from dida.options import read_command_line
+    from dida.options.toy import ToyOptions
+
+    config = read_command_line(ToyOptions, list(args), program := program_name("toy"))
+    with _importing(program):
+        from dida.command import run_toy
+
+    run_toy(config)
 
 
 def doctor_command(args: Sequence[str]) -> None:
@@ -84,20 +101,20 @@ def doctor_command(args: Sequence[str]) -> None:
     from dida.options import read_command_line
     from dida.options.doctor import DoctorOptions
 
-    options = read_command_line(DoctorOptions, list(args), "dida doctor")
-    with _importing("doctor"):
+    options = read_command_line(DoctorOptions, list(args), program := program_name("doctor"))
+    with _importing(program):
         from dida import doctor
 
     doctor.main(options)
 
 
 @contextmanager
-def _importing(command: str) -> Iterator[None]:
+def _importing(program: str) -> Iterator[None]:
     """What DIDA_BACKEND says is looked at while the operations are imported, and is a user's to put right."""
     try:
         yield
     except ValueError as error:
-        sys.exit(f"{program_name(command)}: {error}")
+        sys.exit(f"{program}: {error}")
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
@@ -107,6 +124,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "export": export_command,
     "report": report_command,
     "check-data": check_data_command,
+    "toy": toy_command,
     "doctor": doctor_command,
 }
 

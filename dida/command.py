@@ -4,8 +4,9 @@ import contextlib
 import importlib.util
 import logging
 import sys
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,19 +18,23 @@ from dida.config import Config
 from dida.data import domains
 from dida.data.check import check_labelled, check_unlabelled
 from dida.data.image_file import ImageFileError
+from dida.data.pictures import find_pictures
 from dida.data.sources import source_surveys
+from dida.data.toy import generate
 from dida.errors import UserError
 from dida.machine.device import find_device
-from dida.machine.distributed import World, joined
+from dida.machine.distributed import World, joined, processes
 from dida.machine.files import require_writable, write_json
 from dida.options import parse_size
-from dida.options.evaluation import EvalConfig
+from dida.options.evaluation import EvalConfig, LookConfig
 from dida.options.export import ENDINGS, ExportConfig
 from dida.options.program import program_name
 from dida.options.report import ReportConfig
+from dida.options.toy import ToyOptions
 from dida.report.gather import gather_story
 from dida.report.write import gain_lines, write_report
 from dida.run.folder import require_place
+from dida.run.progress import Progress
 from dida.use.evaluate import Inference
 from dida.use.export import (
     Deployed,
@@ -51,6 +56,7 @@ from dida.use.trained import Trained, load_trained
 # weights are read, a ValueError is about those too; in a step it is about the program, and keeps its traceback.
 USER_ERRORS = (UserError, ImageFileError, OSError)
 USER_ERRORS_OF_READING = (*USER_ERRORS, ValueError)
+_LOOK_AT_LESS = "lower --size, or look through a --window"
 
 
 def say_what_is_logged() -> None:
@@ -77,11 +83,30 @@ def run_training(config: Config) -> None:
             loop.train(config, parts)
 
 
-def run_check(config: Config) -> None:
+def run_toy(config: ToyOptions) -> None:
+    """Draw what is not there of the toy, and say what was drawn."""
+
+    def show(done: int, total: int) -> None:
+        if done % 100 == 0 or done == total:
+            print(f"{done} of {total} pictures", flush=True)
+
+    with told_in_one_line(program_name("toy"), *USER_ERRORS_OF_READING):
+        for weather in config.weather:
+            start = time.perf_counter()
+            outcome = generate(config.data_root, weather=weather, jobs=config.jobs, progress=show)
+            seconds = time.perf_counter() - start
+            if outcome.written:
+                print(f"wrote {outcome.written} of {outcome.pictures} pictures in {seconds:.0f} s: {outcome.folder}")
+            else:
+                print(f"all {outcome.pictures} pictures are there and right, nothing to do: {outcome.folder}")
+            print(f"pixels verified, sha256 {outcome.digest}")
+
+
+def run_check(config: Config, program: str) -> None:
     """Read every file that training would read and print what is wrong; exit status 1 if something is."""
     say_what_is_logged()
     root = config.data.data_root
-    with told_in_one_line(program_name("train"), *USER_ERRORS_OF_READING, debug=config.debug):
+    with told_in_one_line(program, *USER_ERRORS_OF_READING, debug=config.debug):
         reports = [
             *(check_labelled(survey) for survey in source_surveys(config.data.src, root, "train")),
             check_unlabelled(domains.unlabelled(config.data.tgt, root, "train")),
@@ -91,39 +116,28 @@ def run_check(config: Config) -> None:
 
 
 def run_evaluation(config: EvalConfig) -> None:
-    """Score, or label pictures, and print what came out."""
-    less = "lower --size, or look through a --window"
-    with (
-        told_in_one_line(program_name("eval"), *USER_ERRORS_OF_READING, debug=config.debug, less=less),
-        joined() as world,
-    ):
-        if config.images is not None and world.size > 1:
-            raise ValueError(f"--images are labelled by one process, not by {world.size}: start it without torchrun")
+    """Score and print what came out, or label pictures as `run_labelling`."""
+    program = program_name("eval")
+    if config.images is not None:
+        run_labelling(config, [config.images], program)
+        return
+    with told_in_one_line(program, *USER_ERRORS_OF_READING, debug=config.debug, less=_LOOK_AT_LESS), joined() as world:
         with world.first_before_others():
             if world.leads:  # who writes
-                _require_places(config)
+                if config.json is not None:
+                    require_writable(config.json, option="--json")
+                if config.save_predictions is not None:
+                    require_writable(config.save_predictions, option="--save-predictions", folder=True)
             trained = load_trained(config.run, find_device(config.device))
-        trained.require(config.network if config.images or config.save_predictions else next(iter(trained.networks)))
-        inference = trained.asked(config.window, config.stride, flip=config.flip)
-        size = parse_size(config.size or trained.config.data.tgt_size, option="--size")
-        if config.images is not None:
-            _label(config, config.images, trained, size, inference)
-        else:
-            _score(config, trained, size, inference, world)
+        if config.save_predictions is not None:
+            trained.require(config.network)
+        _score(config, trained, *_look(config, trained), world)
 
 
-def _require_places(config: EvalConfig) -> None:
-    """Ask before the work whether its results can be written."""
-    if config.json is not None:
-        require_writable(config.json, option="--json")
-    if config.save_predictions is not None:
-        require_writable(config.save_predictions, option="--save-predictions", folder=True)
-    if config.images is not None and config.run.exists():
-        require_writable(_pictures_go_to(config), option="--out", folder=True)
-
-
-def _pictures_go_to(config: EvalConfig) -> Path:
-    return config.out or _home(config.run) / "images"
+def _look(config: LookConfig, trained: Trained) -> tuple[tuple[int, int], Inference]:
+    """The size that pictures are scaled into, and how they are looked at."""
+    size = parse_size(config.size or trained.config.data.tgt_size, option="--size")
+    return size, trained.asked(config.window, config.stride, flip=config.flip)
 
 
 def _home(run: Path) -> Path:
@@ -157,24 +171,31 @@ def _score(config: EvalConfig, trained: Trained, size: tuple[int, int], inferenc
         print(f"label maps of the {config.network}: {config.save_predictions}")
 
 
-def _label(config: EvalConfig, images: Path, trained: Trained, size: tuple[int, int], inference: Inference) -> None:
-    out = _pictures_go_to(config)
-    workers = trained.config.data.workers if config.workers is None else config.workers
-    summary = label_pictures(
-        trained,
-        images,
-        out,
-        network=config.network,
-        size=size,
-        inference=inference,
-        batch_size=config.batch_size,
-        workers=workers,
-        confidence=config.confidence,
-    )
+def run_labelling(config: LookConfig, pictures: Sequence[Path], program: str) -> None:
+    """Label pictures and say how many; exit status 1 if one could not be read."""
+    with told_in_one_line(program, *USER_ERRORS_OF_READING, debug=config.debug, less=_LOOK_AT_LESS):
+        if (count := processes()) > 1:
+            raise ValueError(f"pictures are labelled by one process, not by {count}: start it without torchrun")
+        out = config.out or _home(config.run) / "images"
+        if config.run.exists():
+            require_writable(out, option="--out", folder=True)
+        trained = load_trained(config.run, find_device(config.device))
+        trained.require(config.network)
+        size, inference = _look(config, trained)
+        summary = label_pictures(
+            trained,
+            pictures,
+            out,
+            network=config.network,
+            size=size,
+            inference=inference,
+            batch_size=config.batch_size,
+            workers=trained.config.data.workers if config.workers is None else config.workers,
+            confidence=config.confidence,
+        )
     print(f"{summary} by the {config.network} of step {trained.step}: {out / 'overlay'}", flush=True)
     if summary.failed:
-        unread = f"{program_name('eval')}: {len(summary.failed)} could not be read:"
-        sys.exit("\n  ".join([unread, *summary.failed]))
+        sys.exit("\n  ".join([f"{program}: {len(summary.failed)} could not be read:", *summary.failed]))
 
 
 def run_export(config: ExportConfig) -> None:
@@ -188,18 +209,22 @@ def run_export(config: ExportConfig) -> None:
         name = "shared" if config.format == "safetensors" else f"network{ENDINGS[config.format]}"
         out = config.out or _home(config.run) / name
         if config.images is None:
-            pictures = drawn_pictures(config.checks, size)
+            pictures, checks = drawn_pictures(config.checks, size), config.checks
         else:
-            pictures = own_pictures(config.images, config.checks, size)
+            paths = find_pictures(config.images).pictures[: config.checks]
+            pictures, checks = own_pictures(paths, size), len(paths)
         program = Deployed(trained.require(config.network), normalise=config.normalise, argmax=config.argmax)
         written = _written(config, trained, size, program, out)
-        print(f"{out} is written; checking it on {config.checks} pictures (--checks)", file=sys.stderr, flush=True)
-        agreement = compare(written, program, pictures)
+        print(f"{out} is written; checking it on {checks} pictures (--checks)", file=sys.stderr, flush=True)
+        with Progress(checks, "checking", "picture") as progress:
+            agreement = compare(written, program, pictures, progress.advance)
         if agreement.wrong:
             raise UserError(f"{out}: is not the network: {agreement}. Do not use it, and please report it")
     of = trained.path.name if trained.family else f"step {trained.step}"
     print(f"{out}: the {config.network} of {of}, as {config.format}")
     print(f"checked against the network on {agreement}")
+    if config.format != "safetensors":
+        print(program.said())
 
 
 def _written(config: ExportConfig, trained: Trained, size: tuple[int, int], program: Deployed, out: Path) -> Run:

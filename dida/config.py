@@ -269,7 +269,8 @@ class Config:
         asked = [name for name, off in _ASKS_THE_BANK.items() if getattr(inst, name) != off]
         if asked and inst.bank_start >= self.optim.steps:
             raise ValueError(
-                f"--bank-start {inst.bank_start}: a run of --steps {self.optim.steps} ends before its bank is used"
+                f"--steps {self.optim.steps}: must be above {inst.bank_start}, the step from which this method uses "
+                "its bank (--bank-start)"
             )
         if asked and inst.selecting == "off" and inst.bank_init == "source":
             used = " and ".join(f"{flag(name)} {getattr(inst, name)}" for name in asked)

@@ -39,6 +39,7 @@ DIDA = {
     "options.evaluation": ("options",),
     "options.export": ("options",),
     "options.report": ("options",),
+    "options.toy": ("options",),
     "data": _DATA,
     "models": ("batch", "machine", "models"),
     "method": _METHOD,
@@ -66,7 +67,7 @@ DIDA = {
         "batch", "config", "data", "machine", "method", "models", "optim", "options", "precision", "run.panel",
         "run.resume", "run.transfer", "run.watch", "state",
     ),
-    "run.overview": ("assemble", "config", "data", "models", "precision"),
+    "run.overview": ("assemble", "config", "data", "models", "precision", "run.meter"),
     "use.trained": ("assemble", "config", "data", "state", "use.evaluate", "use.paper", "use.stored"),
     "use.labelling": ("data", "run.panel", "run.progress", "use.evaluate", "use.predictions", "use.trained"),
     "use.scoring": (
@@ -88,12 +89,13 @@ DIDA = {
         "run.folder", "run.meter", "run.overview", "run.progress", "run.watch", "state", "step",
     ),
     "command": (
-        "assemble", "config", "data", "errors", "loop", "machine", "options", "report", "run.folder", "state",
-        "use.evaluate", "use.export", "use.labelling", "use.network", "use.scoring", "use.trained",
+        "assemble", "config", "data", "errors", "loop", "machine", "options", "report", "run.folder", "run.progress",
+        "state", "use.evaluate", "use.export", "use.labelling", "use.network", "use.scoring", "use.trained",
     ),
     "doctor": ("data", "kernels", "options.doctor", "run.provenance"),
     "cli": ("command", "doctor", "machine.signals", "machine.streams", "options", "recipes"),
     "__main__": ("cli",),
+    "data.toy.__main__": ("cli",),
 }  # fmt: skip
 # Module -> what it may import of dida_kernels.
 KERNELS = {
@@ -110,7 +112,7 @@ KERNELS = {
 ONLY = {
     "triton": ("dida_kernels.fused",),
     "timm": ("dida.models",),
-    "tyro": ("dida.options", "dida.doctor", "dida.data.toy.__main__"),
+    "tyro": ("dida.options", "dida.doctor"),
     "torch": ("dida_kernels", *(f"dida.{name}" for name in DIDA if name not in (
         "__main__", "cli", "config", "data.classes", "errors", "machine.files", "machine.signals", "machine.streams",
         "options", "recipes", "run.claim", "run.events", "run.progress", "run.terms", "use.paper",

@@ -38,7 +38,7 @@ def main(out: Path, folder: Path, run: Path) -> None:
     chosen = _first_of_each_camera(sorted(photos.rglob("*.jpg")))
     with tempfile.TemporaryDirectory() as drawn:
         size = parse_size(trained.config.data.tgt_size, option="--tgt-size")
-        label_pictures(trained, photos, Path(drawn), network="student", size=size, inference=WHOLE_IMAGE)
+        label_pictures(trained, [photos], Path(drawn), network="student", size=size, inference=WHOLE_IMAGE)
         overlays = [read_image(Path(drawn) / "overlay" / _png(path.relative_to(photos))) for path in chosen]
         maps = [read_image(Path(drawn) / "colour" / _png(path.relative_to(photos))) for path in chosen]
     after = [("photographed", [read_image(path) for path in chosen]), ("overlay/", overlays), ("colour/", maps)]

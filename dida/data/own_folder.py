@@ -134,7 +134,7 @@ def likely_cause_of_own(folder: Path, *, of_labels: bool) -> str | None:
         return f"{masks}/ is called like label maps, and pictures are looked for in images/; rename {pictures}/"
     if not of_labels and _is_plain(folder):
         return (
-            "pictures without labels, which are enough for --tgt and to be labelled (--images); a source, and "
+            "pictures without labels, which are enough for --tgt and to be labelled (dida label); a source, and "
             "scoring, need labels"
         )
     return None

@@ -1,9 +1,10 @@
 """Pictures and videos that nobody has labelled: which lie below a folder, and pictures as a network sees them."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from dida.data.transforms import scaled_image
 _log = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = (".mp4", ".avi")
+Picture = TypeVar("Picture")
 
 
 class SeenPicture(NamedTuple):
@@ -50,45 +52,59 @@ def seen_picture(native: np.ndarray, scale: tuple[int, int], *, enlarge: bool, p
     return SeenPicture(torch.tensor(native), torch.tensor(scaled).permute(2, 0, 1).contiguous(), str(path))
 
 
-class Found(NamedTuple):
-    """What lies below a folder. Paths are sorted."""
+def of_one_shape(
+    pictures: Iterable[Picture], most: int, shape: Callable[[Picture], Any] = np.shape
+) -> Iterator[list[Picture]]:
+    """Neighbours of one shape, at most so many together, cut as they come: a film is longer than memory."""
+    for _, same in groupby(pictures, key=shape):
+        while batch := list(islice(same, most)):
+            yield batch
+            del batch  # or it would be kept while the next is read
 
-    folder: Path
+
+class Found(NamedTuple):
+    """What lies at the places that were named, place by place; below a folder paths are sorted."""
+
+    names: dict[Path, Path]  # of each file its place below the folder that was named
     pictures: list[Path]
     videos: list[Path]
 
-    def name_of(self, path: Path) -> Path:
-        """The place of a file below the folder."""
-        return path.relative_to(self.folder)
 
-
-def find_pictures(path: Path, *, but: Iterable[Path] = ()) -> Found:
-    """The file itself, or all pictures and videos below a folder, those that are, or lie below, one of `but` apart.
+def find_pictures(*places: Path, but: Iterable[Path] = ()) -> Found:
+    """Files themselves, and all pictures and videos below folders, those that are, or lie below, one of `but` apart.
 
     Of a data set of one's own, which has labels/ or classes.json beside images/, the images. Raises FileNotFoundError
-    where there is none, and as `files_below` and `refuse_label_maps`.
+    for a place where there is none, and as `files_below` and `refuse_label_maps`.
     """
-    if path.is_file():
-        found = Found(path.parent, *_sorted_out([path], any_suffix=True))
-    else:
-        folder = path
-        if (path / "images").is_dir() and ((path / "labels").is_dir() or (path / "classes.json").is_file()):
-            folder = path / "images"
-            _log.info("%s is a data set: its pictures are those in %s", path, folder)
-        else:
-            refuse_label_maps(folder)
-        apart = {place.resolve() for place in but}
-        outside = [p for p in files_below(folder) if apart.isdisjoint((p.resolve(), *p.resolve().parents))]
-        found = Found(folder, *_sorted_out(outside, any_suffix=False))
-        left = sorted(set(outside) - {*found.pictures, *found.videos})
-        if left and (found.pictures or found.videos):
-            _log.warning("%d files are neither pictures nor videos and are left out, e.g. %s", len(left), left[0])
-    if not found.pictures and not found.videos:
-        endings = ", ".join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
-        raise FileNotFoundError(
-            f"--images {path}: no picture there (looked for {endings}); {what_lies_there(path, ['these'])}"
-        )
+    apart = {place.resolve() for place in but}
+    found = Found({}, [], [])
+    for place in places:
+        folder, pictures, videos = _found_at(place, apart)
+        for known, more in ((found.pictures, pictures), (found.videos, videos)):
+            known += [path for path in more if path not in found.names]
+        for path in (*pictures, *videos):
+            found.names.setdefault(path, path.relative_to(folder))
     return found
+
+
+def _found_at(path: Path, apart: set[Path]) -> tuple[Path, list[Path], list[Path]]:
+    """The folder that names start from, pictures and videos."""
+    if path.is_file():
+        return path.parent, *_sorted_out([path], any_suffix=True)
+    folder = path
+    if (path / "images").is_dir() and ((path / "labels").is_dir() or (path / "classes.json").is_file()):
+        folder = path / "images"
+        _log.info("%s is a data set: its pictures are those in %s", path, folder)
+    else:
+        refuse_label_maps(folder)
+    outside = [p for p in files_below(folder) if apart.isdisjoint((p.resolve(), *p.resolve().parents))]
+    pictures, videos = _sorted_out(outside, any_suffix=False)
+    if not pictures and not videos:
+        endings = ", ".join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
+        raise FileNotFoundError(f"{path}: no picture there (looked for {endings}); {what_lies_there(path, ['these'])}")
+    if left := sorted(set(outside) - {*pictures, *videos}):
+        _log.warning("%d files are neither pictures nor videos and are left out, e.g. %s", len(left), left[0])
+    return folder, pictures, videos
 
 
 def _sorted_out(files: Iterable[Path], *, any_suffix: bool) -> tuple[list[Path], list[Path]]:

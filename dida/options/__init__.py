@@ -188,16 +188,7 @@ class _Described(NamedTuple):
 def _described(kind: type[Any], default: Any) -> Iterator[_Described]:
     """Every field of a dataclass, those of nested ones in their place."""
     hints = typing.get_type_hints(kind, include_extras=True)
-    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
-    assert isinstance(body, ast.ClassDef)
-    texts = {
-        field.target.id: " ".join(str(below.value.value).split())
-        for field, below in zip(body.body, body.body[1:], strict=False)
-        if isinstance(field, ast.AnnAssign)
-        and isinstance(field.target, ast.Name)
-        and isinstance(below, ast.Expr)
-        and isinstance(below.value, ast.Constant)
-    }
+    texts = {name: text for part in kind.__mro__ if dataclasses.is_dataclass(part) for name, text in _texts(part)}
     for field in dataclasses.fields(kind):
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         value = getattr(default, field.name, field.default)
@@ -208,6 +199,20 @@ def _described(kind: type[Any], default: Any) -> Iterator[_Described]:
         form = _form(hints[field.name])
         shown = field.name.upper() if required else f"{flag(field.name)} {form}".rstrip()
         yield _Described(field.name, shown, said, required)
+
+
+def _texts(kind: type[Any]) -> Iterator[tuple[str, str]]:
+    """What is said below each field of a dataclass itself, not of those that it inherits."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    for field, below in zip(body.body, body.body[1:], strict=False):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(below, ast.Expr)
+            and isinstance(below.value, ast.Constant)
+        ):
+            yield field.target.id, " ".join(str(below.value.value).split())
 
 
 def _form(kind: Any) -> str:

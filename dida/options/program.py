@@ -3,12 +3,14 @@
 import sys
 from pathlib import Path
 
+OTHERS = {"train": "train.py", "eval": "eval.py", "toy": "python -m dida.data.toy"}  # ways to start a command
+
 
 def program_name(command: str) -> str:
     """`dida train` where the package's own command was typed, `train.py` where the script of the checkout was."""
     started = Path(sys.argv[0])
     own = started.name == "dida" or started.parts[-2:] == ("dida", "__main__.py")
-    return f"{command}.py" if command in ("train", "eval") and not own else f"dida {command}"
+    return f"dida {command}" if own else OTHERS.get(command, f"dida {command}")
 
 
 def command_line(command: str) -> str:

@@ -16,8 +16,12 @@ from dida.data.image_file import image_size
 from dida.data.pairs import View
 from dida.data.transforms import keep_ratio_size
 from dida.precision import products_in
+from dida.run.meter import peak_memory
 
 LONG = 6 * 3600  # seconds from which a run is worth a hint
+# From which the least time is said. It is that of products alone, at their best: of small pictures most goes elsewhere,
+# and how fast a short run is its own first lines say.
+TOLD = 3600
 _LOOKED_AT = 9  # pictures of a domain, evenly spaced, whose headers are read
 _PADDING = 0.25  # mean share of a crop from which padding is worth a hint
 _SIDE = 1024  # of the matrices that a device is tried with
@@ -61,11 +65,18 @@ def overview(config: Config, parts: Parts) -> Iterator[str]:
     yield f"network   {config.model.backbone}, {millions:.1f} million parameters"
     bank = f"; bank of {inst.bank_size} used from step {inst.bank_start}" if inst.selecting != "off" else ""
     yield f"schedule  {optim.steps} steps, warm-up {optim.warmup}{bank}"
-    memory = f"about {need.memory / _GIB:.1f} GiB beside PyTorch itself"
-    yield f"needs     {memory}, and at least {_duration(seconds)} on this device"
+    least = f", and at least {_duration(seconds)} on this device" if seconds >= TOLD else ""
+    yield f"needs     {_memory(need, device)}{least}"
     if seconds > LONG:
         hints.append("that is long: fewer --steps, a smaller --crop or --backbone (mit_b0), or a GPU")
     yield from (f"hint      {hint}" for hint in hints)
+
+
+def _memory(need: Need, device: torch.device) -> str:
+    """As `mem` counts it: allocated on a GPU; on a CPU resident, so that what the process holds by now is added."""
+    if device.type == "cuda":
+        return f"about {need.memory / _GIB:.1f} GiB beside PyTorch itself"
+    return f"about {(peak_memory(device) + need.memory) / _GIB:.1f} GiB, with PyTorch itself"
 
 
 def step_need(config: Config, student: nn.Module, computing: nn.Module) -> Need:

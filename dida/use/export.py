@@ -6,7 +6,6 @@ scaling to the size that the network was trained for stay outside of it.
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from dida.batch import MEAN, STD
 from dida.data.image_file import read_image
-from dida.data.pictures import find_pictures
+from dida.data.pictures import of_one_shape
 from dida.data.toy.benchmark import Counts, draw_picture, planned_pictures
 from dida.data.transforms import Normalise, scaled_image
 from dida.machine.files import write_bytes
@@ -47,6 +46,14 @@ class Deployed(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         scores = self.network(self.normalise(pictures)).logits
         return scores.argmax(1).to(torch.uint8) if self.argmax else scores
+
+    def said(self) -> str:
+        """What goes in and what comes out, in a line."""
+        taken = "uint8 RGB, normalised inside"
+        if not isinstance(self.normalise, Normalise):
+            taken = "float32 RGB, less ImageNet's mean and over its deviation"
+        given = "[B, H, W] uint8" if self.argmax else "[B, C, H, W] float32"
+        return f"{INPUT} [B, 3, H, W] {taken}, of {SIDE[0]} or more pixels a side; {OUTPUTS[self.argmax]} {given}"
 
 
 class Agreement(NamedTuple):
@@ -129,8 +136,13 @@ def run_onnx(path: Path) -> Run:
     return lambda pictures: session.run(None, {INPUT: pictures})[0]
 
 
-def compare(run: Run, program: Deployed, pictures: Iterable[np.ndarray]) -> Agreement:
-    """Both on the same pictures [H, W, 3] uint8, those of one size that follow each other as a batch."""
+def compare(
+    run: Run, program: Deployed, pictures: Iterable[np.ndarray], advance: Callable[[int], None] = lambda count: None
+) -> Agreement:
+    """Both on the same pictures [H, W, 3] uint8, those of one size that follow each other as a batch.
+
+    `advance` is told how many more are done.
+    """
     normalise, shapes = Normalise(), set()
     count = pixels = tied = wrong = 0
     largest = 0.0
@@ -151,20 +163,17 @@ def compare(run: Run, program: Deployed, pictures: Iterable[np.ndarray]) -> Agre
             wrong += int((differs & ~undecided).sum())
             count, pixels = count + len(batch), pixels + differs.numel()
             shapes.add(batch.shape[2:])
+            advance(len(batch))
     return Agreement(count, len(shapes), pixels, tied, wrong, None if program.argmax else largest)
 
 
 def _batches(pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """[B, 3, H, W]."""
-    for _, group in groupby(pictures, key=np.shape):
-        same = list(group)
-        for first in range(0, len(same), BATCH):
-            yield np.ascontiguousarray(np.stack(same[first : first + BATCH]).transpose(0, 3, 1, 2))
+    return (np.ascontiguousarray(np.stack(same).transpose(0, 3, 1, 2)) for same in of_one_shape(pictures, BATCH))
 
 
-def own_pictures(folder: Path, count: int, size: tuple[int, int]) -> Iterator[np.ndarray]:
-    """The first pictures of a folder, scaled to fit into `size` as the network sees them. Raises FileNotFoundError."""
-    paths = find_pictures(folder).pictures[:count]  # here, so that it is said before anything is written
+def own_pictures(paths: Iterable[Path], size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Files, scaled to fit into `size` as the network sees them. Raises ImageFileError."""
     return (scaled_image(read_image(path), size) for path in paths)
 
 

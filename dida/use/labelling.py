@@ -9,8 +9,9 @@ NAME is the place of a file below the folder that was named, so trees are mirror
 OUT/overlay/NAME.mp4 and a label map for each frame, OUT/train_ids/NAME.mp4/000000.png and so on.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 
 from dida.data.classes import ClassSet
 from dida.data.image_file import ImageFileError, save_png
-from dida.data.pictures import Pictures, SeenPicture, find_pictures, seen_picture
+from dida.data.pictures import Pictures, SeenPicture, find_pictures, of_one_shape, seen_picture
 from dida.data.video_file import VideoFile, whole_video
 from dida.data.workers import ReadAhead
 from dida.run.panel import legend, overlay
@@ -52,7 +53,7 @@ def _counted(count: int, what: str) -> str:
 
 def label_pictures(
     trained: Trained,
-    images: Path,
+    images: Sequence[Path],
     out: Path,
     *,
     network: str,
@@ -62,14 +63,14 @@ def label_pictures(
     workers: int = 0,
     confidence: bool = False,
 ) -> Summary:
-    """Label a picture or a video, or all below a folder, each at its own size. One that cannot be read ends nothing.
+    """Label pictures and videos, and all below folders, each at its own size. One that cannot be read ends nothing.
 
     `size` (width, height): what the network sees is scaled to fit into it. `batch_size`: pictures of one size, or
     frames, that it sees at once. Raises FileNotFoundError where there is nothing to label, ValueError for two pictures
     of one name, OSError for what cannot be written.
     """
-    found = find_pictures(images, but=[out / name for name in OUTPUTS])  # of an earlier time
-    require_distinct(found.pictures, (found.name_of(path).with_suffix("") for path in found.pictures))
+    found = find_pictures(*images, but=[out / name for name in OUTPUTS])  # of an earlier time
+    require_distinct(found.pictures, (found.names[path].with_suffix("") for path in found.pictures))
     failed: list[str] = []
     videos = _opened(found.videos, failed)
     pictures = Pictures(found.pictures, size, enlarge=trained.config.data.enlarge)
@@ -81,8 +82,8 @@ def label_pictures(
         Progress(len(pictures) + sum(videos.values()), "labelling", "picture") as progress,
     ):
         job = _Job(label, batch_size, out, trained.class_set, confidence, progress.advance)
-        labelled = job.label_all(_readable(read, failed), found.name_of)
-        done = {path: job.label_video(path, found.name_of(path), failed) for path in videos}
+        labelled = job.label_all(_readable(read, failed), found.names)
+        done = {path: job.label_video(path, found.names[path], failed) for path in videos}
     save_png(out / "legend.png", legend(trained.class_set))
     return Summary(labelled, len(done), sum(done.values()), tuple(failed))
 
@@ -98,11 +99,11 @@ class _Job:
     confidence: bool
     advance: Callable[[], None]  # one more is done
 
-    def label_all(self, pictures: Iterable[SeenPicture], name_of: Callable[[Path], Path]) -> int:
+    def label_all(self, pictures: Iterable[SeenPicture], names: Mapping[Path, Path]) -> int:
         """Label pictures; their number."""
         count = 0
         for picture, said in self._answers(pictures):
-            name = name_of(Path(picture.path)).with_suffix("")
+            name = names[Path(picture.path)].with_suffix("")
             save_png(self.out / "overlay" / f"{name}.png", self._saved(name, picture, said))
             count += 1
         return count
@@ -122,14 +123,9 @@ class _Job:
 
     def _answers(self, pictures: Iterable[SeenPicture]) -> Iterator[tuple[SeenPicture, Labelled]]:
         """Every picture with what the network says of it, in order; neighbours of one size are asked about together."""
-        waiting: list[SeenPicture] = []
-        for picture in pictures:
-            if waiting and (len(waiting) == self.batch_size or picture.native.shape != waiting[0].native.shape):
-                yield from self._answer(waiting)
-                waiting = []
-            waiting.append(picture)
-        if waiting:
-            yield from self._answer(waiting)
+        return chain.from_iterable(
+            map(self._answer, of_one_shape(pictures, self.batch_size, lambda picture: picture.native.shape))
+        )
 
     def _answer(self, pictures: list[SeenPicture]) -> Iterator[tuple[SeenPicture, Labelled]]:
         height, width = pictures[0].native.shape[:2]

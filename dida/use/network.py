@@ -4,7 +4,8 @@ import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from itertools import groupby
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,17 +17,17 @@ from torch import Tensor, nn
 
 from dida.data.classes import ClassSet
 from dida.data.image_file import read_image
+from dida.data.pictures import of_one_shape
 from dida.data.transforms import Normalise, scaled_image
 from dida.machine.device import find_device
 from dida.options import parse_size
-from dida.use.evaluate import Inference, class_scores, enlarged
+from dida.use.evaluate import Inference, class_scores, enlarged, evaluating
 from dida.use.sharing import card_of, save_shared
 from dida.use.trained import Trained, load_trained
 
 AnyPicture = str | os.PathLike[str] | np.ndarray | Tensor | Image.Image
 Output = Literal["labels", "probabilities", "confidence", "colours"]
 Answer = np.ndarray | tuple[np.ndarray, ...]  # one array, or one for each of several outputs
-LEAST = 32  # pixels a side that an encoder with a stride of 32 can look at
 Precision = Literal["fp32", "bf16"]
 
 
@@ -98,19 +99,15 @@ class Network(nn.Module, PyTorchModelHubMixin):
         if several is None:
             (answer,) = self._answers([as_rgb(picture)], wanted)
             return answer
-        answers: list[Answer] = []
-        for _, group in groupby(map(as_rgb, several), key=np.shape):
-            same = list(group)
-            for first in range(0, len(same), self.batch_size):
-                answers += self._answers(same[first : first + self.batch_size], wanted)
-        return answers
+        # A chain, because the variable of a loop would keep one batch while the next is read.
+        answered = map(partial(self._answers, wanted=wanted), of_one_shape(map(as_rgb, several), self.batch_size))
+        return list(chain.from_iterable(answered))
 
     def _answers(self, pictures: list[np.ndarray], wanted: tuple[Output, ...]) -> list[Answer]:
         """Of pictures of one size."""
-        with torch.inference_mode(), self._autocast():
+        with evaluating(self.model), self._autocast():
             enlarge = self.origin.config.data.enlarge
             scaled = np.stack([scaled_image(picture, self.size, enlarge=enlarge) for picture in pictures])
-            _require_large_enough(pictures[0], scaled)
             image = self.normalise(torch.from_numpy(scaled).to(self.normalise.mean.device).permute(0, 3, 1, 2))
             shape = pictures[0].shape[:2]
             # Enlarged one by one: at the size of a camera scores are large.
@@ -168,7 +165,7 @@ def load(
         size: "WxH" that pictures are scaled to fit into, their ratio kept; by default that of the run's target.
         window: side of a sliding window in pixels of the scaled picture; 0 is the whole picture at once, the default
             but for a published network whose paper has windows.
-        stride: pixels from one window to the next; 0 is half a window.
+        stride: pixels from one window to the next; 0 is half a window, or the stride of that paper.
         flip: average with what the network says of the mirror image.
         batch_size: pictures of one size that are looked at together, where several are given.
         revision: a branch, tag or commit of a repository of the hub.
@@ -185,7 +182,7 @@ def load(
             f"expected precision fp32 or bf16 and a batch_size of 1 or more, got {precision}, {batch_size}"
         )
     at = {"revision": revision} if revision else {}
-    trained = load_trained(Path(source).expanduser(), find_device(device), **at, **(hub or {}))
+    trained = load_trained(os.fspath(source), find_device(device), **at, **(hub or {}))
     return Network(
         trained,
         network or next(iter(trained.networks)),
@@ -194,15 +191,6 @@ def load(
         precision=precision,
         batch_size=batch_size,
     )
-
-
-def _require_large_enough(picture: np.ndarray, scaled: np.ndarray) -> None:
-    height, width = scaled.shape[1:3]
-    if min(height, width) < LEAST:
-        raise ValueError(
-            f"a picture of {picture.shape[1]}x{picture.shape[0]} is scaled to {width}x{height}, and the network needs "
-            f"{LEAST} pixels a side: pass a larger size"
-        )
 
 
 def _labels(scores: Tensor, class_set: ClassSet) -> np.ndarray:

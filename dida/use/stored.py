@@ -47,14 +47,15 @@ class Stored:
         return printed_of_segformer(backbone) if self.family == SEGFORMER else printed_of_self_training(self.source)
 
 
-def read_stored(path: Path, **hub: Any) -> Stored:
+def read_stored(place: Path | str, **hub: Any) -> Stored:
     """A run folder's newest checkpoint, a checkpoint, a shared folder, a published file, or a repository of the hub.
 
-    A name such as user/network is one of the hub where there is no such path here. `hub`: what `hf_hub_download` takes,
+    A name such as user/network is one of the hub, see `hub_name`. `hub`: what `hf_hub_download` takes,
     such as a revision. Raises FileNotFoundError, or ValueError that names the file, for anything else and for what is
     damaged.
     """
-    if not path.exists() and (repo := hub_name(path)):
+    path = Path(place).expanduser()
+    if not path.exists() and (repo := hub_name(place)):
         path = _download(repo, **hub)
     if path.is_dir() and not (path / FOLDER).is_dir():
         if (path / CONFIG).is_file() and isinstance(shared := _json(path / CONFIG).get(SHARED), dict):
@@ -161,10 +162,13 @@ def _json(path: Path) -> dict[str, Any]:
 # ---- the hub -------------------------------------------------------------------------------------------------------
 
 
-def hub_name(path: Path) -> str | None:
-    """user/network, where this cannot be meant as a path: the folder `user` is not here either."""
-    name = str(path)
-    return name if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not path.parent.exists() else None
+def hub_name(place: Path | str) -> str | None:
+    """user/network, where this cannot be meant as a path: the folder `user` is not here either.
+
+    As text it may begin as a path (./user/network), which a Path forgets.
+    """
+    name = str(place)
+    return name if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not Path(name).parent.exists() else None
 
 
 def _download(repo: str, **at: Any) -> Path:
@@ -182,5 +186,6 @@ def _download(repo: str, **at: Any) -> Path:
         error = unreachable or error
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise FileNotFoundError(
-            f"{repo}: no such run folder, checkpoint or file here, and nothing on the hub under this name ({why})"
+            f"{repo}: no such run folder, checkpoint or file here; "
+            f"read as a repository of the hub: {repo}, and nothing was found there ({why})"
         ) from error

@@ -37,15 +37,19 @@ class Trained:
     def require(self, network: str) -> nn.Module:
         """One of the networks. Raises ValueError for one that is not there."""
         if network not in self.networks:
-            raise ValueError(f"--network {network}: {self.path} holds {' and '.join(self.networks)} alone")
+            raise ValueError(f"network {network}: {self.path} holds {' and '.join(self.networks)} alone")
         return self.networks[network]
 
     def asked(self, window: int | None, stride: int, *, flip: bool) -> Inference:
         """Through the windows that are asked for, a stride of 0 being half of one; where `window` is None, as its paper
-        asks it. `flip` adds the mirror image. Raises ValueError for a stride that would leave pixels unseen.
+        asks it, but for a stride that is given. `flip` adds the mirror image.
+
+        Raises ValueError for a stride without windows, and for one that would leave pixels unseen.
         """
         asked = self.inference if window is None else Inference(window, stride or max(window // 2, 1))
-        return replace(asked, flip=flip or asked.flip)
+        if stride and not asked.window:
+            raise ValueError(f"stride {stride}: the way from one window to the next, and no window was asked for")
+        return replace(asked, stride=stride or asked.stride, flip=flip or asked.flip)
 
     @contextmanager
     def labeller(self, network: str, size: tuple[int, int], inference: Inference = WHOLE_IMAGE) -> "Iterator[Labeller]":
@@ -91,12 +95,12 @@ class Labeller:
             yield Labelled(train_ids.to(torch.uint8).cpu().numpy(), confidence.cpu().numpy())
 
 
-def load_trained(path: Path, device: torch.device, **hub: Any) -> Trained:
+def load_trained(place: Path | str, device: torch.device, **hub: Any) -> Trained:
     """The networks of whatever `read_stored` reads, on `device`: a run, a checkpoint, a published file, the hub.
 
     Raises FileNotFoundError or ValueError for what is none of these.
     """
-    stored = read_stored(path, **hub)
+    stored = read_stored(place, **hub)
     model = stored.config.model
     networks: dict[str, nn.Module] = {}
     for name, weights in stored.weights.items():

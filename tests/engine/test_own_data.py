@@ -100,8 +100,8 @@ def test_a_warehouse_of_five_classes(tmp_path, in_colours):
     assert not any(n in text for n in ("19", "16 ", "13 ", "road"))
     assert set(np.unique(Image.open(tmp_path / "maps" / "label_ids" / "001.png"))) <= {10, 20, 30, 40, 50}
 
-    summary = label_pictures(loaded, tmp_path / "real" / "images", tmp_path / "out", network="student", size=(120, 120),
-                           inference=WHOLE_IMAGE)  # fmt: skip
+    summary = label_pictures(loaded, [tmp_path / "real" / "images"], tmp_path / "out", network="student",
+                             size=(120, 120), inference=WHOLE_IMAGE)  # fmt: skip
     assert summary == Summary(4, 0, 0, ())
     overlaid = np.asarray(Image.open(tmp_path / "out" / "overlay" / "cam1" / "001.png"))
     assert overlaid.shape == (96, 64, 3)  # upright, at its own size
@@ -118,7 +118,7 @@ def test_from_two_folders_to_labelled_pictures_by_the_commands(tmp_path, capsys)
               "--device", "cpu", "--steps", "30", "--save-every", "10", "--out", str(run))  # fmt: skip
     with small_networks():
         with pytest.raises(SystemExit) as checked:
-            run_check(recipes.from_command_line([*common, "--check-data"]))
+            run_check(recipes.from_command_line([*common, "--check-data"]), "train.py")
         assert checked.value.code == 0
         run_training(recipes.from_command_line([*common]))
         straight = load_checkpoint(run / "checkpoints" / "step_000030.pt")["student"]

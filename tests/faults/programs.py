@@ -19,7 +19,7 @@ def training(data: Path | None, **options: Any) -> Callable[[], None]:
     def does() -> None:
         given = _line(options) if data is None else arguments(data, **({"out": "run", "steps": 2} | options))
         config = from_command_line(given, "train.py")
-        command.run_check(config) if config.check_data else command.run_training(config)
+        command.run_check(config, "train.py") if config.check_data else command.run_training(config)
 
     return does
 

@@ -11,7 +11,7 @@ from dida.machine.device import find_device
 
 @pytest.mark.parametrize("name", ["meta", "mps", "xpu", "nope", "", "cuda:x", "cpu:x", "cuda:99", "CPU"])
 def test_a_device_that_nothing_runs_on_is_refused_by_name(name):
-    with pytest.raises(ValueError, match=f"^--device {name}: "):
+    with pytest.raises(ValueError, match=f"^device {name}: "):
         find_device(name)
 
 
@@ -21,7 +21,7 @@ def test_a_gpu_that_cannot_run_is_told_at_the_start(monkeypatch, error):
         raise RuntimeError(error)
 
     monkeypatch.setattr(torch, "zeros", zeros)
-    with pytest.raises(ValueError, match=f"^--device cuda: {error.splitlines()[0]}$"):
+    with pytest.raises(ValueError, match=f"^device cuda: {error.splitlines()[0]}$"):
         find_device("cuda")
 
 

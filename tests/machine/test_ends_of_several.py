@@ -223,7 +223,7 @@ def test_who_does_not_answer_in_time_is_not_waited_for(files, tmp_path):
         ({"batch_size": 3}, "train.py: --batch-size 3: 2 processes share it equally, so it is a multiple of 2"),
         (
             {"device": "cuda:0"},
-            "train.py: --device cuda:0: 2 processes cannot share one GPU; with cuda each has one",
+            "train.py: device cuda:0: 2 processes cannot share one GPU; with cuda each has one",
         ),
     ],
 )

@@ -189,8 +189,9 @@ def test_the_last_value_given_counts():
         (["--method", "oracle", "--tgt", "folder:a", "--src", "folder:ab"], "--src cannot be folder:ab"),
         (
             ["--steps", "1500", "--bank-start", "1500"],
-            "--bank-start 1500: a run of --steps 1500 ends before its bank is used",
+            "--steps 1500: must be above 1500, the step from which this method uses its bank",
         ),
+        (["--steps", "1"], "train.py: --steps 1: must be above 1, the step from which"),
         (["--selecting", "off"], "nothing fills the bank that --instance-loss image and --regenerate-semantic smooth"),
         (["--method", "daformer", "--instance-loss", "image"], "nothing fills the bank that --instance-loss image"),
         (["--bank-fill", "2000"], "--bank-fill 2000: the steps that fill the bank come before --bank-start 1500"),
@@ -213,7 +214,6 @@ def test_a_method_without_a_bank_asks_for_no_steps_of_it():
         (["--images", "a", "--json", "b"], "--json and --save-predictions are for scores"),
         (["--out", "a"], "--out is where --images go"),
         (["--confidence"], "--confidence is written for --images"),
-        (["--stride", "8"], "none was asked for"),
         (["--size", "²x²"], "--size: expected WIDTHxHEIGHT"),
         *((["--window", str(n)], f"--window {n}: expected 0, or at least 32 pixels") for n in (1, 5, 16, 31)),
         (["--window", "-1"], r"--window: expected a number in \[0, 16384\], got -1"),

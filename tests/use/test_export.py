@@ -59,10 +59,17 @@ def test_onnx_labels_batches_of_any_size_and_keeps_what_a_program_needs_to_know(
     assert [given.name for given in session.get_inputs()] == [INPUT]
 
 
-def test_a_program_of_torch_export_gives_scores_of_normalised_pictures(run, tmp_path, capsys):
+def test_a_program_of_torch_export_gives_scores_of_normalised_pictures(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("dida.run.progress.EVERY", 0.0)
     path = tmp_path / "x.pt2"
     export(run, "--format", "torch", "--checks", "3", "--no-normalise", "--no-argmax", "--out", path)
-    assert "every pixel is labelled as the network does it, scores within " in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "every pixel is labelled as the network does it, scores within " in said.out
+    assert said.out.splitlines()[-1] == (
+        "pictures [B, 3, H, W] float32 RGB, less ImageNet's mean and over its deviation, of 64 or more pixels a side; "
+        "scores [B, C, H, W] float32"
+    )
+    assert "checking: 3 of 3 pictures, " in said.err
     scores = torch.export.load(path).module()(torch.zeros(1, 3, 70, 200))
     assert scores.shape == (1, 19, 70, 200)
 

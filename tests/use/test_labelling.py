@@ -27,7 +27,7 @@ def network(tmp_path, class_set: ClassSet = CITYSCAPES_CLASSES) -> Trained:
 
 
 def label(trained: Trained, images, out, name: str = "student", **options) -> Summary:
-    return label_pictures(trained, images, out, network=name, size=(64, 32), inference=WHOLE_IMAGE, **options)
+    return label_pictures(trained, [images], out, network=name, size=(64, 32), inference=WHOLE_IMAGE, **options)
 
 
 def written(folder: Path) -> list[str]:
@@ -157,7 +157,7 @@ def test_pictures_of_any_size_are_labelled(tmp_path, inference):
         save_image(tmp_path / "own" / f"{size[0]}.png", picture(scene(0, size), 0))
     out = tmp_path / "out"
     trained = network(tmp_path)
-    label_pictures(trained, tmp_path / "own", out, network="student", size=(64, 32), inference=inference)
+    label_pictures(trained, [tmp_path / "own"], out, network="student", size=(64, 32), inference=inference)
     for size in sizes:
         assert Image.open(out / "label_ids" / f"{size[0]}.png").size == size
 
@@ -205,7 +205,7 @@ def test_videos_of_odd_sizes_are_written(tmp_path, size, ending):
 
 
 def test_frames_are_read_when_they_are_needed(tmp_path, monkeypatch):
-    """However long a video is, no more of it is in memory than a batch and the frame that follows."""
+    """However long a video is, no more of it is in memory than a batch."""
     film(tmp_path / "own" / "a.avi", frames=20)
     read, saved, ahead = 0, 0, []
     frames, save = VideoFile.frames, labelling.save_prediction
@@ -225,7 +225,7 @@ def test_frames_are_read_when_they_are_needed(tmp_path, monkeypatch):
     monkeypatch.setattr(VideoFile, "frames", counted_frames)
     monkeypatch.setattr(labelling, "save_prediction", counted_save)
     label(network(tmp_path), tmp_path / "own", tmp_path / "out", batch_size=4)
-    assert (read, saved, max(ahead)) == (20, 20, 5)
+    assert (read, saved, max(ahead)) == (20, 20, 4)
 
 
 def test_of_a_video_that_breaks_off_the_frames_before_are_kept(tmp_path, monkeypatch):
@@ -256,7 +256,7 @@ def test_pictures_are_found_below_a_folder_and_hidden_files_are_not(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     found = find_pictures(tmp_path)
-    assert [found.name_of(path).as_posix() for path in found.pictures] == ["b.png", "deep/er/A.JPG"]
+    assert [found.names[path].as_posix() for path in found.pictures] == ["b.png", "deep/er/A.JPG"]
     assert found.videos == [tmp_path / "film.MP4"]
     assert find_pictures(tmp_path / "b.png").pictures == [tmp_path / "b.png"]
     assert find_pictures(tmp_path / "notes.txt").pictures == [tmp_path / "notes.txt"]  # whose name says nothing
@@ -264,3 +264,14 @@ def test_pictures_are_found_below_a_folder_and_hidden_files_are_not(tmp_path):
     for nothing in ("empty", "nowhere"):
         with pytest.raises(FileNotFoundError, match=f"{nothing}: no picture there"):
             find_pictures(tmp_path / nothing)
+
+
+def test_of_several_places_each_file_is_found_once(tmp_path):
+    for name in ("cam/0.png", "cam/1.png", "film.avi"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    alone, folder, film = tmp_path / "cam" / "1.png", tmp_path / "cam", tmp_path / "film.avi"
+    found = find_pictures(alone, tmp_path, folder, film)
+    assert found.pictures == [alone, folder / "0.png"]
+    assert found.videos == [film]
+    assert [found.names[path].as_posix() for path in (*found.pictures, film)] == ["1.png", "cam/0.png", "film.avi"]

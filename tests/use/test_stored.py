@@ -2,7 +2,6 @@
 
 import json
 import logging
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,9 +121,13 @@ def test_what_cannot_be_read_says_why_in_one_message(tmp_path):
 
 
 @pytest.mark.parametrize("name, is_one", [("nvidia/segformer-b0", True), ("tests/nowhere", False), ("a", False),
-                                          ("/a/b", False), ("a/b/c", False), ("../a", False)])  # fmt: skip
+                                          ("/a/b", False), ("a/b/c", False), ("../a", False), ("./a/b", False),
+                                          ("~/a", False), (".a/b", False)])  # fmt: skip
 def test_what_may_be_a_name_on_the_hub(name, is_one):
-    assert (hub_name(Path(name)) is not None) == is_one
+    assert (hub_name(name) is not None) == is_one
+    if not is_one:
+        with pytest.raises(FileNotFoundError, match=r"no such run folder or checkpoint$"):
+            read_stored(name)  # and nothing is asked
 
 
 def test_without_a_connection_one_file_is_waited_for_and_the_reason_is_told(monkeypatch):

@@ -45,6 +45,17 @@ def test_config_classes_and_both_networks_come_back(config, tmp_path):
         assert network.decode_head.conv_seg.weight.shape == (3, DIM, 1, 1)
 
 
+def test_a_stride_is_that_of_the_windows_that_there_are(config, tmp_path):
+    plain = load_trained(write_checkpoint(tmp_path / "x.pt", config), CPU)
+    published = replace(plain, inference=Inference(1024, 768))
+    assert published.asked(None, 0, flip=True) == Inference(1024, 768, flip=True)
+    assert published.asked(None, 512, flip=False) == Inference(1024, 512)
+    assert plain.asked(40, 0, flip=False) == Inference(40, 20)
+    for trained, window in ((plain, None), (plain, 0), (published, 0)):
+        with pytest.raises(ValueError, match=r"stride 512: .* no window was asked for"):
+            trained.asked(window, 512, flip=False)
+
+
 @pytest.mark.parametrize("size", [(64, 32), (96, 96)])
 def test_a_labeller_answers_at_the_size_of_the_picture(config, tmp_path, size):
     trained = load_trained(write_checkpoint(tmp_path / "x.pt", config, class_set=FARM), CPU)

@@ -5,7 +5,7 @@ All 19 Cityscapes classes, a long tail, confusable pairs, and a frozen shift fro
 It shows in minutes, on a CPU, whether the engine adapts, and it shows regressions. It does not say what a
 method gains on real streets: wherever numbers from it are shown they are called toy numbers.
 
-    python -m dida.data.toy --data-root data
+    dida toy --data-root data
 
 writes the folders below `data/toy`, always the same pixels; `generate` does the same from Python.
 """
