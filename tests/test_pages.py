@@ -174,7 +174,7 @@ def known(span: str) -> set[str] | None:
         return score
     if (name and name.startswith("bench.")) or span.startswith("python bench/"):
         return set(written_in("bench"))
-    return train | score | written | written_in("bench") | written_in("dida")
+    return train | score | written | written_in("bench") | written_in("dida") | written_in("tests/pairs")
 
 
 def said_to_ours(span: str) -> str:
