@@ -1,6 +1,7 @@
 """What the ops refuse at their door, whatever backend runs: one TypeError or ValueError that names argument and value.
 
-One function per op, check_<op> with the op's own arguments, over a few checks of one kind of tensor each.
+One function per op, check_<op> with the op's own arguments, over a few checks of one kind of tensor each. A docstring
+says what must hold: TypeError is raised for another dtype, ValueError for everything else.
 
 Checks look at shapes, dtypes and devices, which cost nothing. Values are looked at where that costs no synchronisation
 (tensors on the CPU) and, for tensors on a GPU, only under DIDA_DEBUG=1.

@@ -158,7 +158,8 @@ def on_slots(prior_NC: Tensor, label_K: Tensor) -> Tensor:
 def scatter(semantic_NC: Tensor, label_K: Tensor) -> Tensor:
     """Unfold class probabilities onto the slots: z_sc[n, k] = z[n, label k]. Implements Eq. (7).
 
-    Args: semantic_NC [N, C] floating; label_K [K] int64 in 0 .. C-1. Returns [N, K]; the adjoint of `gather`.
+    Args: semantic_NC [N, C] floating; label_K [K] int64 in 0 .. C-1. Returns [N, K] in its dtype; the adjoint of
+    `gather`. Raises TypeError or ValueError for wrong dtypes, shapes or devices, K = 0, a label outside its range.
     """
     return semantic_NC.index_select(1, label_K)
 
@@ -180,7 +181,8 @@ def scale(q_NK: Tensor, z_sc_NK: Tensor) -> tuple[Tensor, Tensor]:
 def gather(q_NK: Tensor, label_K: Tensor, *, classes: int) -> Tensor:
     """Sum instance-level mass per class: q_ga[n, c] = sum of q[n, k] over the slots k of class c. Implements Eq. (9).
 
-    Args: q_NK [N, K] floating; label_K [K] int64 in 0 .. classes-1. Returns [N, C]; the adjoint of `scatter`.
+    Args: q_NK [N, K] floating; label_K [K] int64 in 0 .. classes-1. Returns [N, C] in the dtype of q; the adjoint of
+    `scatter`. Raises TypeError or ValueError for wrong dtypes, shapes or devices, K = 0, a label outside its range.
     """
     return q_NK.new_zeros(len(q_NK), classes).index_add(1, label_K, q_NK)
 
@@ -203,6 +205,8 @@ def class_similarity(
         proportional to exp(cos / t + log_prior[class of slot]), as in `instance_loss`.
     Returns [B, C, H, W] float32 (float64 for float64 inputs), summing to one over C. Not differentiable: it is only
     used as a pseudo-label.
+    Raises TypeError or ValueError for wrong dtypes, shapes or devices, t <= 0 or NaN, K = 0, a label outside its range,
+    a size below the embedding's, a log_prior that is not finite, an input wanting a gradient.
     """
     q_NK = bank_similarity(pixels(enlarge(embed_BDhw, size)), bank_KD, temperature=temperature)
     q_ga_NC = gather(q_NK, label_K, classes=classes)
@@ -229,6 +233,7 @@ def boundary_mask(label_BHW: Tensor, *, classes: int, threshold: int = 2) -> Ten
 
     Args: label_BHW [B, H, W] uint8, int32 or int64 with values in 0 .. classes-1 or 255; threshold >= 1.
     Returns [B, H, W] bool.
+    Raises TypeError or ValueError for another dtype, shape or label, classes < 1, a threshold that is not whole or < 1.
     """
     class_C = torch.arange(classes, device=label_BHW.device)
     is_class_BCHW = (label_BHW.unsqueeze(1) == class_C[:, None, None]).float()
@@ -257,6 +262,8 @@ def bank_update(
         or int64, 0 .. classes-1 or 255; boundary_BHW [B, H, W] bool (all False: e_avg is the plain class mean);
         momentum omega in [0, 1].
     Returns the new bank [K, D] in the bank's dtype; nothing is differentiable and nothing is changed in place.
+    Raises TypeError or ValueError for wrong dtypes, shapes or devices, K = 0, a label outside its range, a momentum
+    outside [0, 1], an input wanting a gradient.
     """
     embed_ND = pixels(enlarge(embed_BDhw.to(statistics_dtype(embed_BDhw)), label_BHW.shape[-2:]))
     # Two sets per class, boundary and interior, and a last row that collects ignored pixels and is then dropped.

@@ -222,6 +222,11 @@ def test_the_paper_map_says_where_equations_are():
     assert sorted(said) == sorted((equation, where.partition(":")[2]) for equation, where in claims())
 
 
+def test_the_page_of_the_kernels_has_every_op():
+    rows = [line for line in text("docs/kernels.md").splitlines() if line.startswith("| `")]
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])} == set(dida_kernels.OPS)
+
+
 @pytest.mark.parametrize("section", re.split(r"^## ", text("docs/performance.md"), flags=re.M)[1:])
 def test_numbers_of_performance_stand_in_the_files_that_are_named(section):
     section = re.sub(r"<!-- results:.*?<!-- /results -->", "", section, flags=re.S)  # rendered, see test_report.py

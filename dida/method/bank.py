@@ -58,7 +58,8 @@ class InstanceBank(nn.Module):
     def fill(self, vector_CD: Tensor, present_C: Tensor) -> None:
         """Write one vector per present class into that class's next slot, round and round.
 
-        Slots that have none of their own yet take the newest, so no slot is empty once its class was seen.
+        vector [C, D] float32; present [C] bool, which of its rows count. Slots that have none of their own yet take the
+        newest, so no slot is empty once its class was seen.
         """
         present_K = present_C[self.labels]
         written_K = self.written[self.labels]
@@ -122,7 +123,7 @@ class BankRule:
 
 @dataclass(frozen=True)
 class NoBankRule:
-    """A method without a bank."""
+    """The bank stays as it is: with --selecting off, as in every method but DIDA."""
 
     def __call__(self, bank: InstanceBank, embed_BDhw: Tensor, label_BHW: Tensor, step: int, rng: StepRandom) -> None:
         return None

@@ -57,7 +57,8 @@ class AverageShares:
 
 @dataclass(frozen=True)
 class KeepShares:
-    """Nobody asks for shares."""
+    """Shares stay 1 / C: with --instance-prior none nobody asks for them, and where --no-self-training leaves no
+    pseudo-labels nothing says what they are."""
 
     def __call__(self, shares: ClassShares, target: Target | None) -> None:
         return None

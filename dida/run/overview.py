@@ -42,7 +42,7 @@ def overview(config: Config, parts: Parts) -> Iterator[str]:
     student = state.student
     computing = state.working.student
     of_this_process = changed(config, batch_size=data.batch_size // state.world.size)
-    need = step_need(of_this_process, student, computing)
+    need = step_need(of_this_process, student, computing, target_passes=len(parts.method.target_passes))
     left = optim.steps - state.step
     with products_in(parts.arithmetic.precision):
         seconds = left * need.flops / flops_a_second(device, next(computing.parameters()).dtype)
@@ -79,10 +79,11 @@ def _memory(need: Need, device: torch.device) -> str:
     return f"about {(peak_memory(device) + need.memory) / _GIB:.1f} GiB, with PyTorch itself"
 
 
-def step_need(config: Config, student: nn.Module, computing: nn.Module) -> Need:
+def step_need(config: Config, student: nn.Module, computing: nn.Module, *, target_passes: int) -> Need:
     """What a step costs, from one forward pass of shapes without numbers.
 
-    `computing`: what passes call for the student, itself or a copy in another dtype.
+    `computing`: what passes call for the student, itself or a copy in another dtype. `target_passes`: how often a step
+    trains on the target, each time on as many crops as the source has.
     """
     data, teach, speed = config.data, config.teach, config.speed
     seen = data.batch_size // speed.accumulate  # at once
@@ -104,7 +105,7 @@ def step_need(config: Config, student: nn.Module, computing: nn.Module) -> Need:
         torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x),
     ):
         functional_call(computing, weights, (image,))
-    trainings = 2 if teach.self_training else 1  # source; source pasted onto target
+    trainings = 1 + target_passes
     others = (1 if teach.self_training else 0) + (1 if teach.feature_weight > 0 else 0)  # the teacher, and ImageNet's
     # Weights, gradient and two moments of the student, and the weights of the others; of copies, weights and gradient
     # of the student's and weights of the teacher's.

@@ -14,6 +14,10 @@ def agrees(op, backend, dtype):
     return None
 
 
+def test_every_op_has_a_size_on_a_cpu():
+    assert set(kernels.CPU_SCENES) == set(dida_kernels.OPS)
+
+
 @pytest.fixture
 def tiny(monkeypatch):
     """Small inputs, few rounds, and no compiler."""

@@ -1,11 +1,13 @@
 """The built-in data sets as they are downloaded, in made files: which label belongs to an image, and what it says."""
 
+import inspect
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dida.batch import IGNORE
+from dida.config import DataConfig
 from dida.data import domains
 from dida.data.classes import CITYSCAPES_CLASSES
 from dida.data.image_file import read_label
@@ -13,6 +15,7 @@ from dida.data.layouts import LAYOUTS
 
 from .factories import SYNTHIA_IDS, save_ids, save_image
 
+ROOT = Path(__file__).parents[2]
 STREET = {name: c for c, name in enumerate(CITYSCAPES_CLASSES.names)}
 ROAD, SIDEWALK, CAR, RIDER, SKY = (STREET[name] for name in ("road", "sidewalk", "car", "rider", "sky"))
 LAND = ("background", "building", "road", "water", "barren", "forest", "agriculture")
@@ -91,5 +94,14 @@ def test_what_is_missing_says_what_where_and_whence(tmp_path, name):
     assert "  the data: " in message
 
 
-def test_the_table_in_words_has_every_name():
-    assert all(name in domains.__doc__ or name.startswith("loveda-") for name in LAYOUTS)
+@pytest.mark.parametrize(
+    "words, apart",
+    [
+        (domains.__doc__, ("loveda-",)),
+        (inspect.getsource(DataConfig), ("loveda-", "toy-")),  # the help of --src and --tgt
+        ((ROOT / "README.md").read_text(), ("loveda-", "toy-")),
+    ],
+    ids=["domains.py", "help", "README.md"],
+)
+def test_every_list_of_domains_in_words_has_every_name(words, apart):
+    assert [name for name in LAYOUTS if name not in words and not name.startswith(apart)] == []

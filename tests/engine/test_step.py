@@ -16,6 +16,7 @@ from dida import recipes, step
 from dida.config import changed
 from dida.method import passes
 from dida.method.passes import Method
+from dida.run.terms import LOSS, TERMS
 from dida.state import TrainState
 from dida.step import train_step
 from tests.engine.scenes import batch, build, tiny
@@ -39,6 +40,7 @@ def test_every_method_runs_and_learns(method):
     assert (traces[-1].target is not None) == adapts
     assert len(traces[-1].mixed) == adapts
     assert set(traces[-1].losses) == {"source", "feature"} | ({"target", "instance"} if adapts else set())
+    assert {LOSS + name for name in traces[-1].losses} <= TERMS.keys()  # each is explained where it is shown
     assert (traces[-1].losses["feature"] > 0) == (method in ("daformer", "dida"))
     assert (state.bank.features.abs().sum() > 0) == (method == "dida")
 

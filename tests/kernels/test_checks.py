@@ -151,6 +151,11 @@ def doors() -> list:
     ]
 
 
+def test_every_op_says_what_it_refuses():
+    assert set(ARGUMENTS) == set(dida_kernels.OPS)
+    assert [name for name, op in dida_kernels.OPS.items() if "Raises TypeError or ValueError" not in op.__doc__] == []
+
+
 @pytest.mark.parametrize("op, backend, mistake", doors())
 def test_a_mistake_is_named(op, backend, mistake):
     name, change, error, message = MISTAKES[mistake]

@@ -5,14 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from dida import recipes
-from dida.assemble import assemble
+from dida.assemble import assemble, build_method
 from dida.config import Config, changed
+from dida.data.classes import CITYSCAPES_CLASSES
 from dida.machine.distributed import World, part_of
 from dida.models.segmentor import Segmentor
 from dida.precision import in_bfloat16
-from dida.run.overview import flops_a_second, overview, step_need
+from dida.run.overview import Need, flops_a_second, overview, step_need
 from tests.data.factories import make_folder
 
 ROOT = Path(__file__).parents[2]
@@ -27,28 +29,34 @@ def config(**options) -> Config:
     return changed(recipes.dida(Config()), crop=64, feature_weight=0.0, **options)
 
 
+def need(config: Config, student: Segmentor, computing: nn.Module | None = None) -> Need:
+    """Of a step of the config's own method."""
+    passes = len(build_method(config, CITYSCAPES_CLASSES).target_passes)
+    return step_need(config, student, computing or student, target_passes=passes)
+
+
 def test_the_need_of_a_step_is_what_was_counted_for_the_papers_network():
     """bench/results/counted: the whole step without the instance level, allocation by allocation."""
     counted = json.loads((ROOT / "bench/results/counted/bank_memory.json").read_text())["rest"]["peak"]
     student = Segmentor("mit_b5").train()
-    assert step_need(Config(), student, student).memory == pytest.approx(counted, rel=0.1)
+    assert need(Config(), student).memory == pytest.approx(counted, rel=0.1)
 
 
 def test_passes_and_networks_add_up(student):
     """Trained twice (a backward costs two forwards) and asked once as the teacher; source-only is trained once."""
-    dida, source = (
-        step_need(config(), student, student),
-        step_need(changed(config(), self_training=False), student, student),
-    )
+    dida, source = need(config(), student), need(changed(config(), self_training=False), student)
     assert dida.flops / source.flops == pytest.approx(7 / 3)
-    more = step_need(changed(config(), feature_weight=1.0), student, student)
+    more = need(changed(config(), feature_weight=1.0), student)
     assert more.flops / source.flops == pytest.approx(8 / 3)
     weights = sum(p.numel() * 4 for p in student.parameters())
     assert more.memory - dida.memory == dida.memory - source.memory == weights
+    twice = step_need(config(), student, student, target_passes=2)
+    assert twice.flops / source.flops == pytest.approx(10 / 3)
+    assert twice.memory == dida.memory  # a pass takes its gradient before the next begins
 
 
 def test_what_is_kept_grows_with_the_batch(student):
-    two, four, eight = (step_need(config(batch_size=n), student, student) for n in (2, 4, 8))
+    two, four, eight = (need(config(batch_size=n), student) for n in (2, 4, 8))
     assert eight.memory - four.memory == 2 * (four.memory - two.memory) > 0
     assert four.flops == 2 * two.flops
 
@@ -57,8 +65,7 @@ def test_half_of_the_bytes_are_kept_in_bfloat16(student):
     """Of the maps; weights, moments and the teacher stay as they are, and copies come on top of them."""
     batches = [config(batch_size=n) for n in (2, 4)]
     (two, four), (fp32_two, fp32_four) = (
-        [step_need(each, student, computing).memory for each in batches]
-        for computing in (in_bfloat16(student), student)
+        [need(each, student, computing).memory for each in batches] for computing in (in_bfloat16(student), student)
     )
     assert four - two == pytest.approx((fp32_four - fp32_two) / 2, rel=0.1)
     copies = 1.5 * sum(p.numel() * 4 for p in student.parameters())
@@ -67,7 +74,7 @@ def test_half_of_the_bytes_are_kept_in_bfloat16(student):
 
 def test_counting_changes_nothing(student):
     before, drawn = {k: v.clone() for k, v in student.state_dict().items()}, torch.get_rng_state()
-    step_need(config(), student, student)
+    need(config(), student)
     assert all(torch.equal(v, before[k]) for k, v in student.state_dict().items())
     assert torch.equal(torch.get_rng_state(), drawn)
     assert all(p.grad is None for p in student.parameters())

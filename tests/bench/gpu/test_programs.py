@@ -152,6 +152,10 @@ def test_the_sanitizer_has_something_to_watch(op):
     assert set(WATCHED_OPS) == set(dida_kernels.OPS)
 
 
+def test_the_kernels_of_every_op_are_compiled_beforehand():
+    assert set(compile_kernels.OPS) == {name for name, op in dida_kernels.OPS.items() if "triton" in op.backends}
+
+
 def test_kernels_are_compiled_beforehand_in_processes_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
     done = subprocess.run(
