@@ -73,8 +73,8 @@ class TablesOptions:
     render: bool = False
     """Run nothing; write the tables of what is there."""
     digest: str | None = None
-    """With --render, the source whose records are shown; by default the one that has most seeds of every row, and of
-    equals the newest."""
+    """With --render, the source whose records are shown; by default the one that has most seeds of every row, of equals
+    the one with most records, and of these the newest."""
     pages: tuple[Path, ...] = (Path("README.md"), Path("docs/toy_results.md"))
     """Files whose blocks <!-- results:toy-methods --> ... <!-- /results --> are replaced by what is reported: the test
     split of the toy, val on real data. What all tables share goes into each, or once into a block toy-caption."""

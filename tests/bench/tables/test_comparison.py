@@ -41,6 +41,12 @@ def test_the_newest_source_that_knows_most_is_shown(setting):
         shown(setting, "abc")
 
 
+def test_where_no_source_has_every_row_the_one_with_most_records_is_shown(setting):
+    of_source(setting, OLD, REGENERATIONS[:-1], 3, date="2026-01-01 00:00 UTC", commit="0ld")
+    of_source(setting, NEW, REGENERATIONS[:2], 1, date="2026-01-02 00:00 UTC", commit="ne3")
+    assert f"Commit 0ld; source {OLD}." in shown(setting)
+
+
 def test_this_trees_source_needs_no_records(measured):
     elsewhere = dataclasses.replace(measured, digest="e" * 16)  # a tree that moved on
     assert summary(collect("methods", elsewhere, range(8))) == summary(collect("methods", measured, range(8)))
