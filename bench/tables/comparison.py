@@ -155,7 +155,7 @@ def _sources(setting: Setting) -> list[Setting]:
 
 
 def _known(name: str, setting: Setting, found: Mapping[str, dict[int, Record]]) -> tuple[int, int, str]:
-    """How much a source knows of a table: the seeds that all rows have, and its records; and when one was last added."""
+    """How much a source knows of a table: the seeds that all rows have, its records, and when one was last added."""
     rows = [found[row.name] for row in rows_of(name, setting)]
     dates = [record["environment"]["scored"]["date"] for records in rows for record in records.values()]
     return len(set.intersection(*map(set, rows))), len(dates), max(dates, default="")
