@@ -19,7 +19,7 @@ from dida.data.class_file import read_class_file
 from dida.data.loader import batches
 from dida.state import load_checkpoint
 from dida.step import train_step
-from dida.use.evaluate import WHOLE_IMAGE
+from dida.use.evaluate import WHOLE_IMAGE, NothingToScore
 from dida.use.labelling import Summary, label_pictures
 from dida.use.scoring import score_domain, score_table
 from dida.use.trained import load_trained
@@ -274,5 +274,7 @@ def test_labels_with_other_ids_are_not_called_unpublished_alone(tmp_path, ids):
     drawn(tmp_path / "other", 1, ids, (64, 64))
     (tmp_path / "other" / "classes.json").write_text(json.dumps(WAREHOUSE))
     domain = domains.labelled(f"folder:{tmp_path / 'other'}", tmp_path, "val")
-    with pytest.raises(ValueError, match=f"raw ids {', '.join(map(str, ids))}; classes.json maps 10, 20, 30, 40, 50"):
+    with pytest.raises(
+        NothingToScore, match=f"raw ids {', '.join(map(str, ids))}; classes.json maps 10, 20, 30, 40, 50"
+    ):
         score_domain(load_trained(tmp_path / "run", CPU), domain, size=(64, 64), inference=WHOLE_IMAGE, workers=0)

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import torch
 
-from dida.machine.files import write_text
 from tests.faults import inputs, moments, step_cost
+from tests.page_block import write_block
 
-PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
+PAGE = "reliability.md"
 
 
 def main() -> int:
@@ -39,14 +39,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         wrong = _inputs(Path(folder), [room for room in options.inputs if room != "none"], options.jobs)
         if options.step_pairs:
-            _render("step", step_cost.told_of(step_cost.pairs_of(Path(folder) / "steps", options.step_pairs)))
+            write_block(PAGE, "step", step_cost.told_of(step_cost.pairs_of(Path(folder) / "steps", options.step_pairs)))
         return int(wrong | _moments(Path(folder), options))
 
 
 def _inputs(folder: Path, rooms: list[str], jobs: int) -> bool:
     counts = inputs.tried_in(rooms, folder / "inputs", jobs)
     if rooms:
-        _render("inputs", inputs.table(counts))
+        write_block(PAGE, "inputs", inputs.table(counts))
     return any(count.wrong for count in counts)
 
 
@@ -65,14 +65,8 @@ def _moments(folder: Path, options: argparse.Namespace) -> bool:
         for name, row in kind(trials, count):
             rows.append((name, row))
             print(f"{name}: {row.tried} times", *row.faults, sep="\n  ", flush=True)
-    _render("moments", moments.table([(name, row) for name, row in rows if row.tried]))
+    write_block(PAGE, "moments", moments.table([(name, row) for name, row in rows if row.tried]))
     return any(row.faults for _, row in rows)
-
-
-def _render(block: str, text: str) -> None:
-    begin, end = f"<!-- {block} -->\n", f"<!-- /{block} -->"
-    page = PAGE.read_text()
-    write_text(PAGE, f"{page.split(begin)[0]}{begin}{text}{end}{page.split(end)[1]}")
 
 
 if __name__ == "__main__":

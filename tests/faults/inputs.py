@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dida.run.provenance import machine, source_digest
 from tests.faults import data, operations, options, outputs, saved
 from tests.faults.places import Places
 from tests.faults.trial import Case, Outcome, tried
+from tests.page_block import tried_on
 
 __all__ = ["ROOMS", "Count", "table", "tried_in"]
 ROOMS: dict[str, Callable[[Places], Iterator[Case]]] = {
@@ -75,7 +75,6 @@ def _all_tried(cases: list[Case], jobs: int) -> Iterator[Outcome]:
 
 def table(counts: list[Count]) -> str:
     """As Markdown."""
-    about = machine()
     lines = [
         "| inputs | tried | refused in one message | taken, rightly | traceback | silent | hung | another fault |",
         "|---|---|---|---|---|---|---|---|",
@@ -91,6 +90,4 @@ def table(counts: list[Count]) -> str:
             + " | ".join(map(str, (*named, count.wrong - sum(named))))
             + " |"
         )
-    return "\n".join(lines) + (
-        f"\n\n{about['cpu']}, {about['cores']} cores, torch {about['torch']}, source {source_digest()}.\n"
-    )
+    return "\n".join(lines) + f"\n\n{tried_on()}.\n"

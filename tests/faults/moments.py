@@ -17,9 +17,9 @@ from torch import Tensor
 
 from dida.machine.files import PARTIAL
 from dida.machine.signals import STOPPING
-from dida.run.provenance import machine, source_digest
 from dida.state import FOLDER, PARTS, checkpoints, latest, leaves, load_checkpoint
 from tests.faults.scripts import Script, arguments, make_toy
+from tests.page_block import tried_on
 from tests.processes import wait_until
 
 __all__ = ["Row", "Trials", "disks", "kills", "signals", "table"]
@@ -228,7 +228,6 @@ def mount(*args: str) -> None:
 
 def table(rows: list[tuple[str, Row]]) -> str:
     """As Markdown."""
-    about = machine()
     lines = [
         "| what happened | times | before the first checkpoint | after the end | lost, torn, hung, different |",
         "|---|---|---|---|---|",
@@ -238,6 +237,5 @@ def table(rows: list[tuple[str, Row]]) -> str:
     return "\n".join(lines) + (
         f"\n\nRuns of {SHORT['steps']} steps of {SHORT['backbone']}, a checkpoint every {SHORT['save_every']}, 0 to 4 "
         "data processes. Those that are not counted in the last column were equal to the run that was left alone in "
-        f"every bit of their last checkpoint, and in their log.{skipped} {about['cpu']}, {about['cores']} cores, torch "
-        f"{about['torch']}, source {source_digest()}.\n"
+        f"every bit of their last checkpoint, and in their log.{skipped} {tried_on()}.\n"
     )

@@ -14,6 +14,7 @@ from dida.models.segmentor import Segmentor
 from dida.use.evaluate import (
     WHOLE_IMAGE,
     Inference,
+    NothingToScore,
     boundary_band,
     class_scores,
     confusion,
@@ -312,7 +313,7 @@ def test_networks_are_left_in_the_modes_they_were_in():
 
 def test_labels_without_any_class_are_refused():
     nothing = sample((6, 8), (6, 8))._replace(label=torch.full((6, 8), IGNORE, dtype=torch.uint8))
-    with pytest.raises(ValueError, match="none of the 1 labels"):
+    with pytest.raises(NothingToScore, match="none of the 1 labels"):
         evaluate({"student": PixelNet()}, [nothing], CITYSCAPES_CLASSES)
 
 
