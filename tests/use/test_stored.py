@@ -142,7 +142,7 @@ def test_without_a_connection_one_file_is_waited_for_and_the_reason_is_told(monk
 
     monkeypatch.setattr(stored, "hf_hub_download", without_connection)
     monkeypatch.setattr(pretrained, "hf_hub_download", without_connection)
-    with pytest.raises(FileNotFoundError, match=r"user/network: .* under this name \(no route to host\)"):
+    with pytest.raises(FileNotFoundError, match=r"user/network: .*nothing was found there \(no route to host\)"):
         read_stored(Path("user/network"))
     assert waited == ["config.json"]
 
