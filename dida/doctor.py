@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -117,8 +118,13 @@ def _answer(*command: str, line: str = "") -> str:
 
 def main(options: DoctorOptions) -> None:
     """Print the report. It describes; nothing that is missing makes it fail."""
-    for line in diagnosis(options.data_root):
-        print(line)
+    try:
+        for line in diagnosis(options.data_root):
+            print(line)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a name that no file system takes, or nowhere to print to
+        sys.exit(f"dida doctor: {error}")
 
 
 if __name__ == "__main__":

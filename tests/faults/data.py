@@ -74,7 +74,8 @@ def _refused(name: str, change: Callable[[Path], object], *words: str) -> Case:
         root = _folder(Path("own"))
         change(root)
         domain = f"folder:{root.absolute()}"
-        training(root, src=domain, tgt=domain, weights="none", crop=32, src_size="64x64", tgt_size="64x64", steps=2)()
+        sizes = {"crop": 32, "src_size": "64x64", "tgt_size": "64x64"}
+        training(root, src=domain, tgt=domain, backbone="mit_b0", weights="none", steps=2, **sizes)()
 
     return Case("data", name, does, words=words)
 

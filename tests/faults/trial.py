@@ -12,7 +12,7 @@ from tests.processes import become
 
 __all__ = ["Case", "Outcome", "told", "tried"]
 PATIENCE = 300  # seconds, on a machine that does other things too
-LONGEST = 24  # lines of one message
+LONGEST = 48  # lines of one message, and of what a run says of itself before it
 
 
 @dataclass(frozen=True)
