@@ -53,7 +53,7 @@ def seen_picture(native: np.ndarray, scale: tuple[int, int], *, enlarge: bool, p
 
 
 def of_one_shape(
-    pictures: Iterable[Picture], most: int, shape: Callable[[Picture], Any] = np.shape
+    pictures: Iterable[Picture], most: int, shape: Callable[[Any], Any] = np.shape
 ) -> Iterator[list[Picture]]:
     """Neighbours of one shape, at most so many together, cut as they come: a film is longer than memory."""
     for _, same in groupby(pictures, key=shape):
