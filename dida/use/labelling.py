@@ -71,6 +71,7 @@ def label_pictures(
     """
     found = find_pictures(*images, but=[out / name for name in OUTPUTS])  # of an earlier time
     require_distinct(found.pictures, (found.names[path].with_suffix("") for path in found.pictures))
+    require_distinct(found.videos, (found.names[path] for path in found.videos))
     failed: list[str] = []
     videos = _opened(found.videos, failed)
     pictures = Pictures(found.pictures, size, enlarge=trained.config.data.enlarge)

@@ -39,4 +39,4 @@ def require_distinct(paths: Iterable[Path], names: Iterable[Path]) -> None:
     for path, name in zip(paths, names, strict=True):
         other = seen.setdefault(name, path)
         if other != path:
-            raise ValueError(f"{other} and {path}: their predictions would have the same name, {name}.png")
+            raise ValueError(f"{other} and {path}: their predictions would have the same name, {name}")

@@ -95,6 +95,16 @@ def test_two_pictures_of_one_place_and_name_are_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.mp4"])
+def test_two_places_with_a_file_of_one_name_are_refused(tmp_path, name):
+    for folder in ("cam0", "cam1"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).touch()
+    with pytest.raises(ValueError, match="would have the same name, a"):
+        label_pictures(network(tmp_path), [tmp_path / "cam0", tmp_path / "cam1"], tmp_path / "out", network="student",
+                       size=(64, 32), inference=WHOLE_IMAGE)  # fmt: skip
+
+
 @pytest.mark.parametrize("out", ["images/drawn", "images", ".", "../out"])
 def test_of_a_data_set_the_images_are_labelled_and_nothing_that_was_drawn_before(tmp_path, out):
     own = make_folder(tmp_path / "own", 2)
