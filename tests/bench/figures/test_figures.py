@@ -229,6 +229,11 @@ def test_what_a_user_can_put_right_is_one_message(run, other, config, data, tmp_
         assert f"--images {images}: cityscapes val has 1 to 3" in refusal("strips", out, run, "--images", images)
     from_synthia = saved(tmp_path / "s", changed(config, src="synthia", method="source"))
     assert "different sources: gta5, synthia" in refusal("distribution", out, run, from_synthia)
+    assert not list(tmp_path.glob("x.*"))
+
+
+def test_what_a_user_can_put_right_of_similarity_is_one_message(run, other, config, tmp_path):
+    out = tmp_path / "x.png"
     assert "no such run" in refusal("similarity", out, tmp_path / "nowhere")
     assert "--method daformer keeps no bank" in refusal("similarity", out, other)
     early = saved(tmp_path / "early", config)
