@@ -318,7 +318,7 @@ def test_a_plain_folder_of_pictures_is_a_target(tmp_path, places, caplog):
 
 def test_pictures_without_labels_are_called_so_where_labels_are_needed(tmp_path):
     save_image(tmp_path / "cam0/0.jpg", PIXEL)
-    with pytest.raises(FileNotFoundError, match=r"likely: +pictures without labels, .*--images"):
+    with pytest.raises(FileNotFoundError, match=r"likely: +pictures without labels, .*dida label"):
         domains.labelled(f"folder:{tmp_path}", tmp_path, "val")
 
 

@@ -312,7 +312,7 @@ def test_a_resumed_run_has_no_use_for_init(toy, tmp_path):
 @pytest.mark.parametrize(
     "more, error, message",
     [
-        (("--device", "cuda:99"), ValueError, "--device cuda:99"),
+        (("--device", "cuda:99"), ValueError, "device cuda:99: "),
         (("--backbone", "mit_b7"), ValueError, "no backbone 'mit_b7'"),
         (("--weights", "nowhere.pth"), FileNotFoundError, "nowhere.pth"),
         (("--tgt", "toy-mars"), ValueError, "no domain is called 'toy-mars'"),

@@ -96,7 +96,7 @@ def test_a_line_of_a_log_that_is_none_is_named_by_its_number(tmp_path, line):
 @pytest.mark.parametrize(
     "values, word",
     [
-        ({"steps": 4}, "--bank-start 1500"),
+        ({"steps": 4}, "--steps 4"),
         ({"bank_fill": 2000}, "--bank-fill 2000"),
         ({"ignore_top": 300, "ignore_bottom": 300}, "--ignore-top 300"),
         ({"method": "oracle"}, "--method oracle"),

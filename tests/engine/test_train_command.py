@@ -152,7 +152,7 @@ def test_weights_that_an_update_spoils_stop_the_run_and_are_its_fault(data, tmp_
         (["--src", "gta6"], ["no domain is called 'gta6'"]),
         (["--backbone", "mit_b7"], ["no backbone 'mit_b7'", "mit_b5"]),
         (["--weights", "nowhere.pth"], ["nowhere.pth"]),
-        (["--device", "cuda:99"], ["--device cuda:99: "]),
+        (["--device", "cuda:99"], ["train.py: device cuda:99: "]),
         (["--init", "{other}"], ["{other}: expected a whole number as 'step'"]),
         (["--resume", "{empty}"], ["no config.json in it"]),
         (["--resume", "{other}"], ["{other}: expected a dictionary as 'config', found nothing"]),
