@@ -19,7 +19,7 @@ from dida.precision import Arithmetic, choose_precision, in_bfloat16, products_i
 from dida.state import TrainState, load_checkpoint
 from dida.step import train_step
 from tests.engine.scenes import batch, build, tiny
-from tests.engine.test_loop import options, toy  # noqa: F401  a fixture
+from tests.engine.short_runs import options
 
 FLOAT, HALF = torch.float32, torch.bfloat16
 GPU = torch.device("cuda")
@@ -88,7 +88,7 @@ def test_products_are_rounded_in_the_block_and_no_longer(precision, rounded):
     assert switches() == before
 
 
-def test_a_run_computes_in_what_it_is_told(toy, tmp_path, monkeypatch):  # noqa: F811
+def test_a_run_computes_in_what_it_is_told(toy, tmp_path, monkeypatch):
     """From the options: what the networks see, and what float32 products may be rounded to."""
     seen = []
 

@@ -14,7 +14,7 @@ from dida.config import changed
 from dida.machine.signals import Stopped
 from dida.models import mit
 from dida.state import PARTS, latest, leaves, load_checkpoint
-from tests.engine.test_loop import options, signalled_after, toy  # noqa: F401  a fixture
+from tests.engine.short_runs import options, signalled_after
 
 SPEEDS: list[dict[str, Any]] = [
     {"precision": "bf16"},
@@ -32,7 +32,7 @@ def saved(run: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("speed", SPEEDS, ids=lambda speed: "+".join(speed))
-def test_a_run_that_was_stopped_goes_on_bit_for_bit(toy, tmp_path, monkeypatch, speed):  # noqa: F811
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(toy, tmp_path, monkeypatch, speed):
     torch._dynamo.reset()
     monkeypatch.setattr(mit, "COMPILER", "eager")  # blocks are traced, but no compiler is waited for
     tiny = {"backbone": "mit_tiny", "crop": 32, "drop_path": 0.3, "save_every": 100, "panel_every": 0}
