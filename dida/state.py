@@ -319,3 +319,5 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], *, source: str,
     except RuntimeError as error:
         some = "\n".join(str(error).splitlines()[1:4])  # a line per tensor, of which there may be hundreds
         raise ValueError(f"{source}: not the weights of {expected}, e.g.\n{some}") from error
+    except ValueError as error:  # of a bank, whose slots are of no class
+        raise ValueError(f"{source}: {error}") from error

@@ -227,6 +227,9 @@ FOREIGN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "step as truth": (lambda c: c.update(step=True), "expected a whole number as 'step', found True"),
     "config as a list": (lambda c: c.update(config=[]), "expected a dictionary as 'config'"),
     "bank of 41 slots": (lambda c: c["bank"].update(features=torch.zeros(41, 16)), "bank: not the weights of the bank"),
+    "slots of no class": (
+        lambda c: c["bank"]["labels"].fill_(99), "bank: labels: slots are of the classes 0 to 18, found others"
+    ),
     "no bank features": (lambda c: c["bank"].pop("features"), "bank: not the weights of the bank"),
     "swapped": (
         lambda c: c.update(optimizer=c["schedule"], schedule=c["optimizer"]), 
