@@ -14,7 +14,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -101,10 +101,11 @@ class Run:
 
     def close(self) -> None:
         """Close the log and let others write here; logging again is an error."""
-        self._metrics.close()
-        for tracker in self._trackers:
-            tracker.close()
-        self._claim.release()
+        with ExitStack() as last:  # whatever fails, others may write here afterwards
+            last.callback(self._claim.release)
+            for tracker in self._trackers:
+                last.callback(tracker.close)
+            last.callback(self._metrics.close)
 
     def __enter__(self) -> "Run":
         return self

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import logging
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any, Protocol
 from dida.errors import UserError
 from dida.machine.files import read_json, write_json
 from dida.run.events import open_events
+
+_log = logging.getLogger(__name__)
 
 PROJECT = "dida"
 MARK = "tracker.json"
@@ -46,7 +49,11 @@ class Service:
         self._told("log", scalars, step=step)
 
     def close(self) -> None:
-        self._told("finish")
+        """Warns where that fails: the run is whole, and may be ending for a reason of its own."""
+        try:
+            self._told("finish")
+        except UserError as error:
+            _log.warning("%s", error)
 
     def _told(self, function: str, *args: Any, **options: Any) -> None:
         try:
@@ -54,7 +61,7 @@ class Service:
         except Exception as error:  # theirs, of any kind: a connection, a key, a quota
             raise UserError(
                 f"--tracker {self._name}: {function} failed, {type(error).__name__}: {error}; "
-                "the run goes on without it by --resume RUN --tracker none"
+                "--tracker none does without it, on --resume too"
             ) from error
 
 

@@ -66,6 +66,18 @@ def test_what_a_service_raises_is_one_message(tmp_path, monkeypatch):
         service.add(1, {})
 
 
+def test_a_service_that_cannot_end_hides_nothing(tmp_path, monkeypatch, caplog):
+    """Neither why the run ends, nor that others may write there now."""
+    fake = FakeLibrary("wandb")
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    fake.finish = lambda: 1 / 0
+    config = changed(Config(), out=tmp_path / "mine", tracker="wandb")
+    with pytest.raises(KeyError, match="why"), Run.start(config, CITYSCAPES_CLASSES):
+        raise KeyError("why")
+    assert "--tracker wandb: finish failed, ZeroDivisionError" in caplog.text
+    assert not (tmp_path / "mine" / "lock").exists()
+
+
 def test_a_library_that_is_not_there_is_said_before_the_work(tmp_path):
     require_tracker("none")
     with pytest.raises(UserError, match="pip install no_such_library"):
