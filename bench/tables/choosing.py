@@ -41,7 +41,7 @@ class ChoosingOptions:
     """The source whose records are read; by default the one with most looks."""
     results: Path = record.RESULTS_FOLDER
     """Folder of records and rendered tables."""
-    pages: tuple[Path, ...] = (Path("docs/use.md"),)
+    pages: tuple[Path, ...] = ()
     """Files whose block <!-- results:toy-choosing --> is replaced."""
 
 
