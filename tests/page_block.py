@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from bench.record import replaced
 from dida.machine.files import write_text
 from dida.run.provenance import machine, source_digest
 
@@ -9,11 +10,9 @@ PAGES = Path(__file__).parents[1] / "docs"
 
 
 def write_block(page: str, block: str, text: str) -> None:
-    """Put `text` between the marks of `block` in docs/`page`."""
-    begin, end = f"<!-- {block} -->\n", f"<!-- /{block} -->"
+    """Put `text` between the marks of `block` in docs/`page`. Raises ValueError where they are not there."""
     path = PAGES / page
-    before, rest = path.read_text().split(begin)
-    write_text(path, f"{before}{begin}{text}{end}{rest.split(end)[1]}")
+    write_text(path, replaced(path.read_text(), block, text))
 
 
 def tried_on() -> str:

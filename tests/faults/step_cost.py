@@ -19,11 +19,11 @@ from dida.data.loader import Ids, batches
 from dida.loop import Keeper
 from dida.machine.distributed import ALONE
 from dida.machine.signals import Signals
-from dida.optim import gradient_norm, weight_norm
+from dida.optim import gradient_norm, rates_at, weight_norm
 from dida.recipes import from_command_line
-from dida.run.provenance import machine, source_digest
 from dida.step import train_step
 from tests.faults.scripts import make_toy
+from tests.page_block import tried_on
 
 __all__ = ["Pair", "pairs_of", "told_of"]
 OFTEN = 20  # times that a step is watched while one is taken
@@ -49,9 +49,9 @@ def pairs_of(folder: Path, count: int) -> list[Pair]:
     toy = ["--src", "toy-gta5", "--tgt", "toy-cityscapes", "--method", "dida", "--data-root", str(make_toy(folder))]
     config = from_command_line([*toy, *given])
     parts = join(assemble(config, ALONE))
-    keeper, device = Keeper(config, parts, None, folder), torch.device("cpu")
-    size, found = config.data.batch_size, []
+    size, device, found = config.data.batch_size, torch.device("cpu"), []
     with Signals() as signals, batches(parts.pairs, batch_size=size, start=0, stop=1, workers=0, device=device) as few:
+        keeper = Keeper(config, parts, None, folder, signals)
         batch, ids = next(few)
         for _ in range(2):
             trace = train_step(parts.state, batch, parts.method)
@@ -75,15 +75,15 @@ def _watch(keeper: Keeper, signals: Signals, parts: Parts, trace: Trace, ids: Id
         pass
     norms = gradient_norm(parts.state.student), weight_norm(parts.state.student)
     keeper.meter.add(parts.state.step, trace._replace(gradient_norm=norms[0], weight_norm=norms[1]), ids, waited=0.0)
-    keeper.meter.flush(lr=parts.state.schedule.get_last_lr(), bank_fill=parts.state.bank.filled)
+    keeper.meter.flush(lr=rates_at(parts.state.schedule, parts.state.step - 1), bank_fill=parts.state.bank.filled)
 
 
 def told_of(pairs: list[Pair]) -> str:
     """As Markdown."""
-    about, ratios = machine(), sorted(pair.ratio for pair in pairs)
+    ratios = sorted(pair.ratio for pair in pairs)
     step, watching = (statistics.median(pair[i] for pair in pairs) for i in range(2))
     return (
         f"A step that is watched over one that is not: median **{statistics.median(ratios):.4f}**, {ratios[0]:.4f} to "
         f"{ratios[-1]:.4f} in {len(pairs)} pairs; {1e3 * watching:.1f} ms of watching in steps of {step:.2f} s, on the "
-        f"toy at its default size. {about['cpu']}, one thread, torch {about['torch']}, source {source_digest()}.\n"
+        f"toy at its default size, one thread. {tried_on()}.\n"
     )
