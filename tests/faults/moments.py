@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -77,6 +78,8 @@ class Trials:
             row.faults.append(f"{run.name}: its log differs")
         if left := [path.name for path in run.rglob("*") if path.name == "lock" or path.match(PARTIAL)]:
             row.faults.append(f"{run.name}: {', '.join(left)} stayed")
+        if not row.faults:
+            shutil.rmtree(run)  # a hundred runs are 10 GB
 
     def ends(self, run: Script, statuses: set[int], out: Path, row: Row) -> None:
         """Wait for the end of a process, which must have one of the statuses and leave nobody."""
