@@ -11,6 +11,8 @@ from dida.use.stored import Stored, read_stored
 
 CLASSIFIER = ("decode_head.conv_seg.weight", "decode_head.conv_seg.bias")  # of a Segmentor; a row per class
 
+PROJECTION = "projection."  # what only --projection asks for
+
 
 def start_from_init(student: nn.Module, model: ModelConfig, class_set: ClassSet) -> str:
     """Give a student the weights of the network `model.init`, in place. Returns what was taken, in words.
@@ -45,6 +47,10 @@ def _for_classes(stored: Stored, class_set: ClassSet, student: nn.Module) -> tup
     mine_of = class_set.translation(theirs)[: len(theirs)]
     rows = [(int(mine), row) for row, mine in enumerate(mine_of) if mine != IGNORE]
     own = student.state_dict()
+    projected = [name for name in own if name.startswith(PROJECTION)]
+    weights = {name: w for name, w in weights.items() if name in projected or not name.startswith(PROJECTION)}
+    lacking = [name for name in projected if name not in weights]
+    weights |= {name: own[name] for name in lacking}
     for name in CLASSIFIER:
         matched = own[name].clone()
         if name in weights and weights[name].shape[1:] == matched.shape[1:]:  # else load_weights says what does not fit
@@ -55,6 +61,7 @@ def _for_classes(stored: Stored, class_set: ClassSet, student: nn.Module) -> tup
     new = [name for c, name in enumerate(class_set.names) if c not in found]
     dropped = [theirs.names[row] for row, mine in enumerate(mine_of) if mine == IGNORE]
     parts = [f"encoder, head and {len(found)} of {len(class_set)} classes taken"]
+    parts += ["the projection is new"] if lacking else []
     parts += [f"new: {', '.join(new)}"] if new else []
     parts += [f"left out: {', '.join(dropped)}"] if dropped else []
     return weights, "; ".join(parts)
