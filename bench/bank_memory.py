@@ -6,7 +6,7 @@ The branch is class_similarity of the teacher and instance_loss of the student w
 512 x 512. Three ways to compute it:
 
     paper    Eq. (4) - (9) as they stand, at every pixel: [N, K] tensors, N = 524 288
-    stride4  the same equations at the nodes of the feature grid only, M = N / 16, with priors averaged down to it:
+    stride4  the same equations at the nodes of the feature grid only, M = N / 16, with z averaged down to it:
              what one does to get by without kernels. It is another loss, of other pixels
     ours     the kernels, at every pixel
 
@@ -69,7 +69,7 @@ class Rest(NamedTuple):
 class Inputs(NamedTuple):
     student_BDhw: Tensor
     teacher_BDhw: Tensor
-    prior_BCHW: Tensor
+    z_BCHW: Tensor
     weight_BHW: Tensor
     bank_KD: Tensor
     label_K: Tensor
@@ -80,20 +80,20 @@ class Inputs(NamedTuple):
 
 def teacher_phase(form: str, x: Inputs, temperature: float) -> Tensor:
     """class_similarity."""
-    size = x.prior_BCHW.shape[2:] if form != "stride4" else x.teacher_BDhw.shape[2:]
+    size = x.z_BCHW.shape[2:] if form != "stride4" else x.teacher_BDhw.shape[2:]
     op = dida_kernels.class_similarity if form == "ours" else dida_kernels.class_similarity.reference
     arguments = (x.teacher_BDhw, x.bank_KD, x.label_K)
-    return op(*arguments, classes=x.prior_BCHW.shape[1], temperature=temperature, size=tuple(size))
+    return op(*arguments, classes=x.z_BCHW.shape[1], temperature=temperature, size=tuple(size))
 
 
 def student_phase(form: str, x: Inputs, temperature: float) -> Tensor:
     """instance_loss, still without its backward."""
-    prior, weight = x.prior_BCHW, x.weight_BHW
+    z, weight = x.z_BCHW, x.weight_BHW
     if form == "stride4":
-        prior = F.adaptive_avg_pool2d(prior, x.student_BDhw.shape[2:])
+        z = F.adaptive_avg_pool2d(z, x.student_BDhw.shape[2:])
         weight = (F.adaptive_avg_pool2d(weight, x.student_BDhw.shape[2:]) == 1).to(weight.dtype)
     op = dida_kernels.instance_loss if form == "ours" else dida_kernels.instance_loss.reference
-    return op(x.student_BDhw, x.teacher_BDhw, prior, weight, x.bank_KD, x.label_K, temperature=temperature)
+    return op(x.student_BDhw, x.teacher_BDhw, z, weight, x.bank_KD, x.label_K, temperature=temperature)
 
 
 def count_branch(form: str, scene: Scene, dtype: torch.dtype = torch.float32) -> Branch:

@@ -46,21 +46,21 @@ class Belief(NamedTuple):
     """What the teacher and the bank together hold of the weak view (Sec. III-D).
 
     The instance-level pseudo-label over K slots would be B*H*W*K numbers, so its factors travel instead:
-    a teacher embedding and a class prior per term, which the loss multiplies tile by tile.
+    a teacher embedding and a factor per class and term, which the loss multiplies tile by tile.
     """
 
     semantic: Tensor  # [B, C, H, W] the regenerated class-level pseudo-label (z-hat)
-    prior: Tensor  # [B, C, H, W] the teacher's own class-level prediction (z)
+    z: Tensor  # [B, C, H, W] the teacher's own class-level prediction
     terms: tuple["InstanceTarget", ...]  # the instance-level pseudo-label (q-hat) as a weighted sum; empty: none yet
     log_prior: Tensor | None = None  # [C] what the student's softmax over the bank adds to the slots of each class
 
 
 class InstanceTarget(NamedTuple):
-    """One term of q-hat: proportional to softmax_k(cos(embed, bank_k) / t) * prior[class of slot k] (Eq. 8)."""
+    """One term of q-hat: proportional to softmax_k(cos(embed, bank_k) / t) * factor[class of slot k] (Eq. 8)."""
 
     share: float  # weight of this term; the shares of a Belief sum to one
     embed: Tensor  # [B, D, h, w] teacher embedding of the weak view; all zero: every slot is equally similar
-    prior: Tensor  # [B, C, H, W] factor per class; all one: no scaling
+    factor: Tensor  # [B, C, H, W] what scales q: z, or where q stands alone its class prior; all one: no scaling
 
 
 class PseudoLabel(NamedTuple):

@@ -27,7 +27,7 @@ def check_bank_similarity(embed_ND: Tensor, bank_KD: Tensor, *, temperature: flo
 def check_instance_loss(
     student_BDhw: Tensor,
     teacher_BDhw: Tensor,
-    prior_BCHW: Tensor,
+    z_BCHW: Tensor,
     weight_BHW: Tensor,
     bank_KD: Tensor,
     label_K: Tensor,
@@ -36,11 +36,11 @@ def check_instance_loss(
     log_prior_C: Tensor | None = None,
 ) -> None:
     check_embed(student_BDhw, teacher_BDhw)
-    check_pixels(prior_BCHW, weight_BHW, student_BDhw)
-    check_bank(bank_KD, label_K, student_BDhw, classes=prior_BCHW.shape[1])
+    check_pixels(z_BCHW, weight_BHW, student_BDhw)
+    check_bank(bank_KD, label_K, student_BDhw, classes=z_BCHW.shape[1])
     check_temperature(temperature)
-    check_log_prior(log_prior_C, bank_KD, classes=prior_BCHW.shape[1])
-    check_no_gradient(teacher=teacher_BDhw, prior=prior_BCHW, weight=weight_BHW)
+    check_log_prior(log_prior_C, bank_KD, classes=z_BCHW.shape[1])
+    check_no_gradient(teacher=teacher_BDhw, z=z_BCHW, weight=weight_BHW)
 
 
 def check_scatter(semantic_NC: Tensor, label_K: Tensor) -> None:
@@ -138,17 +138,17 @@ def check_embed(*embeds: Tensor) -> None:
             )
 
 
-def check_pixels(prior_BCHW: Tensor, weight_BHW: Tensor, embed_BDhw: Tensor) -> None:
-    """The class prior is floating [B, C, H, W] with H >= h, W >= w, the weight floating [B, H, W], finite and >= 0."""
+def check_pixels(z_BCHW: Tensor, weight_BHW: Tensor, embed_BDhw: Tensor) -> None:
+    """z is floating [B, C, H, W] with H >= h, W >= w, the weight floating [B, H, W], finite and >= 0."""
     B, _, h, w = embed_BDhw.shape
-    check_floating("prior", prior_BCHW)
-    if prior_BCHW.dim() != 4 or prior_BCHW.shape[0] != B or prior_BCHW.shape[1] == 0:
-        raise ValueError(f"prior: expected [B={B}, C, H, W], got {list(prior_BCHW.shape)}")
-    if prior_BCHW.shape[2] < h or prior_BCHW.shape[3] < w:
-        raise ValueError(f"prior: expected a grid of at least {h}x{w} (the embedding's), got {list(prior_BCHW.shape)}")
-    _same_device("prior", prior_BCHW, embed_BDhw)
+    check_floating("z", z_BCHW)
+    if z_BCHW.dim() != 4 or z_BCHW.shape[0] != B or z_BCHW.shape[1] == 0:
+        raise ValueError(f"z: expected [B={B}, C, H, W], got {list(z_BCHW.shape)}")
+    if z_BCHW.shape[2] < h or z_BCHW.shape[3] < w:
+        raise ValueError(f"z: expected a grid of at least {h}x{w} (the embedding's), got {list(z_BCHW.shape)}")
+    _same_device("z", z_BCHW, embed_BDhw)
     check_floating("weight", weight_BHW)
-    _same_grid("weight", weight_BHW, prior_BCHW[:, 0])
+    _same_grid("weight", weight_BHW, z_BCHW[:, 0])
     if _looked_at(weight_BHW):
         wrong = ~(weight_BHW.isfinite() & (weight_BHW >= 0))
         if wrong.any():
@@ -222,7 +222,7 @@ def _is_number(value: object) -> bool:
 
 
 def check_no_gradient(**tensors: Tensor) -> None:
-    """Bank, prior and teacher are pseudo-labels or state: a gradient for them is a mistake of the caller."""
+    """Bank, z and teacher are pseudo-labels or state: a gradient for them is a mistake of the caller."""
     if torch.is_grad_enabled():
         for name, x in tensors.items():
             if x.requires_grad:

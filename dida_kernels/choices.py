@@ -35,7 +35,7 @@ def examples(device: torch.device, *, classes: int) -> dict[str, Example]:
     embed_BDhw = torch.ones(B, D, h, h, device=device)
     embed_ND = torch.ones(B * H * H, D, device=device)
     semantic_NC = torch.full((B * H * H, classes), 1 / classes, device=device)
-    prior_BCHW = semantic_NC.unflatten(0, (B, H, H)).permute(0, 3, 1, 2)
+    z_BCHW = semantic_NC.unflatten(0, (B, H, H)).permute(0, 3, 1, 2)
     label_BHW = torch.zeros(B, H, H, dtype=torch.int64, device=device)
     mask_BHW = torch.ones(B, H, H, dtype=torch.bool, device=device)
     weight_BHW = torch.ones(B, H, H, device=device)
@@ -43,7 +43,7 @@ def examples(device: torch.device, *, classes: int) -> dict[str, Example]:
     temperature = {"temperature": 0.1}
     return {
         "bank_similarity": Example((embed_ND, bank_KD), temperature),
-        "instance_loss": Example((embed_BDhw, embed_BDhw, prior_BCHW, weight_BHW, bank_KD, label_K), temperature),
+        "instance_loss": Example((embed_BDhw, embed_BDhw, z_BCHW, weight_BHW, bank_KD, label_K), temperature),
         "scatter": Example((semantic_NC, label_K), {}),
         "gather": Example((torch.full((B * H * H, K), 1 / K, device=device), label_K), class_count),
         "class_similarity": Example((embed_BDhw, bank_KD, label_K), class_count | temperature | {"size": (H, H)}),

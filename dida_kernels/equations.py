@@ -92,7 +92,7 @@ def bank_similarity(embed_ND: Tensor, bank_KD: Tensor, *, temperature: float) ->
 def instance_loss(
     student_BDhw: Tensor,
     teacher_BDhw: Tensor,
-    prior_BCHW: Tensor,
+    z_BCHW: Tensor,
     weight_BHW: Tensor,
     bank_KD: Tensor,
     label_K: Tensor,
@@ -103,27 +103,27 @@ def instance_loss(
     """Cross-entropy between the student's and the regenerated instance-level distribution. Implements Eq. (6).
 
     loss(x) = -sum_k q_hat_k(x) log q_k(x), and of that the mean over pixels, sum w loss / sum w, with q of the student
-    (see Eq. (4)), q_hat = scale(q of the teacher's embedding, Eq. (5), scatter(prior)) (Eq. (7), (8)). The pixels are
-    those of `prior_BCHW`; embeddings on a coarser grid are enlarged bilinearly (align_corners=False) before
-    normalisation. The print sums over pixels, each once; the mean is taken. A prior of all ones leaves the teacher's q
+    (see Eq. (4)), q_hat = scale(q of the teacher's embedding, Eq. (5), scatter(z)) (Eq. (7), (8)). The pixels are
+    those of `z_BCHW`; embeddings on a coarser grid are enlarged bilinearly (align_corners=False) before
+    normalisation. The print sums over pixels, each once; the mean is taken. A z of all ones leaves the teacher's q
     as it is. Where a class prior is given, the student's q is proportional to exp(cos / t + log_prior[class of slot])
     (logit adjustment; the paper has none).
 
     Args:
         student_BDhw: [B, D, h, w] floating; the only input that gets a gradient.
-        teacher_BDhw: [B, D, h, w] floating. prior_BCHW: [B, C, H, W] floating, non-negative; rows need not sum to one,
+        teacher_BDhw: [B, D, h, w] floating. z_BCHW: [B, C, H, W] floating, non-negative; rows need not sum to one,
             but to a number of that order.
         weight_BHW: [B, H, W] floating, finite and at least 0: what each pixel counts; those of 0 cost nothing.
         bank_KD: [K, D]. label_K: [K] int64 in 0 .. C-1. log_prior_C: [C] floating, finite, up to a constant.
-    Returns a scalar float32 (float64 for float64 inputs); 0 with gradient 0 if no pixel counts. A pixel whose prior has
+    Returns a scalar float32 (float64 for float64 inputs); 0 with gradient 0 if no pixel counts. A pixel whose z has
     no mass on slots (`on_slots`) has no q_hat and leaves both sums.
     Raises TypeError or ValueError that names argument, expectation and value; also if a gradient is asked for anything
     but the student.
     """
-    student_ND = pixels(enlarge(student_BDhw, prior_BCHW.shape[-2:]))
-    teacher_ND = pixels(enlarge(teacher_BDhw, prior_BCHW.shape[-2:]))
+    student_ND = pixels(enlarge(student_BDhw, z_BCHW.shape[-2:]))
+    teacher_ND = pixels(enlarge(teacher_BDhw, z_BCHW.shape[-2:]))
     dtype = statistics_dtype(student_ND)
-    z_NC = pixels(prior_BCHW).to(dtype)
+    z_NC = pixels(z_BCHW).to(dtype)
 
     # Eq. (8) as a sum of logarithms: in float32 q itself is 0 on slots that are colder than e^-103.
     w_NK = similarity_logits(teacher_ND, bank_KD, temperature=temperature).to(dtype) + scatter(z_NC, label_K).log()
@@ -137,18 +137,18 @@ def instance_loss(
     return loss_N.sum() / total.where(total > 0, 1.0)
 
 
-MASS = 1e-6  # the share of a pixel's prior that must be on classes with slots; less, and nothing says which slots
+MASS = 1e-6  # the share of a pixel's z that must be on classes with slots; less, and nothing says which slots
 
 
-def on_slots(prior_NC: Tensor, label_K: Tensor) -> Tensor:
-    """[N] bool: is at least MASS of the pixel's prior on classes that have slots? The one rule of all backends.
+def on_slots(z_NC: Tensor, label_K: Tensor) -> Tensor:
+    """[N] bool: is at least MASS of the pixel's z on classes that have slots? The one rule of all backends.
 
-    It asks the prior alone: however cold the softmax is, a slot far from the teacher's embedding is one. A prior of NaN
+    It asks z alone: however cold the softmax is, a slot far from the teacher's embedding is one. A z of NaN
     counts, so that it is seen in the loss.
     """
-    has_slots_C = torch.zeros(prior_NC.shape[1], dtype=torch.bool, device=label_K.device).index_fill(0, label_K, True)
-    on_N = torch.where(has_slots_C, prior_NC, 0.0).sum(1)
-    return ~((on_N <= 0) | (on_N < MASS * prior_NC.sum(1)))
+    has_slots_C = torch.zeros(z_NC.shape[1], dtype=torch.bool, device=label_K.device).index_fill(0, label_K, True)
+    on_N = torch.where(has_slots_C, z_NC, 0.0).sum(1)
+    return ~((on_N <= 0) | (on_N < MASS * z_NC.sum(1)))
 
 
 # ---- III-D: pseudo-label regeneration ------------------------------------------------------------------------------

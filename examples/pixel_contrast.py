@@ -23,9 +23,9 @@ def ours(embed_BDHW: Tensor, label_BHW: Tensor, queue_KD: Tensor, label_K: Tenso
     """Scalar, the mean over labelled pixels."""
     known_BHW = label_BHW != IGNORE
     one_hot_BHWC = F.one_hot(label_BHW.where(known_BHW, 0), CLASSES)
-    prior_BCHW, weight_BHW = one_hot_BHWC.permute(0, 3, 1, 2).float(), known_BHW.float()
+    z_BCHW, weight_BHW = one_hot_BHWC.permute(0, 3, 1, 2).float(), known_BHW.float()
     nobody = torch.zeros_like(embed_BDHW)
-    return instance_loss(embed_BDHW, nobody, prior_BCHW, weight_BHW, queue_KD, label_K, temperature=TEMPERATURE)
+    return instance_loss(embed_BDHW, nobody, z_BCHW, weight_BHW, queue_KD, label_K, temperature=TEMPERATURE)
 
 
 def plain(embed_BDHW: Tensor, label_BHW: Tensor, queue_KD: Tensor, label_K: Tensor) -> Tensor:

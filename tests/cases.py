@@ -36,7 +36,7 @@ class Scene:
     HW: tuple[int, int] = (6, 8)
     temperature: float = 0.1
     slots: str = "shuffled"  # shuffled | some_empty (even classes only)
-    prior: str = "soft"  # soft | hard (exact 0 and 1) | ones | slotless (some pixels wholly on classes without slots)
+    z: str = "soft"  # soft | hard (exact 0 and 1) | ones | slotless (some pixels wholly on classes without slots)
     valid: str = "most"  # most | few (some rows have none) | middle (of the last image) | none | one_image | all
     weights: str = "ones"  # of valid pixels: ones | uneven (three orders of magnitude)
     log_prior: str = "none"  # none | uneven (from e^-8 to 1)
@@ -63,9 +63,9 @@ SCENES = {
         Scene("fewer_slots_than_classes", K=3),
         Scene("many_slots", K=40, C=7, D=16),
         Scene("empty_classes", slots="some_empty"),
-        Scene("slotless_prior", slots="some_empty", prior="slotless"),
-        Scene("hard_prior", prior="hard"),
-        Scene("prior_of_ones", prior="ones"),
+        Scene("slotless_z", slots="some_empty", z="slotless"),
+        Scene("hard_z", z="hard"),
+        Scene("z_of_ones", z="ones"),
         Scene("nothing_valid", valid="none"),
         Scene("few_valid", hw=(4, 5), HW=(16, 20), valid="few"),
         Scene("far_valid", B=1, hw=(6, 12), HW=(24, 48), valid="few", weights="uneven"),
@@ -73,7 +73,7 @@ SCENES = {
         Scene("weighted", weights="uneven"),
         Scene("with_prior", weights="uneven", log_prior="uneven", K=40),
         Scene("with_prior_same_grid", hw=(5, 6), HW=(5, 6), weights="uneven", log_prior="uneven"),
-        Scene("with_prior_slotless", slots="some_empty", prior="slotless", log_prior="uneven"),
+        Scene("with_prior_slotless", slots="some_empty", z="slotless", log_prior="uneven"),
         Scene("one_image_invalid", valid="one_image"),
         Scene("zero_embedding", hw=(4, 4), HW=(8, 8), embed="zeros"),
         Scene("one_node_row", hw=(1, 5), HW=(4, 20)),
@@ -89,10 +89,8 @@ SCENES = {
         Scene("warm", temperature=1.0),
         Scene("cold", temperature=0.05),
         Scene("coldest", temperature=0.01),
-        Scene("coldest_hard_prior", temperature=0.01, prior="hard", log_prior="uneven"),
-        Scene(
-            "coldest_slotless_same_grid", hw=(5, 6), HW=(5, 6), temperature=0.01, slots="some_empty", prior="slotless"
-        ),
+        Scene("coldest_hard_z", temperature=0.01, z="hard", log_prior="uneven"),
+        Scene("coldest_slotless_same_grid", hw=(5, 6), HW=(5, 6), temperature=0.01, slots="some_empty", z="slotless"),
         Scene("triple_points", hw=(6, 6), HW=(6, 6), threshold=3),
         Scene("forgetful_bank", momentum=0.0, slots="some_empty"),
     )
@@ -173,20 +171,20 @@ class _Maker:
         node_B1hw = self.node_class_Bhw[:, None].double()
         return F.interpolate(node_B1hw, size=self.scene.HW, mode="nearest")[:, 0].long()
 
-    def prior_BCHW(self, label_K: Tensor) -> Tensor:
+    def z_BCHW(self, label_K: Tensor) -> Tensor:
         s = self.scene
         near_BCHW = F.one_hot(self.pixel_class_BHW(), s.C).permute(0, 3, 1, 2).double()
-        prior_BCHW = (3 * near_BCHW + self.normal(s.B, s.C, *s.HW)).softmax(1)
-        if s.prior == "hard":
-            prior_BCHW = near_BCHW
-        if s.prior == "ones":
-            prior_BCHW = torch.ones_like(prior_BCHW)
-        if s.prior == "slotless":
+        z_BCHW = (3 * near_BCHW + self.normal(s.B, s.C, *s.HW)).softmax(1)
+        if s.z == "hard":
+            z_BCHW = near_BCHW
+        if s.z == "ones":
+            z_BCHW = torch.ones_like(z_BCHW)
+        if s.z == "slotless":
             has_slots_C = torch.zeros(s.C).index_fill(0, label_K, 1)
             on_slotless_BCHW = F.one_hot((has_slots_C == 0).long().argmax(), s.C)[None, :, None, None].double()
             lost_B1HW = self.integers(3, s.B, 1, *s.HW) == 0
-            prior_BCHW = torch.where(lost_B1HW, on_slotless_BCHW, prior_BCHW)
-        return prior_BCHW.contiguous().to(self.dtype)
+            z_BCHW = torch.where(lost_B1HW, on_slotless_BCHW, z_BCHW)
+        return z_BCHW.contiguous().to(self.dtype)
 
     def valid_BHW(self) -> Tensor:
         s = self.scene
@@ -233,7 +231,7 @@ def _instance_loss(make: _Maker) -> Call:
     args = (
         make.embed_BDhw(1.2),
         make.embed_BDhw(0.8),
-        make.prior_BCHW(label_K),
+        make.z_BCHW(label_K),
         make.weight_BHW(),
         make.bank_KD(label_K),
         label_K,
@@ -243,7 +241,7 @@ def _instance_loss(make: _Maker) -> Call:
 
 def _scatter(make: _Maker) -> Call:
     label_K = make.label_K()
-    semantic_NC = make.prior_BCHW(label_K).permute(0, 2, 3, 1).flatten(0, 2).contiguous()
+    semantic_NC = make.z_BCHW(label_K).permute(0, 2, 3, 1).flatten(0, 2).contiguous()
     return Call((semantic_NC, label_K), {})
 
 

@@ -66,7 +66,7 @@ class Launch(NamedTuple):
         return whole - self.unread()
 
     def unread(self) -> int:
-        """Of the prior [B, C, H, W], the planes of classes that the launch's slots [i_first, i_stop) do not have.
+        """Of z [B, C, H, W], the planes of classes that the launch's slots [i_first, i_stop) do not have.
 
         Of the bank, the rows that are not asked for.
         Slots are sorted by class, so the launches that share a bank see C classes in all and one more for each cut. A
@@ -76,11 +76,11 @@ class Launch(NamedTuple):
         if {"p_bank", "p_order", "count"} <= arguments.keys():  # rows of a range of the sorted bank
             slots = arguments["p_order"].bytes // 8
             return round((arguments["p_bank"].bytes + arguments["p_order"].bytes) * (1 - arguments["count"] / slots))
-        if not {"p_prior", "p_label", "i_first", "i_stop", "n_class"} <= arguments.keys():
+        if not {"p_z_map", "p_label", "i_first", "i_stop", "n_class"} <= arguments.keys():
             return 0
         slots, classes = arguments["p_label"].bytes // 8, arguments["n_class"]
         planes = classes * (arguments["i_stop"] - arguments["i_first"]) / slots + 1
-        return round(arguments["p_prior"].bytes * max(0.0, 1 - planes / classes))
+        return round(arguments["p_z_map"].bytes * max(0.0, 1 - planes / classes))
 
     def updated(self) -> list[str]:
         """Pointers that this launch both reads and writes."""

@@ -35,24 +35,24 @@ class InstanceLoss:
         weight_BXX = self.weigh(*self.grid.valid_and_label(mixed, (h, w)))
         total = torch.zeros((), device=seen.embed.device)
         for term in belief.terms:
-            prior_BCXX = self.grid.prior(term.prior, (h, w))
+            factor_BCXX = self.grid.factor(term.factor, (h, w))
             loss = dida_kernels.instance_loss(
                 seen.embed,
                 term.embed,
-                prior_BCXX,
+                factor_BCXX,
                 weight_BXX,
                 bank.features,
                 bank.labels,
                 temperature=self.temperature,
                 log_prior_C=belief.log_prior,
             )
-            total = total + term.share * self.world.pooled(loss, partial(_counted, weight_BXX, prior_BCXX, bank))
+            total = total + term.share * self.world.pooled(loss, partial(_counted, weight_BXX, factor_BCXX, bank))
         return self.weight * total
 
 
-def _counted(weight_BXX: Tensor, prior_BCXX: Tensor, bank: InstanceBank) -> Tensor:
+def _counted(weight_BXX: Tensor, factor_BCXX: Tensor, bank: InstanceBank) -> Tensor:
     """[] What the pixels of L_ins count together: what its mean is divided by."""
-    return (weight_BXX.flatten() * on_slots(pixels(prior_BCXX), bank.labels)).sum()
+    return (weight_BXX.flatten() * on_slots(pixels(factor_BCXX), bank.labels)).sum()
 
 
 @dataclass(frozen=True)
@@ -73,21 +73,21 @@ class AtImage:
     def valid_and_label(self, mixed: Mixed, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         return mixed.valid, mixed.label
 
-    def prior(self, prior_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
-        return prior_BCHW
+    def factor(self, factor_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
+        return factor_BCHW
 
 
 @dataclass(frozen=True)
 class AtStride4:
-    """Cells of the feature grid, of `size` (h, w): those of valid pixels only, each with its mean class prior."""
+    """Cells of the feature grid, of `size` (h, w): those of valid pixels only, with the mean of every factor."""
 
     def valid_and_label(self, mixed: Mixed, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         whole_Bhw = F.adaptive_avg_pool2d(mixed.valid.float(), size) == 1
         label_B1hw = F.interpolate(mixed.label[:, None].float(), size=size, mode="nearest-exact")
         return whole_Bhw, label_B1hw[:, 0].long()
 
-    def prior(self, prior_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
-        return F.adaptive_avg_pool2d(prior_BCHW, size)
+    def factor(self, factor_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
+        return F.adaptive_avg_pool2d(factor_BCHW, size)
 
 
 # ---- what a pixel counts ---------------------------------------------------------------------------------------------

@@ -41,11 +41,11 @@ class Regenerate:
     def __call__(self, seen: Prediction, bank: InstanceBank, shares: ClassShares, step: int) -> Belief:
         z_BCHW = seen.logits.softmax(1)
         if step < self.start:
-            return Belief(semantic=z_BCHW, prior=z_BCHW, terms=())
+            return Belief(semantic=z_BCHW, z=z_BCHW, terms=())
         prior = self.prior(shares, bank)
         return Belief(
             semantic=self.semantic(z_BCHW, seen.embed, bank, prior.teacher),
-            prior=z_BCHW,
+            z=z_BCHW,
             terms=self.instance(z_BCHW, seen.embed, prior.teacher),
             log_prior=prior.student,
         )

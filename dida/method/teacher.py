@@ -107,7 +107,7 @@ class LabelTarget:
 
     def __call__(self, belief: Belief, real_BHW: Tensor) -> PseudoLabel:
         """`real_BHW` [B, H, W] bool is False on padding."""
-        believed_BCHW = belief.semantic if self.of_regenerated else belief.prior
+        believed_BCHW = belief.semantic if self.of_regenerated else belief.z
         confident_BHW = confident(believed_BCHW.amax(1), self.threshold) * real_BHW
         H = confident_BHW.shape[1]
         row = (torch.arange(H, device=confident_BHW.device) + 0.5) * ROWS / H

@@ -61,7 +61,7 @@ class Panel(NamedTuple):
         return [
             ("pseudo-label", self._colours(pseudo.label[0])),
             (f"its weight (mean {float(pseudo.weight[0].mean()):.2f})", heat(pseudo.weight[0])),
-            ("teacher's confidence", heat(belief.prior[0].amax(0))),
+            ("teacher's confidence", heat(belief.z[0].amax(0))),
         ]
 
     def _mixed(self, mixed: Mixed) -> list[Captioned]:
@@ -84,7 +84,7 @@ class Panel(NamedTuple):
             bank.labels,
             classes=len(self.class_set),
             temperature=self.temperature,
-            size=tuple(belief.prior.shape[-2:]),
+            size=tuple(belief.z.shape[-2:]),
         )[0]
         names = self.class_set.names
         chosen = mass.mean((1, 2)).topk(min(_SHOWN - 1, len(names))).indices.tolist()

@@ -24,7 +24,7 @@ from dida_kernels.equations import instance_loss, on_slots, statistics_dtype
 def _instance_loss(
     student_BDhw: Tensor,
     teacher_BDhw: Tensor,
-    prior_BCHW: Tensor,
+    z_BCHW: Tensor,
     weight_BHW: Tensor,
     bank_KD: Tensor,
     label_K: Tensor,
@@ -33,7 +33,7 @@ def _instance_loss(
     log_prior_C: Tensor | None = None,
 ) -> Tensor:
     need_gradient = torch.is_grad_enabled() and student_BDhw.requires_grad
-    tensors = (student_BDhw, teacher_BDhw, prior_BCHW, weight_BHW, bank_KD, label_K, log_prior_C)
+    tensors = (student_BDhw, teacher_BDhw, z_BCHW, weight_BHW, bank_KD, label_K, log_prior_C)
     return instance_loss_chunked(*tensors, float(temperature), need_gradient)[0]
 
 
@@ -41,7 +41,7 @@ def _instance_loss(
 def instance_loss_chunked(
     student_BDhw: Tensor,
     teacher_BDhw: Tensor,
-    prior_BCHW: Tensor,
+    z_BCHW: Tensor,
     weight_BHW: Tensor,
     bank_KD: Tensor,
     label_K: Tensor,
@@ -53,7 +53,7 @@ def instance_loss_chunked(
 
     One opaque operator: torch.compile would otherwise unroll the loop over tiles into one graph.
     """
-    dtype, size = statistics_dtype(student_BDhw), prior_BCHW.shape[2:]
+    dtype, size = statistics_dtype(student_BDhw), z_BCHW.shape[2:]
     plan = Plan.of(size, bank_KD, dtype)
     bank = Bank.of(bank_KD, label_K, plan.chunks, dtype)
     log_prior_K = None if log_prior_C is None else log_prior_C.to(dtype).index_select(0, label_K)
@@ -66,7 +66,7 @@ def instance_loss_chunked(
             tile = whole.only(weight_BHW[b][whole.pixels] > 0) if weight_BHW.device.type == "cpu" else whole
             if tile is None:
                 continue
-            z_PC = tile.pixels_of(prior_BCHW[b], dtype)
+            z_PC = tile.pixels_of(z_BCHW[b], dtype)
             weight_P = tile.pixels_of(weight_BHW[b][None], dtype).squeeze(1) * on_slots(z_PC, label_K)
             z_PC = z_PC.where(weight_P[:, None] > 0, 1.0)  # what counts nothing may be NaN, and 0 x NaN is NaN
             student_rcD = tile.nodes_of(student_BDhw[b], dtype)
@@ -152,7 +152,7 @@ class _Pair:
 def _(
     student_BDhw: Tensor,
     teacher_BDhw: Tensor,
-    prior_BCHW: Tensor,
+    z_BCHW: Tensor,
     weight_BHW: Tensor,
     bank_KD: Tensor,
     label_K: Tensor,

@@ -15,8 +15,8 @@ from torch import Tensor
 from dida_kernels import equations
 from dida_kernels.fused.launch import LAUNCH
 
-# exp((cos - 1) / t) of any cosine is at least e^-40 from this temperature on, so that a sum of them, a sum that the
-# prior leaves MASS of, and what is divided by it are normal float32. Below, exponents are shifted by their maximum.
+# exp((cos - 1) / t) of any cosine is at least e^-40 from this temperature on, so that a sum of them, a sum that z
+# leaves MASS of, and what is divided by it are normal float32. Below, exponents are shifted by their maximum.
 CONSTANT_SHIFT_TEMPERATURE = 2 / 40
 MASS = tl.constexpr(equations.MASS)
 SHORTEST = tl.constexpr(1e-12)  # of `equations.unit`, in float32

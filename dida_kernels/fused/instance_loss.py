@@ -14,20 +14,18 @@ from dida_kernels.fused.rows.blocks import refuses_rows
 from dida_kernels.fused.rows.instance_loss import instance_loss_rows
 
 
-def _refuses(student_BDhw, teacher_BDhw, prior_BCHW, *_, **__) -> str | None:
-    size = prior_BCHW.shape[-2:]
+def _refuses(student_BDhw, teacher_BDhw, z_BCHW, *_, **__) -> str | None:
+    size = z_BCHW.shape[-2:]
     if student_BDhw.shape[-2:] == size:
         return refuses_rows(student_BDhw) or refuses_rows(teacher_BDhw)
     return refuses_device(student_BDhw) or refuses_scale(student_BDhw, size) or refuses_scale(teacher_BDhw, size)
 
 
 @instance_loss.implement("triton", refuses=_refuses)
-def _instance_loss(
-    student_BDhw, teacher_BDhw, prior_BCHW, weight_BHW, bank_KD, label_K, *, temperature, log_prior_C=None
-):
+def _instance_loss(student_BDhw, teacher_BDhw, z_BCHW, weight_BHW, bank_KD, label_K, *, temperature, log_prior_C=None):
     need_grad = torch.is_grad_enabled() and student_BDhw.requires_grad
     bank = (bank_KD, label_K, log_prior_C, temperature, need_grad)
-    if student_BDhw.shape[-2:] == prior_BCHW.shape[-2:]:
-        student_ND, teacher_ND, prior_NC = (pixels(x) for x in (student_BDhw, teacher_BDhw, prior_BCHW))
-        return instance_loss_rows(student_ND, teacher_ND, prior_NC, weight_BHW.flatten(), *bank)[0]
-    return instance_loss_cells(student_BDhw, teacher_BDhw, prior_BCHW, weight_BHW, *bank)[0]
+    if student_BDhw.shape[-2:] == z_BCHW.shape[-2:]:
+        student_ND, teacher_ND, z_NC = (pixels(x) for x in (student_BDhw, teacher_BDhw, z_BCHW))
+        return instance_loss_rows(student_ND, teacher_ND, z_NC, weight_BHW.flatten(), *bank)[0]
+    return instance_loss_cells(student_BDhw, teacher_BDhw, z_BCHW, weight_BHW, *bank)[0]

@@ -149,9 +149,9 @@ def test_losses_and_the_bank_are_float32_and_embeddings_what_the_networks_make(m
     seen = []
     own = dida_kernels.instance_loss
 
-    def watched(student, teacher, prior, weight, bank, label, **more):
-        loss = own(student, teacher, prior, weight, bank, label, **more)
-        seen.append([x.dtype for x in (student, teacher, prior, weight, bank, loss)])
+    def watched(student, teacher, z, weight, bank, label, **more):
+        loss = own(student, teacher, z, weight, bank, label, **more)
+        seen.append([x.dtype for x in (student, teacher, z, weight, bank, loss)])
         return loss
 
     monkeypatch.setattr(dida_kernels, "instance_loss", watched)

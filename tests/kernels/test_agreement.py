@@ -30,7 +30,7 @@ INTEGERS_ONLY = ("boundary_mask",)
 DTYPES = (torch.float32, *HALF)
 # The interpreter runs one element at a time: half precision, where only loads and stores differ, gets the scenes that
 # vary these.
-INTERPRETED_HALF = ("ordinary", "same_grid", "misaligned", "hard_prior")
+INTERPRETED_HALF = ("ordinary", "same_grid", "misaligned", "hard_z")
 
 
 def pairs(*, registered: bool) -> list:
@@ -93,7 +93,7 @@ def test_two_runs_agree_bit_for_bit(op, name):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("place", [0, 1, 2, 4], ids=["student", "teacher", "prior", "bank"])
+@pytest.mark.parametrize("place", [0, 1, 2, 4], ids=["student", "teacher", "z", "bank"])
 @pytest.mark.parametrize("t", [0.1, 0.01])
 @pytest.mark.parametrize("scene", ["ordinary", "same_grid"])
 @pytest.mark.parametrize("op, name", [pair for pair in pairs(registered=True) if pair.values[0] == "instance_loss"])

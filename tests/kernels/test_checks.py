@@ -16,7 +16,7 @@ from tests.cases import SCENES, Call, call
 
 ARGUMENTS = {
     "bank_similarity": ("embed", "bank"),
-    "instance_loss": ("student", "teacher", "prior", "weight", "bank", "label_K"),
+    "instance_loss": ("student", "teacher", "z", "weight", "bank", "label_K"),
     "scatter": ("semantic", "label_K"),
     "gather": ("q", "label_K"),
     "class_similarity": ("embed", "bank", "label_K"),
@@ -66,13 +66,13 @@ def without_last_channel(x: Tensor) -> Tensor:
 MISTAKES = {
     "integer_embed": ("embed", integers, TypeError, "embedding: expected a floating dtype, got torch.int32"),
     "embed_of_8_bits": ("embed", of_8_bits, TypeError, "embedding: expected a floating dtype, got torch.float8"),
-    "prior_of_8_bits": ("prior", of_8_bits, TypeError, "prior: expected a floating dtype, got torch.float8"),
+    "z_of_8_bits": ("z", of_8_bits, TypeError, "z: expected a floating dtype, got torch.float8"),
     "bank_of_8_bits": ("bank", of_8_bits, TypeError, "bank: expected a floating dtype, got torch.float8"),
     "q_of_8_bits": ("q", of_8_bits, TypeError, "q: expected a floating dtype, got torch.float8"),
     "integer_student": ("student", integers, TypeError, "embedding: expected a floating dtype"),
     "integer_teacher": ("teacher", integers, TypeError, "embedding: expected a floating dtype"),
     "integer_bank": ("bank", integers, TypeError, "bank: expected a floating dtype, got torch.int32"),
-    "integer_prior": ("prior", integers, TypeError, "prior: expected a floating dtype, got torch.int32"),
+    "integer_z": ("z", integers, TypeError, "z: expected a floating dtype, got torch.int32"),
     "bool_weight": ("weight", Tensor.bool, TypeError, "weight: expected a floating dtype, got torch.bool"),
     "integer_prior_of_classes": ("log_prior_C", integers, TypeError, "log_prior: expected a floating dtype"),
     "int32_slots": ("label_K", integers, TypeError, "label: expected int64, got torch.int32"),
@@ -81,10 +81,10 @@ MISTAKES = {
     "no_images": ("student", lambda x: x[:0], ValueError, r"embedding: expected a non-empty \[B, D, h, w\]"),
     "teacher_grid": ("teacher", lambda x: x[..., 1:], ValueError, "teacher embedding: expected .* as the student's"),
     "teacher_channels": ("teacher", without_last_channel, ValueError, "teacher embedding: expected"),
-    "flat_prior": ("prior", lambda x: x[0], ValueError, r"prior: expected \[B=2, C, H, W\]"),
-    "prior_of_one_image": ("prior", lambda x: x[:1], ValueError, r"prior: expected \[B=2, C, H, W\], got \[1,"),
-    "prior_without_classes": ("prior", lambda x: x[:, :0], ValueError, r"prior: expected \[B=2, C, H, W\]"),
-    "coarse_prior": ("prior", lambda x: x[:, :, :2], ValueError, "prior: expected a grid of at least 3x4"),
+    "flat_z": ("z", lambda x: x[0], ValueError, r"z: expected \[B=2, C, H, W\]"),
+    "z_of_one_image": ("z", lambda x: x[:1], ValueError, r"z: expected \[B=2, C, H, W\], got \[1,"),
+    "z_without_classes": ("z", lambda x: x[:, :0], ValueError, r"z: expected \[B=2, C, H, W\]"),
+    "coarse_z": ("z", lambda x: x[:, :, :2], ValueError, "z: expected a grid of at least 3x4"),
     "weight_grid": ("weight", lambda x: x[:, 1:], ValueError, r"weight: expected \[B, H, W\] = \[2, 6, 8\]"),
     "negative_weight": (
         "weight",
@@ -122,13 +122,13 @@ MISTAKES = {
     "momentum_above_one": ("momentum", lambda m: 1.5, ValueError, r"momentum: expected a number in \[0, 1\], got 1.5"),
     "negative_momentum": ("momentum", lambda m: -0.1, ValueError, "momentum: expected"),
     "meta_teacher": ("teacher", on_meta, ValueError, "embedding: expected it on cpu, got meta"),
-    "meta_prior": ("prior", on_meta, ValueError, "prior: expected it on cpu, got meta"),
+    "meta_z": ("z", on_meta, ValueError, "z: expected it on cpu, got meta"),
     "meta_weight": ("weight", on_meta, ValueError, "weight: expected it on cpu, got meta"),
     "meta_log_prior": ("log_prior_C", on_meta, ValueError, "log_prior: expected it on cpu, got meta"),
     "meta_bank": ("bank", on_meta, ValueError, "(bank|embedding|label): expected it on"),
     "meta_slots": ("label_K", on_meta, ValueError, "label: expected it on cpu, got meta"),
     "gradient_of_the_bank": ("bank", wanting_gradient, ValueError, r"bank: no gradient .* pass bank.detach\(\)"),
-    "gradient_of_the_prior": ("prior", wanting_gradient, ValueError, "prior: no gradient"),
+    "gradient_of_z": ("z", wanting_gradient, ValueError, "z: no gradient"),
     "gradient_of_the_weight": ("weight", wanting_gradient, ValueError, "weight: no gradient"),
     "gradient_of_the_log_prior": ("log_prior_C", wanting_gradient, ValueError, "log_prior: no gradient"),
     "gradient_of_the_teacher": ("teacher", wanting_gradient, ValueError, "teacher: no gradient"),
@@ -180,7 +180,7 @@ def test_a_gradient_that_does_not_exist_cannot_be_asked_for(op):
         dida_kernels.OPS[op](*made.args, **made.options)
 
 
-@pytest.mark.parametrize("name", ["teacher", "prior", "bank"])
+@pytest.mark.parametrize("name", ["teacher", "z", "bank"])
 def test_without_autograd_nothing_is_asked_for(name):
     made = replaced("instance_loss", name, wanting_gradient)
     with torch.no_grad():

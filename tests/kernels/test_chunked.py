@@ -48,7 +48,7 @@ def test_agrees_with_the_equation_in_float64(op, scene, tile_bytes, monkeypatch)
 
 
 @pytest.mark.parametrize("tile_bytes", [ONE_CHUNK, MANY_CHUNKS])
-@pytest.mark.parametrize("name", ["ordinary", "uneven_ratio", "slotless_prior"])
+@pytest.mark.parametrize("name", ["ordinary", "uneven_ratio", "slotless_z"])
 def test_gradient_is_the_derivative_of_the_loss(name, tile_bytes, monkeypatch):
     monkeypatch.setattr(tiles, "TILE_BYTES", tile_bytes)
     made = call("instance_loss", resized(SCENES[name], B=1, D=3), dtype=torch.float64)
@@ -133,11 +133,11 @@ def test_a_tenth_of_the_memory_and_a_third_of_the_time_of_the_equation():
 
 def test_few_weighted_pixels_cost_little():
     made = call("instance_loss", resized(MAIN, hw=(32, 32), HW=(128, 128)))
-    student_BDhw, teacher_BDhw, prior_BCHW, weight_BHW, *bank = made.args
+    student_BDhw, teacher_BDhw, z_BCHW, weight_BHW, *bank = made.args
     few_BHW = weight_BHW * (torch.rand(weight_BHW.shape, generator=torch.Generator().manual_seed(0)) < 0.01)
     run = dida_kernels.OPS["instance_loss"].backends["chunked"].run
     every, few = (
-        forward_backward(run, Call((student_BDhw, teacher_BDhw, prior_BCHW, w_BHW, *bank), made.options))
+        forward_backward(run, Call((student_BDhw, teacher_BDhw, z_BCHW, w_BHW, *bank), made.options))
         for w_BHW in (weight_BHW, few_BHW)
     )
     seconds = [(duration(few), duration(every)) for _ in range(4)]

@@ -107,18 +107,18 @@ def test_a_broken_embedding_is_not_taken_for_one_without_a_direction():
 
 
 def one_pixel_loss(
-    student: list, teacher: list, prior: list, label_K: list, *, weight: float = 1.0, log_prior: list | None = None
+    student: list, teacher: list, z: list, label_K: list, *, weight: float = 1.0, log_prior: list | None = None
 ) -> Tensor:
-    student_1D11, teacher_1D11, prior_1C11 = (tensor(x)[None, :, None, None] for x in (student, teacher, prior))
-    args = (student_1D11, teacher_1D11, prior_1C11, tensor([[[weight]]]), AXES_KD, torch.tensor(label_K))
+    student_1D11, teacher_1D11, z_1C11 = (tensor(x)[None, :, None, None] for x in (student, teacher, z))
+    args = (student_1D11, teacher_1D11, z_1C11, tensor([[[weight]]]), AXES_KD, torch.tensor(label_K))
     log_prior_C = None if log_prior is None else tensor(log_prior)
     return instance_loss.reference(*args, temperature=1 / LOG3, log_prior_C=log_prior_C)
 
 
 def test_eq_6_is_the_cross_entropy_of_the_two_levels():
-    # q of the teacher = (3/4, 1/4); prior (1/4, 3/4) scales it to q_hat = (1/2, 1/2); q of the student = (1/4, 3/4).
+    # q of the teacher = (3/4, 1/4); z (1/4, 3/4) scales it to q_hat = (1/2, 1/2); q of the student = (1/4, 3/4).
     close(one_pixel_loss([0, 1], [1, 0], [0.25, 0.75], [0, 1]), -(math.log(1 / 4) + math.log(3 / 4)) / 2)
-    # A prior of ones leaves q_hat = (3/4, 1/4).
+    # A z of ones leaves q_hat = (3/4, 1/4).
     close(one_pixel_loss([0, 1], [1, 0], [1, 1], [0, 1]), -(3 * math.log(1 / 4) + math.log(3 / 4)) / 4)
 
 
@@ -139,34 +139,34 @@ def test_a_class_prior_multiplies_what_the_bank_says_of_a_class():
 def test_eq_6_leaves_out_pixels_that_do_not_count():
     assert one_pixel_loss([0, 1], [1, 0], [0.25, 0.75], [0, 1], weight=0.0) == 0
     assert one_pixel_loss([0, 1], [1, 0], [0, 1], [0, 0]) == 0  # all mass on class 1, which has no slot
-    # MASS says how much of it must be on slots: of the prior, whatever it sums to and however far the slots are.
+    # MASS says how much of it must be on slots: of z, whatever it sums to and however far the slots are.
     assert one_pixel_loss([0, 1], [1, 0], [0.9e-6, 1], [0, 0]) == 0
     close(one_pixel_loss([0, 1], [1, 0], [2.2e-6, 2], [0, 0]), -(3 * math.log(1 / 4) + math.log(3 / 4)) / 4)
 
 
 def test_weights_make_a_mean_of_pixels():
     args, options = call("instance_loss", SCENES["weighted"], dtype=torch.float64)
-    student, teacher, prior, weight, bank, label_K = args
+    student, teacher, z, weight, bank, label_K = args
     assert 0 < (weight > 0).sum() < weight.numel()
     total = torch.zeros((), dtype=torch.float64)
     for b, y, x in weight.nonzero().tolist():
         only = torch.zeros_like(weight)
         only[b, y, x] = 7.0  # alone, a pixel is its own mean
-        total += weight[b, y, x] * instance_loss.reference(student, teacher, prior, only, bank, label_K, **options)
+        total += weight[b, y, x] * instance_loss.reference(student, teacher, z, only, bank, label_K, **options)
     for factor in (1.0, 1e-9):  # of all weights: it cancels
-        scaled = (student, teacher, prior, factor * weight, bank, label_K)
+        scaled = (student, teacher, z, factor * weight, bank, label_K)
         close(instance_loss.reference(*scaled, **options), total / weight.sum())
 
 
 def test_eq_6_averages_over_the_pixels_that_count():
-    args, options = call("instance_loss", SCENES["slotless_prior"], dtype=torch.float64)
-    student, teacher, prior, weight, bank, label_K = args
+    args, options = call("instance_loss", SCENES["slotless_z"], dtype=torch.float64)
+    student, teacher, z, weight, bank, label_K = args
     one_by_one = []
     for b, y, x in weight.nonzero().tolist():
-        if prior[b, label_K.unique(), y, x].sum() > 0:
+        if z[b, label_K.unique(), y, x].sum() > 0:
             only = torch.zeros_like(weight)
             only[b, y, x] = 1
-            one_by_one.append(instance_loss.reference(student, teacher, prior, only, bank, label_K, **options))
+            one_by_one.append(instance_loss.reference(student, teacher, z, only, bank, label_K, **options))
     assert 0 < len(one_by_one) < weight.sum()
     close(instance_loss.reference(*args, **options), torch.stack(one_by_one).mean())
 
@@ -174,9 +174,9 @@ def test_eq_6_averages_over_the_pixels_that_count():
 def test_eq_6_enlarges_embeddings_before_it_normalises_them():
     """Half way between nodes (4, 0) and (0, 4 sqrt 3) lies (2, 2 sqrt 3): the longer one pulls harder."""
     student_1D12 = tensor([[[[4, 0]], [[0, 4 * math.sqrt(3)]]]])
-    prior_1C13 = torch.ones(1, 2, 1, 3, dtype=torch.float64)
+    z_1C13 = torch.ones(1, 2, 1, 3, dtype=torch.float64)
     middle = tensor([[[0, 1, 0]]])
-    args = (student_1D12, student_1D12, prior_1C13, middle, AXES_KD, torch.tensor([0, 1]))
+    args = (student_1D12, student_1D12, z_1C13, middle, AXES_KD, torch.tensor([0, 1]))
     weight = tensor([1 / 2, math.sqrt(3) / 2]).mul(LOG3).softmax(0)  # cos 60 and cos 30 degrees
     close(instance_loss.reference(*args, temperature=1 / LOG3), -(weight * weight.log()).sum())
 
@@ -218,7 +218,7 @@ def regenerated(scene_name: str = "ordinary") -> tuple[Tensor, Tensor, Tensor, T
     return q_NK, z_NC, label_K, scale(q_NK, scatter.reference(z_NC, label_K))[0]
 
 
-@pytest.mark.parametrize("name", ["ordinary", "empty_classes", "hard_prior"])
+@pytest.mark.parametrize("name", ["ordinary", "empty_classes", "hard_z"])
 def test_gather_and_scatter_are_adjoint(name):
     q_NK, z_NC, label_K, _ = regenerated(name)
     q_ga_NC = gather.reference(q_NK, label_K, classes=z_NC.shape[1])

@@ -50,7 +50,7 @@ def drawn(rng: random.Random, op: str, name: str) -> Scene:
     else:
         HW = (hw[0] + rng.randint(0, 12), hw[1] + rng.randint(0, 12))
     temperature = rng.choice([1.0, 0.3, 0.1, 0.1, 0.05, 0.02, 0.01])
-    prior = rng.choice(["soft", "soft", "hard", "ones", "slotless"])
+    z = rng.choice(["soft", "soft", "hard", "ones", "slotless"])
     return Scene(
         name=f"{op}-{name}-{rng.random()}",
         seed=SEED,
@@ -62,7 +62,7 @@ def drawn(rng: random.Random, op: str, name: str) -> Scene:
         HW=HW,
         temperature=temperature,
         slots=rng.choice(["shuffled", "some_empty"]),
-        prior=prior,
+        z=z,
         valid=rng.choice(["most", "most", "few", "one_image", "all"]),
         weights=rng.choice(["ones", "uneven"]),
         log_prior=rng.choice(["none", "uneven"]),

@@ -44,17 +44,17 @@ def near_real_rows(bank_KD: Tensor, hw: tuple[int, int], noise: float, rng: torc
 def loss_call(bank_KD: Tensor, label_K: Tensor, hw: tuple[int, int], stride: int) -> Call:
     rng = torch.Generator().manual_seed(len(bank_KD))
     HW = (hw[0] * stride, hw[1] * stride)
-    prior_BCHW = (3 * torch.randn(2, CLASSES, *HW, generator=rng)).softmax(1)
+    z_BCHW = (3 * torch.randn(2, CLASSES, *HW, generator=rng)).softmax(1)
     weight_BHW = (torch.rand(2, *HW, generator=rng) > 0.3).float()
     student, teacher = (near_real_rows(bank_KD, hw, noise, rng) for noise in (1.0, 0.5))
-    return Call((student, teacher, prior_BCHW, weight_BHW, bank_KD, label_K), {"temperature": 0.1})
+    return Call((student, teacher, z_BCHW, weight_BHW, bank_KD, label_K), {"temperature": 0.1})
 
 
 def agree(name: str, made: Call) -> None:
     made = Call(tuple(x.to(device_of(name)) for x in made.args), made.options)
     assert_agrees("instance_loss", name, made)
-    _, teacher, prior, _, bank, label_K = made.args
-    options = made.options | {"classes": prior.shape[1], "size": tuple(prior.shape[2:])}
+    _, teacher, z, _, bank, label_K = made.args
+    options = made.options | {"classes": z.shape[1], "size": tuple(z.shape[2:])}
     assert_agrees("class_similarity", name, Call((teacher, bank, label_K), options))
 
 

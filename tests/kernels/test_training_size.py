@@ -84,8 +84,8 @@ def corner(op: str, made: Call) -> Corner:
     weight = torch.zeros_like(args[3])
     between(weight).copy_(between(args[3]))
     whole = Call((*args[:3], weight, *args[4:]), options)
-    prior, weight = (x[..., -side:, -side:] for x in (args[2], weight))
-    return Corner(whole, Call((*map(nodes, args[:2]), prior, weight, *args[4:]), options), keep, keep, nodes)
+    z, weight = (x[..., -side:, -side:] for x in (args[2], weight))
+    return Corner(whole, Call((*map(nodes, args[:2]), z, weight, *args[4:]), options), keep, keep, nodes)
 
 
 def agrees_in_the_corner(op: str, name: str, scene: Scene, dtype: torch.dtype) -> None:

@@ -32,17 +32,17 @@ def scene(B=1, D=5, h=2, w=3, S=4, C=4, K=7, filled=None, seed=0):
     teacher_BDhw = (centre_CD[label_Bhw] + 0.8 * randn(B, h, w, D)).permute(0, 3, 1, 2).contiguous()
     student_BDhw = (centre_CD[label_Bhw] + 1.2 * randn(B, h, w, D)).permute(0, 3, 1, 2).contiguous()
     likely_BCHW = F.interpolate(F.one_hot(label_Bhw, C).permute(0, 3, 1, 2).float(), scale_factor=S)
-    prior_BCHW = (3 * likely_BCHW + randn(B, C, h * S, w * S)).softmax(1)
+    z_BCHW = (3 * likely_BCHW + randn(B, C, h * S, w * S)).softmax(1)
     weight_BHW = (torch.rand(B, h * S, w * S, generator=g) > 0.2).float()
-    return [x.to(DEVICE) for x in (student_BDhw, teacher_BDhw, prior_BCHW, weight_BHW, bank_KD, label_K)]
+    return [x.to(DEVICE) for x in (student_BDhw, teacher_BDhw, z_BCHW, weight_BHW, bank_KD, label_K)]
 
 
 def truth(args, t, dtype=torch.float64):
     """Loss and gradient of the equation, from inputs as the kernel gets them."""
-    student, teacher, prior, weight, bank, label = args
+    student, teacher, z, weight, bank, label = args
     student = student.detach().to(dtype).requires_grad_()
     loss = instance_loss.reference(
-        student, teacher.to(dtype), prior.to(dtype), weight, bank.to(dtype), label, temperature=t
+        student, teacher.to(dtype), z.to(dtype), weight, bank.to(dtype), label, temperature=t
     )
     loss.backward()
     return loss.detach(), student.grad
@@ -105,7 +105,7 @@ def test_a_bank_of_more_than_one_chunk_as_shipped(K):
 
 
 def test_offsets_beyond_32_bits(monkeypatch):
-    """A prior whose third class lies 2^31 elements behind its first, in memory that is never touched."""
+    """A z whose third class lies 2^31 elements behind its first, in memory that is never touched."""
     args = scene(C=3, **TINY)
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
     _, C, H, W = args[2].shape
@@ -115,7 +115,7 @@ def test_offsets_beyond_32_bits(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_embeddings_beside_a_float32_prior(dtype):
+def test_half_precision_embeddings_beside_a_float32_z(dtype):
     student, teacher, *rest = scene(D=32, K=20)
     args = (student.to(dtype), teacher.to(dtype), *rest)
     agreement.assert_agrees("instance_loss", "triton", Call(args, {"temperature": 0.1}))
@@ -129,11 +129,11 @@ def test_k_of_one_has_no_gradient():
 
 def test_classes_without_slots_leave_numerator_and_count():
     args = scene(filled=2)
-    args[2][:, :2, :4] = 0  # all prior mass of these rows is on classes without slots
+    args[2][:, :2, :4] = 0  # all mass of these rows is on classes without slots
     assert_agrees(args)
 
 
-def test_prior_of_exactly_zero_and_one():
+def test_z_of_exactly_zero_and_one():
     args = scene()
     args[2] = F.one_hot(args[2].argmax(1), 4).permute(0, 3, 1, 2).float()
     assert_agrees(args)
@@ -175,11 +175,11 @@ def test_embeddings_of_very_different_norms():
 def test_strides_do_not_matter():
     args = scene(B=2)
     loss, grad = fused(args, 0.1)
-    student, teacher, prior, weight, bank, label = args
+    student, teacher, z, weight, bank, label = args
     others = [
         student.to(memory_format=torch.channels_last),
         F.pad(teacher, (1, 2, 3, 1))[..., 3:-1, 1:-2],
-        prior.transpose(2, 3).contiguous().transpose(2, 3),
+        z.transpose(2, 3).contiguous().transpose(2, 3),
         weight.permute(1, 2, 0).contiguous().permute(2, 0, 1),
         bank.T.contiguous().T,
         torch.stack([label, label], 1)[:, 0],
@@ -259,8 +259,8 @@ def test_no_second_derivative():
 def test_refuses_what_it_cannot_enlarge():
     student, teacher, _, _, bank, label = scene()
     for H, W, dtype in ((6, 9, torch.float32), (8, 24, torch.float32), (8, 12, torch.float64)):
-        prior = torch.ones(1, 4, H, W, device=DEVICE)
-        arguments = (student.to(dtype), teacher.to(dtype), prior, prior[:, 0], bank, label)
+        z = torch.ones(1, 4, H, W, device=DEVICE)
+        arguments = (student.to(dtype), teacher.to(dtype), z, z[:, 0], bank, label)
         with backend("triton"), pytest.raises(RuntimeError, match="cannot run"):
             instance_loss(*arguments, temperature=0.1)
 

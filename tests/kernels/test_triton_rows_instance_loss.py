@@ -44,7 +44,7 @@ def test_agrees_in_float32(scene):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", ["ordinary", "many_slots", "hard_prior", "zero_embedding", "misaligned", "warm"])
+@pytest.mark.parametrize("name", ["ordinary", "many_slots", "hard_z", "zero_embedding", "misaligned", "warm"])
 def test_agrees_in_half_precision(name, dtype):
     assert_agrees("instance_loss", "triton", made_on_rows(SCENES[name], dtype))
 
@@ -65,16 +65,16 @@ def test_one_hundred_thousand_slots(monkeypatch):
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.03])
-def test_a_prior_on_the_farthest_slots_only(temperature):
-    """The class with all prior mass is opposite to the teacher, the one without any is on it: no 0, inf or NaN."""
+def test_z_on_the_farthest_slots_only(temperature):
+    """The class with all mass of z is opposite to the teacher, the one without any is on it: no 0, inf or NaN."""
     rng = torch.Generator().manual_seed(0)
     near_D, student_BDhw = torch.randn(8, generator=rng), torch.randn(1, 8, 2, 2, generator=rng)
     teacher_BDhw = near_D.view(1, 8, 1, 1).expand(1, 8, 2, 2)
-    prior_BCHW = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1).expand(1, 2, 2, 2)
+    z_BCHW = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1).expand(1, 2, 2, 2)
     weight_BHW = torch.ones(1, 2, 2)
     bank_KD = torch.stack([near_D, near_D, -near_D, -near_D + 0.01])
     label_K = torch.tensor([0, 0, 1, 1])
-    args = (student_BDhw, teacher_BDhw, prior_BCHW, weight_BHW, bank_KD, label_K)
+    args = (student_BDhw, teacher_BDhw, z_BCHW, weight_BHW, bank_KD, label_K)
     assert_agrees("instance_loss", "triton", Call(tuple(x.to(DEVICE) for x in args), {"temperature": temperature}))
 
 
@@ -113,9 +113,9 @@ def loss_of(made: Call) -> Callable[[Tensor], Tensor]:
 
 
 def test_opcheck(made):
-    student, teacher, prior = (pixels(x) for x in made.args[:3])
+    student, teacher, z = (pixels(x) for x in made.args[:3])
     for log_prior_C in (None, torch.arange(5.0, device=DEVICE)):
-        args = (teacher, prior, made.args[3].flatten(), *made.args[4:], log_prior_C, 0.1, True)
+        args = (teacher, z, made.args[3].flatten(), *made.args[4:], log_prior_C, 0.1, True)
         torch.library.opcheck(fused.instance_loss_rows, (student.detach().requires_grad_(), *args))
 
 

@@ -82,8 +82,8 @@ def test_where_the_teachers_q_stands_alone_it_has_the_prior_of_both(scene, rule)
 def test_where_z_scales_it_the_teachers_q_has_the_prior_of_z_alone(scene):
     _, z, embed, _, log_prior = scene
     (term,) = regeneration.ScaleInstance()(z, embed, log_prior)
-    assert term.prior is z
-    assert regeneration.SmoothInstance(0.7)(z, embed, log_prior)[1].prior is z
+    assert term.factor is z
+    assert regeneration.SmoothInstance(0.7)(z, embed, log_prior)[1].factor is z
 
 
 def test_what_the_bank_says_of_a_class_has_the_prior_where_it_is_smoothed(scene):

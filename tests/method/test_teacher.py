@@ -45,7 +45,7 @@ def belief(confidences) -> Belief:
     """Two classes, one pixel per confidence; z-hat turned the other way, so that labels tell which was used."""
     top_BHW = torch.tensor(confidences)
     z_BCHW = torch.stack([top_BHW, 1 - top_BHW], 1)
-    return Belief(semantic=z_BCHW.flip(1), prior=z_BCHW, terms=())
+    return Belief(semantic=z_BCHW.flip(1), z=z_BCHW, terms=())
 
 
 CONFIDENCES = [[[0.99, 0.9], [0.97, 0.5]], [[0.5, 0.6], [0.7, 0.968]]]  # 2 images of 2x2: 2 and 1 reach 0.968
@@ -84,7 +84,7 @@ def test_rows_at_top_and_bottom_weigh_nothing_but_count_in_the_share():
 def test_literal_reading_lets_no_pixel_pass_an_uninformative_bank():
     z = torch.tensor([0.99, 0.01]).view(1, 2, 1, 1)
     smoothed = 0.9 * z + 0.1 / 2  # phi = 0.9 and a uniform bank
-    seen = Belief(semantic=smoothed, prior=z, terms=())
+    seen = Belief(semantic=smoothed, z=z, terms=())
     assert label_target(of_regenerated=False)(seen, REAL[:1, :1, :1]).coverage == 1
     assert label_target(of_regenerated=True)(seen, REAL[:1, :1, :1]).coverage == 0
 

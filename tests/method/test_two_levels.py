@@ -55,7 +55,7 @@ def loss_of(target, scene, student, valid=None):
     bank, z, _, _ = scene
     valid = torch.ones(2, 3, 5, dtype=torch.bool) if valid is None else valid
     seen = Prediction(z, student, z)
-    belief = Belief(semantic=z, prior=z, terms=target)
+    belief = Belief(semantic=z, z=z, terms=target)
     at_image = discrimination.InstanceLoss(1.0, T, grid=discrimination.AtImage(), weigh=ALL)
     return at_image(seen, belief, mixed(valid), bank)
 
@@ -99,7 +99,7 @@ def test_stride_four_keeps_only_cells_of_target_pixels(scene):
     z = torch.randn(2, C, 12, 20, generator=torch.Generator().manual_seed(2), dtype=torch.float64).softmax(1)
     valid = torch.ones(2, 12, 20, dtype=torch.bool)
     valid[0, 0, 0] = False  # one pasted pixel takes its whole cell out
-    belief = Belief(semantic=z, prior=z, terms=(InstanceTarget(1.0, embed, z),))
+    belief = Belief(semantic=z, z=z, terms=(InstanceTarget(1.0, embed, z),))
     seen = Prediction(z, student, z)
     at_stride4 = discrimination.InstanceLoss(2.0, T, grid=discrimination.AtStride4(), weigh=ALL)
     at_stride4(seen, belief, mixed(valid), bank).backward()
@@ -122,7 +122,7 @@ def test_balanced_counts_as_much_of_every_class_on_either_grid(scene, grid, size
     student = torch.randn(
         1, D, 40, 40, generator=torch.Generator().manual_seed(3), dtype=torch.float64
     ).requires_grad_()
-    belief = Belief(semantic=z, prior=z, terms=(InstanceTarget(1.0, torch.randn_like(student), z),))
+    belief = Belief(semantic=z, z=z, terms=(InstanceTarget(1.0, torch.randn_like(student), z),))
     instance_loss = discrimination.InstanceLoss(1.0, T, grid=grid, weigh=BALANCED)
     instance_loss(Prediction(z, student, z), belief, mixed(label != IGNORE, label), bank).backward()
     counts = student.grad.square().sum(1)[0].sqrt()
@@ -182,10 +182,10 @@ def test_both_levels_are_the_teachers_own_until_the_bank_is_used(scene):
     )
     seen = Prediction(z.log(), embed, z)
     early, late = (regenerate(seen, bank, ClassShares(C), step) for step in (2, 3))
-    assert torch.allclose(early.prior, z)
-    assert early.semantic is early.prior
+    assert torch.allclose(early.z, z)
+    assert early.semantic is early.z
     assert early.terms == ()
-    assert torch.allclose(late.prior, z)
+    assert torch.allclose(late.z, z)
     assert not torch.allclose(late.semantic, z)
     assert [term.share for term in late.terms] == [1.0]
 

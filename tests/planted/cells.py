@@ -25,7 +25,7 @@ PLANTS = [
         "a pixel without mass on slots counts",
         "m_counts = b_D != 0",
         "m_counts = m_weighs",
-        agreement("instance_loss", "triton", "slotless_prior"),
+        agreement("instance_loss", "triton", "slotless_z"),
     ),
     Plant(
         f"{CELLS}/instance_loss.py",
@@ -109,7 +109,7 @@ PLANTS = [
         "the maximum is that of slots that z leaves nothing of",
         "b_class += tl.where(m_teacher, tl.log2(b_z), tl.load(p_log2_prior + c))",
         "b_class += tl.where(m_teacher, 0.0, tl.load(p_log2_prior + c))",
-        agreement("instance_loss", "triton", "coldest_hard_prior"),
+        agreement("instance_loss", "triton", "coldest_hard_z"),
     ),
     Plant(
         f"{CELLS}/adjoint.py",
@@ -141,7 +141,7 @@ PLANTS = [
     ),
     Plant(
         f"{CELLS}/instance_gradient.py",
-        "the prior is that of the first class",
+        "z is that of the first class",
         "b_z = load_image(p_z + c * tl.cast",
         "b_z = load_image(p_z + c_first * tl.cast",
         agreement("instance_loss", "triton", "ordinary"),

@@ -74,7 +74,7 @@ PLANTS = [
         "dida/method/teacher.py",
         "the label is that of z, not of z-hat",
         "label=pseudo_label(belief.semantic)",
-        "label=pseudo_label(belief.prior)",
+        "label=pseudo_label(belief.z)",
         f"{METHOD}/test_teacher.py",
     ),
     Plant(

@@ -45,7 +45,7 @@ PLANTS = [
     Plant(
         "dida_kernels/equations.py",
         "a pixel without mass on slots counts",
-        "return ~((on_N <= 0) | (on_N < MASS * prior_NC.sum(1)))",
+        "return ~((on_N <= 0) | (on_N < MASS * z_NC.sum(1)))",
         "return ~(on_N <= 0)",
         f"{TESTS}/test_equations.py -k eq_6",
     ),

@@ -41,12 +41,10 @@ def batch() -> Batch:
 
 
 def trace(*terms: InstanceTarget, passes: int = 1) -> Trace:
-    prior = drawn(2, CLASSES, *HW).softmax(1)
-    pseudo = PseudoLabel(prior.argmax(1), drawn(2, *HW), drawn(2, *HW) > 0.5, torch.tensor(0.5))
+    z = drawn(2, CLASSES, *HW).softmax(1)
+    pseudo = PseudoLabel(z.argmax(1), drawn(2, *HW), drawn(2, *HW) > 0.5, torch.tensor(0.5))
     mixed = Mixed(drawn(2, 3, *HW), batch().source.label, drawn(2, *HW), drawn(2, *HW) > 0.5, drawn(2, *HW) > 0.5)
-    return Trace(
-        {"source": torch.tensor(1.0)}, Target(Belief(prior, prior, terms), pseudo), (mixed,) * passes, ONE, ONE
-    )
+    return Trace({"source": torch.tensor(1.0)}, Target(Belief(z, z, terms), pseudo), (mixed,) * passes, ONE, ONE)
 
 
 @pytest.fixture

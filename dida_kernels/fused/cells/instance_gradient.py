@@ -138,7 +138,7 @@ def _given_class(b_shift_d, b_wd, b_z, PIXELS: tl.constexpr, PIXEL_SHIFT: tl.con
 
 @triton.jit
 def _loss_bwd(
-    p_a, p_r, p_prior, p_log2_prior, p_label, p_start, p_max, p_factor, p_scale, p_seam, p_s,
+    p_a, p_r, p_z_map, p_log2_prior, p_label, p_start, p_max, p_factor, p_scale, p_seam, p_s,
     n_class, h, w, n_node, n_cell, i_first, i_stop, group_slots,
     stride_b, stride_c, stride_y, stride_x, to_log2,
     S: tl.constexpr, SR: tl.constexpr, CX: tl.constexpr,
@@ -158,7 +158,7 @@ def _loss_bwd(
     o_b, o_cy, o_cx = cell_position(o_cell, h, w)
     o_00, o_01, o_10, o_11 = cell_nodes(o_b, o_cy, o_cx, h, w)
     m_pixel = inside_image(m_cell, o_cy, o_cx, i_row, h, w, S, PIXELS)
-    p_z = image_pixels(p_prior, o_b, o_cy, o_cx, i_row, stride_b, stride_y, stride_x, S)
+    p_z = image_pixels(p_z_map, o_b, o_cy, o_cx, i_row, stride_b, stride_y, stride_x, S)
 
     i_pixel = i_row * S * stride
     b_factor_d, b_factor_c, b_shift_d, b_shift_c = load_streams(
@@ -203,7 +203,7 @@ class Forward(NamedTuple):
     """What the forward leaves for the gradient."""
 
     cells: Cells
-    prior_BCHW: Tensor
+    z_BCHW: Tensor
     log2_prior_C: Tensor
     adjusted: bool  # by a class prior
     rows: Tensor  # [M, 2, D], teacher and student
@@ -244,13 +244,13 @@ def gradient(forward: Forward) -> Tensor:
 
 
 def _launch_bwd(forward: Forward, a: Tensor, first: int, last: int, seam: Tensor, s: Tensor) -> None:
-    cells, bank, prior = forward.cells, forward.bank, forward.prior_BCHW
+    cells, bank, z = forward.cells, forward.bank, forward.z_BCHW
     rows = BACKWARD_ROWS[cells.S]
     _loss_bwd[(triton.cdiv(cells.count, SEAM_CELLS), cells.S // rows, GROUPS)](
-        *(a, forward.r, prior, forward.log2_prior_C, bank.label_K, bank.start_C1),
+        *(a, forward.r, z, forward.log2_prior_C, bank.label_K, bank.start_C1),
         *(forward.r if forward.largest is None else forward.largest, forward.factor, forward.scale, seam, s),
-        *(prior.shape[1], cells.h, cells.w, cells.nodes, cells.count),
-        *(first, last, triton.cdiv(last - first, GROUPS), *prior.stride(), forward.to_log2),
+        *(z.shape[1], cells.h, cells.w, cells.nodes, cells.count),
+        *(first, last, triton.cdiv(last - first, GROUPS), *z.stride(), forward.to_log2),
         *(cells.S, rows, SEAM_CELLS, forward.largest is not None, forward.adjusted, first > 0, STAGES),
         num_warps=1,
         maxnreg=MAX_REGISTERS[cells.S],

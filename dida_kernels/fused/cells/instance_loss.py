@@ -28,7 +28,7 @@ one scale of a [M, D] tensor.
 
     symbol       name                     shape (M nodes of the feature grid; cells: see geometry.py)
     e            student, teacher_BDhw    [B, D, h, w] any strides -> rows [M, 2, D], teacher first
-    z            prior_BCHW               [B, C, H, W] any strides, H = S h, W = S w
+    z            z_BCHW               [B, C, H, W] any strides, H = S h, W = S w
     w            weight_BHW               [B, H, W] any strides
     b, l         bank (SortedBank)        unit rows [K, D], classes [K], sorted
     e.b          a                        [slots of a chunk, M, 2] float32, at the nodes
@@ -130,7 +130,7 @@ def _where_mass(
 
 @triton.jit
 def _loss_fwd(
-    p_a, p_r, p_prior, p_weight, p_log2_prior, p_label, p_start, p_max, p_sum,
+    p_a, p_r, p_z_map, p_weight, p_log2_prior, p_label, p_start, p_max, p_sum,
     n_class, h, w, n_node, n_cell, i_first, i_stop, group_slots,
     stride_b, stride_c, stride_y, stride_x, stride_wb, stride_wy, stride_wx, to_log2,
     S: tl.constexpr, SR: tl.constexpr, CX: tl.constexpr,
@@ -143,7 +143,7 @@ def _loss_fwd(
     o_b, o_cy, o_cx = cell_position(o_cell, h, w)
     o_00, o_01, o_10, o_11 = cell_nodes(o_b, o_cy, o_cx, h, w)
     m_pixel = inside_image(m_cell, o_cy, o_cx, i_row, h, w, S, PIXELS)
-    p_z = image_pixels(p_prior, o_b, o_cy, o_cx, i_row, stride_b, stride_y, stride_x, S)
+    p_z = image_pixels(p_z_map, o_b, o_cy, o_cx, i_row, stride_b, stride_y, stride_x, S)
     p_w = image_pixels(p_weight, o_b, o_cy, o_cx, i_row, stride_wb, stride_wy, stride_wx, S)
     if _heaviest(load_image(p_w, m_pixel, stride_wy, stride_wx, S, PIXELS), CX, PIXELS) == 0:
         return
@@ -262,28 +262,28 @@ def _weighted_mean(p_loss, p_mass, p_mean, p_grad_scale, n_part, temperature, PA
 
 @torch.library.custom_op("dida::instance_loss_cells", mutates_args=())
 def instance_loss_cells(
-    student_BDhw: Tensor, teacher_BDhw: Tensor, prior_BCHW: Tensor, weight_BHW: Tensor,
+    student_BDhw: Tensor, teacher_BDhw: Tensor, z_BCHW: Tensor, weight_BHW: Tensor,
     bank_KD: Tensor, label_K: Tensor, log_prior_C: Tensor | None, temperature: float, need_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The loss, its unscaled gradient [M, D] float32 to the student ([0, D] unless needed), and the scale of it."""
     B, D, h, w = student_BDhw.shape
-    cells = Cells(B, h, w, prior_BCHW.shape[2] // h)
+    cells = Cells(B, h, w, z_BCHW.shape[2] // h)
     to_log2 = math.log2(math.e) / temperature
     with torch.autocast(student_BDhw.device.type, enabled=False), torch.cuda.device_of(student_BDhw):
         rows, r = interpolation.rows_and_norms(teacher_BDhw, student_BDhw, cells=cells)
-        C = prior_BCHW.shape[1]
+        C = z_BCHW.shape[1]
         bank, log2_prior_C = sort_bank(bank_KD, label_K, C), log2_prior(log_prior_C, label_K, C)
         logits = NodeLogits(bank, rows)
-        largest = interpolation.shifts(logits, r, cells, temperature, (prior_BCHW, log2_prior_C))
+        largest = interpolation.shifts(logits, r, cells, temperature, (z_BCHW, log2_prior_C))
 
         sums = scratch(GROUPS, 3, cells.S**2, cells.count, like=r)
         fwd_rows, bwd_rows = FORWARD_ROWS[cells.S], BACKWARD_ROWS[cells.S]
         blocks = triton.cdiv(cells.count, CX)
         for start, stop, a in logits:
             _loss_fwd[(blocks, cells.S // fwd_rows, GROUPS)](
-                *(a, r, prior_BCHW, weight_BHW, log2_prior_C, bank.label_K, bank.start_C1),
+                *(a, r, z_BCHW, weight_BHW, log2_prior_C, bank.label_K, bank.start_C1),
                 *(r if largest is None else largest, sums, C, h, w, cells.nodes, cells.count),
-                *(start, stop, triton.cdiv(stop - start, GROUPS), *prior_BCHW.stride(), *weight_BHW.stride(), to_log2),
+                *(start, stop, triton.cdiv(stop - start, GROUPS), *z_BCHW.stride(), *weight_BHW.stride(), to_log2),
                 *(cells.S, fwd_rows, CX, largest is not None, log_prior_C is not None, start > 0, STAGES),
                 num_warps=NUM_WARPS,
                 maxnreg=FORWARD_REGISTERS[cells.S] if largest is None else None,
@@ -306,13 +306,13 @@ def instance_loss_cells(
         _weighted_mean[(1,)](loss, mass, mean_loss, grad_scale, len(loss), temperature, PARTS, num_warps=4, **LAUNCH)
         if not need_grad:
             return mean_loss, mean_loss.new_empty(0, D), grad_scale
-        priors = (prior_BCHW, log2_prior_C, log_prior_C is not None)
+        priors = (z_BCHW, log2_prior_C, log_prior_C is not None)
         forward = Forward(cells, *priors, rows, r, bank, logits, largest, factor, scale, to_log2)
         return mean_loss, gradient(forward), grad_scale
 
 
 @instance_loss_cells.register_fake
-def _(student_BDhw, teacher_BDhw, prior_BCHW, weight_BHW, bank_KD, label_K, log_prior_C, temperature, need_grad):
+def _(student_BDhw, teacher_BDhw, z_BCHW, weight_BHW, bank_KD, label_K, log_prior_C, temperature, need_grad):
     B, D, h, w = student_BDhw.shape
     scalar = student_BDhw.new_empty((), dtype=torch.float32)
     return scalar, scalar.new_empty(B * h * w if need_grad else 0, D), torch.empty_like(scalar)

@@ -116,7 +116,7 @@ def rows_and_norms(*embeds_BDhw: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
 
 @triton.jit
 def _largest_logits(
-    p_a, p_r, p_prior, p_log2_prior, p_label, p_start, p_max,
+    p_a, p_r, p_z_map, p_log2_prior, p_label, p_start, p_max,
     n_class, h, w, n_node, n_cell, i_first, i_stop,
     stride_b, stride_c, stride_y, stride_x, to_log2,
     S: tl.constexpr, STREAMS: tl.constexpr, CX: tl.constexpr, RESUME: tl.constexpr,
@@ -128,7 +128,7 @@ def _largest_logits(
     o_b, o_cy, o_cx = cell_position(o_cell, h, w)
     o_00, o_01, o_10, o_11 = cell_nodes(o_b, o_cy, o_cx, h, w)
     m_pixel = inside_image(m_cell, o_cy, o_cx, i_j, h, w, S, S)
-    p_z = image_pixels(p_prior, o_b, o_cy, o_cx, i_j, stride_b, stride_y, stride_x, S)
+    p_z = image_pixels(p_z_map, o_b, o_cy, o_cx, i_j, stride_b, stride_y, stride_x, S)
     m_teacher = tl.broadcast_to(i_s, (CX,)) == 0
     b_fy = (i_j + 0.5) / S
     stride = tl.cast(n_cell, tl.int64)
@@ -172,11 +172,11 @@ def _largest_logits(
 
 
 def shifts(
-    logits: NodeLogits, r: Tensor, cells: Cells, temperature: float, priors: tuple[Tensor, Tensor] | None = None
+    logits: NodeLogits, r: Tensor, cells: Cells, temperature: float, factors: tuple[Tensor, Tensor] | None = None
 ) -> Tensor | None:
     """None where 1/t shifts all exponentials; else max over the slots of cos / t, in units of log2, as `r` is laid out.
 
-    `priors`, of two streams: z [B, C, H, W], whose logarithm is part of what the teacher's slots are compared by, and
+    `factors`, of two streams: z [B, C, H, W], whose logarithm is part of what the teacher's slots are compared by, and
     log2 pi [C] of the student's. Knowing the maximum *before* the sums are taken, rather than rescaling them while they
     are, leaves the sums of chunks and programs free to be added in any grouping. The pass over the bank that it costs
     has no exponential.
@@ -184,8 +184,8 @@ def shifts(
     if temperature >= CONSTANT_SHIFT_TEMPERATURE:
         return None
     largest, bank = scratch(*r.shape, like=r), logits.bank
-    z, log2_prior_C = priors or (r, r)  # of one stream they are not read
-    strides = z.stride() if priors else (0, 0, 0, 0)
+    z, log2_prior_C = factors or (r, r)  # of one stream they are not read
+    strides = z.stride() if factors else (0, 0, 0, 0)
     for start, stop, a in logits:
         streams = a.shape[2]
         _largest_logits[(triton.cdiv(cells.count, MAX_CELLS), cells.S, streams)](

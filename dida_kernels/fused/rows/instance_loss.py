@@ -21,7 +21,7 @@ sweeps end at `used`, which the kernel reads from the device: no synchronisation
     symbol     name          shape
     e          student_ND    [N, D] float32, bfloat16 or float16, any strides; the only input with a gradient
                teacher_ND    [N, D] as the student; two dtypes meet in the one that holds both
-    z          prior_NC      [N, C] floating, any strides
+    z          z_NC      [N, C] floating, any strides
                weight_N      [N] floating, any stride
     b          packed        unit rows, bias, classes of the segments, used
 
@@ -72,8 +72,8 @@ BLOCKS = RowBlocks(
 
 @triton.jit
 def _row_sums(
-    b_student, b_teacher, b_scale_s, b_scale_w, p_rows, p_bias, p_class, p_slot_prior, p_prior, used, o_n, N,
-    stride_prior_n, stride_prior_c, log2e_over_t,
+    b_student, b_teacher, b_scale_s, b_scale_w, p_rows, p_bias, p_class, p_slot_prior, p_z, used, o_n, N,
+    stride_z_n, stride_z_c, log2e_over_t,
     BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SEGMENT: tl.constexpr,
     ADJUSTED: tl.constexpr, ONLINE: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
@@ -85,7 +85,7 @@ def _row_sums(
     b_top_s, b_top_w = zero + LOWEST, zero + LOWEST
     for i_k in tl.range(0, used, BLOCK_K):
         b_b, b_bias, b_z = load_packed(
-            p_rows, p_bias, p_class, p_prior, i_k, o_n, N, stride_prior_n, stride_prior_c, one,
+            p_rows, p_bias, p_class, p_z, i_k, o_n, N, stride_z_n, stride_z_c, one,
             BLOCK_D, BLOCK_N, BLOCK_K, SEGMENT,
         )  # fmt: skip
         b_w = dot(b_teacher, tl.trans(b_b), zero, PRECISION, UPCAST) * b_scale_w
@@ -117,7 +117,7 @@ def _row_sums(
 @triton.jit
 def _row_gradient(
     b_student, b_teacher, b_scale_s, b_scale_w, b_shift_s, b_shift_w, b_per_L, b_per_U,
-    p_rows, p_bias, p_class, p_slot_prior, p_prior, used, o_n, N, stride_prior_n, stride_prior_c, log2e_over_t,
+    p_rows, p_bias, p_class, p_slot_prior, p_z, used, o_n, N, stride_z_n, stride_z_c, log2e_over_t,
     BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SEGMENT: tl.constexpr,
     ADJUSTED: tl.constexpr, ONLINE: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
@@ -127,7 +127,7 @@ def _row_gradient(
     b_along = zero
     for i_k in tl.range(0, used, BLOCK_K):
         b_b, b_bias, b_z = load_packed(
-            p_rows, p_bias, p_class, p_prior, i_k, o_n, N, stride_prior_n, stride_prior_c, b_per_U,
+            p_rows, p_bias, p_class, p_z, i_k, o_n, N, stride_z_n, stride_z_c, b_per_U,
             BLOCK_D, BLOCK_N, BLOCK_K, SEGMENT,
         )  # fmt: skip
         b_w = dot(b_teacher, tl.trans(b_b), zero, PRECISION, UPCAST) * b_scale_w
@@ -149,9 +149,9 @@ def _row_gradient(
 
 @triton.jit
 def _rows_loss(
-    p_student, p_teacher, p_prior, p_weight, p_rows, p_bias, p_class, p_used, p_slot_prior, p_start, p_total, p_grad,
+    p_student, p_teacher, p_z, p_weight, p_rows, p_bias, p_class, p_used, p_slot_prior, p_start, p_total, p_grad,
     N, C,
-    stride_student_n, stride_student_d, stride_teacher_n, stride_teacher_d, stride_prior_n, stride_prior_c,
+    stride_student_n, stride_student_d, stride_teacher_n, stride_teacher_d, stride_z_n, stride_z_c,
     stride_weight, log2e_over_t, inverse_t,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_K_GRAD: tl.constexpr,
     SEGMENT: tl.constexpr, NEED_GRAD: tl.constexpr, ADJUSTED: tl.constexpr, ONLINE: tl.constexpr,
@@ -169,15 +169,15 @@ def _rows_loss(
     b_student, b_teacher = b_student.to(DOT), b_teacher.to(DOT)
 
     b_L, b_U, b_X, b_shift_s, b_shift_w = _row_sums(
-        b_student, b_teacher, b_scale_s, b_scale_w, p_rows, p_bias, p_class, p_slot_prior, p_prior, used, o_n, N,
-        stride_prior_n, stride_prior_c, log2e_over_t,
+        b_student, b_teacher, b_scale_s, b_scale_w, p_rows, p_bias, p_class, p_slot_prior, p_z, used, o_n, N,
+        stride_z_n, stride_z_c, log2e_over_t,
         BLOCK_D, BLOCK_N, BLOCK_K, SEGMENT, ADJUSTED, ONLINE, PRECISION, UPCAST,
     )  # fmt: skip
     b_sum_U = tl.sum(b_U, 1)
     m_weighs = b_weight > 0
     m_counts = m_weighs & (b_sum_U != 0)  # NaN is seen in the loss
     n_asked = classes_to_ask(p_start, C)
-    m_counts &= mass_on_slots(p_prior + o_n * stride_prior_n, stride_prior_c, m_weighs, p_start, n_asked)
+    m_counts &= mass_on_slots(p_z + o_n * stride_z_n, stride_z_c, m_weighs, p_start, n_asked)
     b_sum_U = tl.where(m_counts, b_sum_U, 1.0)
     b_sum_L = tl.where(m_counts, tl.sum(b_L, 1), 1.0)
     b_loss = b_shift_s + tl.log2(b_sum_L) - tl.sum(b_X, 1) / b_sum_U
@@ -191,7 +191,7 @@ def _rows_loss(
         b_per_U = tl.where(m_counts, b_weight / b_sum_U, 0.0)
         b_de, b_along = _row_gradient(
             b_student, b_teacher, b_scale_s, b_scale_w, b_shift_s, b_shift_w, b_per_L, b_per_U,
-            p_rows, p_bias, p_class, p_slot_prior, p_prior, used, o_n, N, stride_prior_n, stride_prior_c, log2e_over_t,
+            p_rows, p_bias, p_class, p_slot_prior, p_z, used, o_n, N, stride_z_n, stride_z_c, log2e_over_t,
             BLOCK_D, BLOCK_N, BLOCK_K_GRAD, SEGMENT, ADJUSTED, ONLINE, PRECISION, UPCAST,
         )  # fmt: skip
         # Read again rather than kept: through the loop the accumulator needs the registers.
@@ -204,7 +204,7 @@ def _rows_loss(
 def instance_loss_rows(
     student_ND: Tensor,
     teacher_ND: Tensor,
-    prior_NC: Tensor,
+    z_NC: Tensor,
     weight_N: Tensor,
     bank_KD: Tensor,
     label_K: Tensor,
@@ -213,7 +213,7 @@ def instance_loss_rows(
     need_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The loss, its unscaled gradient ([0, D] unless needed) and the scale 1 / sum of weights."""
-    (N, D), C, device = student_ND.shape, prior_NC.shape[1], student_ND.device
+    (N, D), C, device = student_ND.shape, z_NC.shape[1], student_ND.device
     dtype = torch.promote_types(student_ND.dtype, teacher_ND.dtype)
     block, online = block_for(BLOCKS, student_ND, dtype), temperature < CONSTANT_SHIFT_TEMPERATURE
     bank, log2_prior_C = sort_bank(bank_KD, label_K, C), log2_prior(log_prior_C, label_K, C)
@@ -224,7 +224,7 @@ def instance_loss_rows(
         _rows_loss[(len(total_T2),)](
             student_ND,
             teacher_ND,
-            prior_NC,
+            z_NC,
             weight_N,
             *packed,
             bank.start_C1,
@@ -234,7 +234,7 @@ def instance_loss_rows(
             C,
             *student_ND.stride(),
             *teacher_ND.stride(),
-            *prior_NC.stride(),
+            *z_NC.stride(),
             *weight_N.stride(),
             math.log2(math.e) / temperature,
             1 / temperature,
@@ -259,7 +259,7 @@ def instance_loss_rows(
 
 
 @instance_loss_rows.register_fake
-def _(student_ND, teacher_ND, prior_NC, weight_N, bank_KD, label_K, log_prior_C, temperature, need_grad):
+def _(student_ND, teacher_ND, z_NC, weight_N, bank_KD, label_K, log_prior_C, temperature, need_grad):
     scalar = student_ND.new_empty((), dtype=torch.float32)
     rows = student_ND.shape[0] if need_grad else 0
     grad_ND = student_ND.new_empty((rows, student_ND.shape[1]), dtype=_saved_dtype(student_ND))

@@ -85,17 +85,17 @@ def _pack_bank(
 
 @triton.jit
 def load_packed(
-    p_rows, p_bias, p_class, p_prior, i_k, o_n, N, stride_n, stride_c, b_weight,
+    p_rows, p_bias, p_class, p_z, i_k, o_n, N, stride_n, stride_c, b_weight,
     BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SEGMENT: tl.constexpr,
 ):  # fmt: skip
-    """A block of slots: unit rows [BLOCK_K, BLOCK_D], bias [BLOCK_K], weighted prior of pixels [BLOCK_N, BLOCK_K]."""
+    """A block of slots: unit rows [BLOCK_K, BLOCK_D], bias [BLOCK_K], weighted z of pixels [BLOCK_N, BLOCK_K]."""
     SEGMENTS: tl.constexpr = BLOCK_K // SEGMENT
     o_k = i_k + tl.arange(0, BLOCK_K)
     b_b = tl.load(p_rows + o_k[:, None].to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)[None, :])
     b_bias = tl.load(p_bias + o_k)
     b_class = tl.load(p_class + i_k // SEGMENT + tl.arange(0, SEGMENTS)).to(tl.int64)
-    p_z = p_prior + o_n[:, None] * stride_n + b_class[None, :] * stride_c
-    b_z = tl.load(p_z, mask=(o_n < N)[:, None], other=0.0).to(tl.float32) * b_weight[:, None]
+    o_z = o_n[:, None] * stride_n + b_class[None, :] * stride_c
+    b_z = tl.load(p_z + o_z, mask=(o_n < N)[:, None], other=0.0).to(tl.float32) * b_weight[:, None]
     b_z = tl.broadcast_to(b_z[:, :, None], (BLOCK_N, SEGMENTS, SEGMENT))
     return b_b, b_bias, tl.reshape(b_z, (BLOCK_N, BLOCK_K))
 
