@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dida.run.provenance import machine, source_commit, source_digest
+from dida.machine.provenance import machine, source_commit, source_digest
 
 ROOT = Path(__file__).parent.parent
 RESULTS_FOLDER = Path(__file__).parent / "results"

@@ -25,6 +25,7 @@ from dida.errors import UserError
 from dida.machine.device import find_device
 from dida.machine.distributed import World, joined, processes
 from dida.machine.files import require_writable, write_json
+from dida.machine.progress import Progress
 from dida.options import parse_size
 from dida.options.evaluation import EvalConfig, LookConfig
 from dida.options.export import ENDINGS, ExportConfig
@@ -34,7 +35,6 @@ from dida.options.toy import ToyOptions
 from dida.report.gather import gather_story
 from dida.report.write import gain_lines, write_report
 from dida.run.folder import require_place
-from dida.run.progress import Progress
 from dida.use.evaluate import Inference
 from dida.use.export import (
     Deployed,

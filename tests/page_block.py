@@ -4,7 +4,7 @@ from pathlib import Path
 
 from bench.record import replaced
 from dida.machine.files import write_text
-from dida.run.provenance import machine, source_digest
+from dida.machine.provenance import machine, source_digest
 
 PAGES = Path(__file__).parents[1] / "docs"
 

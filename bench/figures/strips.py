@@ -10,7 +10,7 @@ import tyro
 
 from bench.figures.runs import domain_of, evenly_spaced, images_of, load_runs, names_of, predictions, save_facts
 from dida.data.classes import ClassSet
-from dida.run.panel import legend
+from dida.data.drawing import legend
 from dida.use.predictions import save_png
 
 PICTURE_WIDTH = 256  # pixels of one picture in the strip

@@ -25,7 +25,7 @@ from bench.gpu.ledger import DONE, RESULTS
 from bench.gpu.measurements import COMPILED, EAGER, OURS, Measurements, Row
 from bench.record import NONE, replaced
 from bench.record import table as markdown_table
-from dida.run.provenance import source_digest
+from dida.machine.provenance import source_digest
 
 BLOCK = "gpu"  # of the page
 FIGURE, TABLES = "floor.png", "report.md"

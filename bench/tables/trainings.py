@@ -3,8 +3,8 @@
 bench/results/<benchmark>/records/<digest>/<row>_s<seed>_<split>.json   one per row, seed and split, committed
 runs/tables/<benchmark>/<method>_s<seed>_<hash>/                        run folders, not committed
 
-<digest> is of the source that trained and scored (dida.run.provenance.source_digest), <hash> of it and the options. So
-what one state of the source made is never mistaken for another's: neither a record nor a run that was stopped.
+<digest> is of the source that trained and scored (dida.machine.provenance.source_digest), <hash> of it and the
+options. So what one state of the source made is never mistaken for another's: neither a record nor a run that was stopped.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from bench.tables.jobs import Task
 from bench.tables.rows import BENCHMARKS, WARM, Benchmark, Row
 from dida import recipes
 from dida.config import MAY_CHANGE, Config, InstanceConfig, flat, from_dict, to_dict
-from dida.run.provenance import source_digest
+from dida.machine.provenance import source_digest
 from dida.run.terms import SHARE, WATCH
 from dida.state import checkpoints
 

@@ -14,7 +14,7 @@ from dida.data.image_file import read_image
 from dida.data.labelled_images import LabelledImage
 from dida.data.transforms import Normalise, scaled_image
 from dida.data.workers import ReadAhead
-from dida.run.progress import Progress
+from dida.machine.progress import Progress
 from dida.use.evaluate import Inference, boundary_band, class_scores, confusion, enlarged, evaluating, score
 from dida.use.trained import Trained
 

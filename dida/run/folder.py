@@ -23,8 +23,8 @@ from dida.config import Config, of_run, to_dict
 from dida.data.classes import ClassSet
 from dida.errors import UserError
 from dida.machine.files import PARTIAL, Appended, regular, require_writable, write_bytes, write_json
+from dida.machine.provenance import environment
 from dida.run.claim import LOCK, Claim, require_unclaimed
-from dida.run.provenance import environment
 from dida.run.trackers import MARK, open_trackers, require_tracker
 from dida.state import checkpoints, run_folder
 

@@ -14,6 +14,7 @@ from torch import Tensor
 import dida_kernels
 from dida.batch import MEAN, STD, Batch, Belief, Mixed, PseudoLabel, Trace
 from dida.data.classes import ClassSet
+from dida.data.drawing import PAPER, legend, put_text
 from dida.data.image_file import save_png
 from dida.method.bank import InstanceBank
 
@@ -21,8 +22,6 @@ COLUMNS = 4
 SIDE = 256  # pixels that a tile is at least high or wide; smaller ones are enlarged by a whole factor
 CAPTION = 20  # height of the text above a tile
 _GAP = 4
-_INK, _PAPER = (32, 32, 32), 255
-_FONT = (cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1)  # face, size, thickness
 _SHOWN = 4  # classes whose similarity is drawn
 
 Captioned = tuple[str, np.ndarray]  # caption, [H, W, 3] uint8 RGB
@@ -101,31 +100,11 @@ def draw_panel(tiles: list[Captioned], class_set: ClassSet) -> np.ndarray:
     factor = max(-(-SIDE // max(height, width)), 1)
     cells = [_captioned(caption, cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST))
              for caption, picture in tiles]  # fmt: skip
-    cells += [np.full_like(cells[0], _PAPER)] * (-len(cells) % COLUMNS)
+    cells += [np.full_like(cells[0], PAPER)] * (-len(cells) % COLUMNS)
     rows = [np.concatenate(cells[i : i + COLUMNS], 1) for i in range(0, len(cells), COLUMNS)]
     grid, key = np.concatenate(rows), legend(class_set)
     width = max(grid.shape[1], key.shape[1])
     return np.concatenate([_padded(part, right=width - part.shape[1]) for part in (grid, key)])
-
-
-def overlay(image: np.ndarray, train_ids: np.ndarray, class_set: ClassSet) -> np.ndarray:
-    """[H, W, 3] RGB: the image and the colours of its classes, half and half; 255 leaves the image as it is."""
-    blend = cv2.addWeighted(image, 0.5, class_set.colourise(train_ids), 0.5, 0)
-    return np.where((train_ids < len(class_set))[:, :, None], blend, image)
-
-
-def legend(class_set: ClassSet) -> np.ndarray:
-    """The colour of every class beside its name, RGB."""
-    longest = max(cv2.getTextSize(name, *_FONT)[0][0] for name in class_set.names)
-    width, height = max(longest + 40, 144), 20
-    columns = max(7 * 144 // width, 1)
-    rows = -(-len(class_set) // columns)
-    canvas = np.full((rows * height, columns * width, 3), _PAPER, dtype=np.uint8)
-    for i, (name, colour) in enumerate(zip(class_set.names, class_set.colours, strict=True)):
-        left, top = i % columns * width, i // columns * height
-        cv2.rectangle(canvas, (left + 4, top + 4), (left + 24, top + 16), colour, cv2.FILLED)
-        _write(canvas, name, left + 30, top + 14)
-    return canvas
 
 
 def picture(image: Tensor) -> np.ndarray:
@@ -143,14 +122,9 @@ def heat(share: Tensor) -> np.ndarray:
 
 def _captioned(caption: str, tile: np.ndarray) -> np.ndarray:
     framed = _padded(tile, CAPTION, _GAP, _GAP, _GAP)
-    _write(framed, caption, _GAP, CAPTION - 6)
+    put_text(framed, caption, _GAP, CAPTION - 6)
     return framed
 
 
 def _padded(canvas: np.ndarray, top: int = 0, bottom: int = 0, left: int = 0, right: int = 0) -> np.ndarray:
-    return cv2.copyMakeBorder(canvas, top, bottom, left, right, cv2.BORDER_CONSTANT, value=[_PAPER] * 3)
-
-
-def _write(canvas: np.ndarray, text: str, left: int, baseline: int) -> None:
-    font, size, thickness = _FONT
-    cv2.putText(canvas, text, (left, baseline), font, size, _INK, thickness, cv2.LINE_AA)
+    return cv2.copyMakeBorder(canvas, top, bottom, left, right, cv2.BORDER_CONSTANT, value=[PAPER] * 3)

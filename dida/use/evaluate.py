@@ -28,7 +28,7 @@ from dida.data.transforms import Normalise
 from dida.data.workers import ReadAhead
 from dida.errors import UserError
 from dida.machine.distributed import ALONE, World
-from dida.run.progress import Progress
+from dida.machine.progress import Progress
 
 LEAST = 32  # pixels a side that an encoder can look at
 BAND = 3  # pixels that the boundary band reaches to either side of a class boundary

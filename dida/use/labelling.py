@@ -18,12 +18,12 @@ import numpy as np
 import torch
 
 from dida.data.classes import ClassSet
+from dida.data.drawing import legend, overlay
 from dida.data.image_file import ImageFileError, save_png
 from dida.data.pictures import Pictures, SeenPicture, find_pictures, of_one_shape, seen_picture
 from dida.data.video_file import VideoFile, whole_video
 from dida.data.workers import ReadAhead
-from dida.run.panel import legend, overlay
-from dida.run.progress import Progress
+from dida.machine.progress import Progress
 from dida.use.evaluate import Inference
 from dida.use.predictions import FOLDERS, require_distinct, save_prediction
 from dida.use.trained import Labelled, Labeller, Trained

@@ -14,9 +14,9 @@ from torch import nn
 
 from dida.config import Config, changed, of_run, to_dict
 from dida.machine.files import read_json, write_bytes, write_json
+from dida.machine.provenance import source_commit
 from dida.models.pretrained import MIT_LICENCE, encoder_licence
 from dida.models.weight_file import CONFIG
-from dida.run.provenance import source_commit
 from dida.state import FOLDER
 from dida.use.evaluate import Inference
 from dida.use.stored import SHARED, SHARED_FORMAT, WEIGHTS

@@ -13,9 +13,9 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from dida.machine.provenance import source_digest
 from dida.machine.signals import Stopped
 from dida.recipes import METHODS
-from dida.run.provenance import source_digest
 from tests.page_block import tried_on, write_block
 from tests.pairs.made import make_domains
 from tests.pairs.run import Case, run_case

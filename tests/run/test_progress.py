@@ -1,28 +1,17 @@
-"""How far something is: lines in a file, and a bar that fits where there is a terminal."""
+"""How far a run is: lines in a file, and a bar that fits where there is a terminal."""
 
 import io
 import re
 
 import pytest
 
-from dida.run.progress import Progress, StepProgress, fitting, progress_line
+from dida.run.progress import StepProgress, fitting, progress_line
 from dida.run.terms import TERMS
 
 SCALARS = {
     "loss/source": 0.25, "loss/feature": 0.0, "loss/target": 1.5, "loss/instance": 0.0, "pseudo_coverage": 0.43,
     "lr": 6e-5, "lr_head": 6e-4, "steps_per_second": 2.0, "data_wait": 0.02, "memory_gib": 8.12, "bank_fill": 0.0,
 }  # fmt: skip
-
-
-def test_progress_is_lines_where_there_is_no_terminal(capsys, monkeypatch):
-    monkeypatch.setattr("dida.run.progress.EVERY", 0.0)
-    with Progress(4, "labelling", "picture") as progress:
-        progress.advance()
-        progress.advance(3)
-    first, last = capsys.readouterr().err.splitlines()
-    assert first.startswith("labelling: 1 of 4 pictures, ")
-    assert last.startswith("labelling: 4 of 4 pictures, ")
-    assert last.endswith("0:00:00 to go")
 
 
 def test_a_line_has_what_is_on_and_nothing_else():

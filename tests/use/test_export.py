@@ -60,7 +60,7 @@ def test_onnx_labels_batches_of_any_size_and_keeps_what_a_program_needs_to_know(
 
 
 def test_a_program_of_torch_export_gives_scores_of_normalised_pictures(run, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("dida.run.progress.EVERY", 0.0)
+    monkeypatch.setattr("dida.machine.progress.EVERY", 0.0)
     path = tmp_path / "x.pt2"
     export(run, "--format", "torch", "--checks", "3", "--no-normalise", "--no-argmax", "--out", path)
     said = capsys.readouterr()

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from dida.data.classes import CITYSCAPES_CLASSES, ClassSet
+from dida.data.drawing import legend
 from dida.data.pictures import find_pictures
 from dida.data.transforms import scaled_image
 from dida.data.video_file import VideoFile, whole_video
-from dida.run.panel import legend
 from dida.use import labelling
 from dida.use.evaluate import WHOLE_IMAGE, Inference
 from dida.use.labelling import Summary, label_pictures

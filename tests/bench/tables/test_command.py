@@ -30,7 +30,7 @@ GIT = ["git", "-c", "user.name=Somebody", "-c", "user.email=somebody@example.org
 TRAIN = """
 import json, sys, time
 from pathlib import Path
-from dida.run.provenance import environment
+from dida.machine.provenance import environment
 
 given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 run = Path(given.get("--resume") or given["--out"])

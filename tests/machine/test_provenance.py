@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from dida.run.provenance import SOURCE, TREE, environment, package_version, source_commit, source_digest
+from dida.machine.provenance import SOURCE, TREE, environment, package_version, source_commit, source_digest
 
 
 def test_the_commit_is_that_of_the_checkout_or_unknown(tmp_path, monkeypatch):
