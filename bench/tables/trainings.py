@@ -4,7 +4,8 @@ bench/results/<benchmark>/records/<digest>/<row>_s<seed>_<split>.json   one per 
 runs/tables/<benchmark>/<method>_s<seed>_<hash>/                        run folders, not committed
 
 <digest> is of the source that trained and scored (dida.machine.provenance.source_digest), <hash> of it and the
-options. So what one state of the source made is never mistaken for another's: neither a record nor a run that was stopped.
+options. So what one state of the source made is never mistaken for another's: neither a record nor a run that was
+stopped.
 """
 
 import hashlib
