@@ -21,7 +21,7 @@ sweeps end at `used`, which the kernel reads from the device: no synchronisation
     symbol     name          shape
     e          student_ND    [N, D] float32, bfloat16 or float16, any strides; the only input with a gradient
                teacher_ND    [N, D] as the student; two dtypes meet in the one that holds both
-    z          z_NC      [N, C] floating, any strides
+    z          z_NC          [N, C] floating, any strides
                weight_N      [N] floating, any stride
     b          packed        unit rows, bias, classes of the segments, used
 
@@ -66,7 +66,7 @@ LOWEST: tl.constexpr = tl.constexpr(-1e30)  # below every exponent, and finite: 
 BLOCKS = RowBlocks(
     half=RowBlock(64, 32, 32),
     half_hopper=RowBlock(128, 64, 32),  # 64 slots: narrower blocks starve Hopper's matrix unit
-    wide=RowBlock(32, 32, 16),
+    wide=RowBlock(32, 16, 16),  # 32 slots spill by the hundred where Triton 3.6 compiles
 )
 
 

@@ -94,8 +94,8 @@ def load_packed(
     b_b = tl.load(p_rows + o_k[:, None].to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)[None, :])
     b_bias = tl.load(p_bias + o_k)
     b_class = tl.load(p_class + i_k // SEGMENT + tl.arange(0, SEGMENTS)).to(tl.int64)
-    o_z = o_n[:, None] * stride_n + b_class[None, :] * stride_c
-    b_z = tl.load(p_z + o_z, mask=(o_n < N)[:, None], other=0.0).to(tl.float32) * b_weight[:, None]
+    p_here = p_z + o_n[:, None] * stride_n + b_class[None, :] * stride_c
+    b_z = tl.load(p_here, mask=(o_n < N)[:, None], other=0.0).to(tl.float32) * b_weight[:, None]
     b_z = tl.broadcast_to(b_z[:, :, None], (BLOCK_N, SEGMENTS, SEGMENT))
     return b_b, b_bias, tl.reshape(b_z, (BLOCK_N, BLOCK_K))
 
