@@ -347,7 +347,8 @@ def main() -> int:
     print(budget_table(rows), end="\n\n")
     budgets = read_budgets(BUDGETS)
     if options.exceptions:
-        shutil.rmtree(exceptions(BUDGETS), ignore_errors=True)
+        for path in exceptions(BUDGETS).glob(f"{options.kernel or '*'}.json"):
+            path.unlink()
         budgets = read_budgets(BUDGETS)
         worse = [row for row in rows if row.place in budgets and regressions(budgets[row.place].measured, row.measured)]
         print("\n".join(changes(worse, budgets)) or "no exceptions")

@@ -127,6 +127,11 @@ def test_an_older_triton_is_held_to_its_exceptions_and_otherwise_to_the_budget(t
     assert budget.main() == 0
     excepted = json.loads((tmp_path / "triton-3.6" / "_loss_fwd.json").read_text())["rows"]
     assert [(r["arch"], r["measured"]["registers"]) for r in excepted] == [("sm_90", 160)]
+    other = tmp_path / "triton-3.6" / "_gather.json"  # of a kernel that is not asked for
+    other.write_text('{"rows": []}')
+    monkeypatch.setattr(sys, "argv", ["budget", "--except", "--kernel", "_loss_fwd"])
+    assert budget.main() == 0
+    assert other.exists()
     monkeypatch.setattr(sys, "argv", ["budget", "--check"])
     assert budget.main() == 0
     monkeypatch.setattr(budget.triton, "__version__", "3.9.0")
