@@ -20,8 +20,11 @@ def look(step: float, mean: float, **others: float) -> dict[str, float]:
 RUN = [look(80, 0.40), look(160, 0.60, drift=0.1), look(240, 0.50, drift=0.3)]
 
 
-def truth(look: dict[str, float]) -> float:
-    return look["toy-cityscapes_val/student"]
+MEANS = [100 * look["toy-cityscapes_val/student"] for look in RUN]
+
+
+def told(name: str) -> list[float | None]:
+    return [look.get(name) for look in RUN]
 
 
 @pytest.mark.parametrize(
@@ -39,28 +42,31 @@ def test_ranks_are_what_correlates(one, other, expected):
 
 
 def test_a_choice_costs_what_the_best_one_has_more():
-    assert judge(RUN, truth, lambda look: look["agreement"]) == Judged(pytest.approx(1), 0)
-    assert judge(RUN, truth, lambda look: look["confident"]) == Judged(pytest.approx(-1), pytest.approx(20))
-    assert judge(RUN, truth, lambda look: look["step"]) == Judged(pytest.approx(0.5), pytest.approx(10))
+    assert judge(MEANS, told("agreement")) == Judged(pytest.approx(1), 0)
+    assert judge(MEANS, told("confident")) == Judged(pytest.approx(-1), pytest.approx(20))
+    assert judge(MEANS, told("step")) == Judged(pytest.approx(0.5), pytest.approx(10))
 
 
 def test_what_some_looks_lack_is_chosen_among_the_others_and_measured_against_all():
-    assert judge([look(40, 0.7), *RUN], truth, lambda look: look.get("drift")) == Judged(
-        pytest.approx(-1), pytest.approx(20)
-    )
-    assert judge(RUN[:2], truth, lambda look: look.get("drift")) is None
+    assert judge([70, *MEANS], [None, *told("drift")]) == Judged(pytest.approx(-1), pytest.approx(20))
+    assert judge(MEANS[:2], told("drift")[:2]) is None
+
+
+def test_what_tells_no_two_apart_chooses_nothing():
+    assert judge(MEANS, [5.0, 5.0, None]) is None
 
 
 def test_a_draw_costs_what_the_mean_is_below_the_best():
-    assert at_random(RUN, truth) == pytest.approx(10)
+    assert at_random(MEANS) == pytest.approx(10)
 
 
 def test_the_table_is_of_every_run_once(tmp_path):
     other = [look(80, 0.50, drift=0.2), look(160, 0.40, drift=0.1)]
-    put(tmp_path, "daformer", RUN)
-    put(tmp_path, "dida", other)
-    put(tmp_path, "dida_regenerate-smooth-scale", other)  # the same run under another name
+    put(tmp_path, "daformer", RUN, scored=52)
+    put(tmp_path, "dida", other, scored=45)
+    put(tmp_path, "dida_regenerate-smooth-scale", other, scored=45)  # the same run under another name
     put(tmp_path, "dacs", [])
+    put(tmp_path, "warm", RUN)  # what the others start from is no choice
     page = tmp_path / "page.md"
     page.write_text(PAGE)
     main(ChoosingOptions(results=tmp_path, pages=(page,)))
@@ -69,15 +75,26 @@ def test_the_table_is_of_every_run_once(tmp_path):
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert cells(text, "student and teacher agree") == ["1.00", "0.00", "0.00", "1.00", "0.00", "0.00"]
-    assert cells(text, "teacher confident") == ["-1.00", "15.00", "20.00", "-1.00", "10.00", "10.00"]
-    assert cells(text, "a draw") == ["–", "7.50", "10.00", "–", "5.00", "5.00"]
+    assert cells(text, "teacher confident") == ["-1.00", "15.00", "20.00", "-1.00", "7.00", "7.00"]
+    assert cells(text, "a draw") == ["–", "7.50", "10.00", "–", "3.50", "3.50"]
     assert (tmp_path / "toy" / "choosing.md").read_text().strip() in text
 
 
-def put(results, row: str, found: list[dict[str, float]]) -> None:
+def put(results, row: str, found: list[dict[str, float]], *, scored: float = 50.0) -> None:
     path = results / "toy" / "records" / "abc" / f"{row}_s0_test.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"row": row, "seed": 0, "digest": "abc", "looks": found}))
+    path.write_text(
+        json.dumps(
+            {
+                "row": row,
+                "benchmark": "toy",
+                "seed": 0,
+                "digest": "abc",
+                "looks": found,
+                "student": {"mIoU": {"19": scored}},
+            }
+        )
+    )
 
 
 def cells(text: str, label: str) -> list[str]:
