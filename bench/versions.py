@@ -73,11 +73,11 @@ def main(options: VersionsOptions) -> None:
         trees = {"before": before, "now": record.ROOT}
         found = {
             f"score a picture of {sets.size[0]}x{sets.size[1]}": fastest(
-                scoring(trees, Path(folder) / f"scored-{sets.size[0]}", sets), options.turns
+                ways_to_score(trees, Path(folder) / f"scored-{sets.size[0]}", sets), options.turns
             )
             for sets in SCORED
         }
-        found["count a label of GTA5"] = fastest(counting(trees, Path(folder) / "counted", COUNTED), options.turns)
+        found["count a label of GTA5"] = fastest(ways_to_count(trees, Path(folder) / "counted", COUNTED), options.turns)
     result = {"header": record.header("cpu"), "before": options.before, "turns": options.turns, "seconds": found}
     print(versions_report(result))
     if options.json:
@@ -96,7 +96,7 @@ def checked_out(commit: str, folder: Path) -> Iterator[Path]:
         subprocess.run([*git, "remove", "--force", str(folder)], check=True)
 
 
-def scoring(trees: Mapping[str, Path], root: Path, sets: Sets) -> dict[str, Callable[[], float]]:
+def ways_to_score(trees: Mapping[str, Path], root: Path, sets: Sets) -> dict[str, Callable[[], float]]:
     """What measures the seconds to score a picture by two networks, by version; in this one also by one network."""
     val = CITYSCAPES._replace(
         size=sets.size, **{part: getattr(CITYSCAPES, part).replace("/train/", "/val/") for part in ("image", "label")}
@@ -106,7 +106,7 @@ def scoring(trees: Mapping[str, Path], root: Path, sets: Sets) -> dict[str, Call
     for data in (GTA5, CITYSCAPES):  # to train on
         make_files(root / "few", data._replace(size=(256, 128)), 2)
     for name, tree in trees.items():
-        train(tree, root / "few", sets, root / name)
+        _train(tree, root / "few", sets, root / name)
 
     def way(name: str, *more: str) -> Callable[[], float]:
         def seconds(of: str) -> float:
@@ -120,7 +120,7 @@ def scoring(trees: Mapping[str, Path], root: Path, sets: Sets) -> dict[str, Call
     return {name: way(name) for name in trees} | {"now, --alone": way("now", "--alone")}
 
 
-def counting(trees: Mapping[str, Path], root: Path, sets: Sets) -> dict[str, Callable[[], float]]:
+def ways_to_count(trees: Mapping[str, Path], root: Path, sets: Sets) -> dict[str, Callable[[], float]]:
     """What measures the seconds to count a label, by version; two processes do."""
     for name, count in (("few", sets.few), ("many", sets.many)):
         make_files(root / name, GTA5, count)
@@ -136,7 +136,7 @@ def counting(trees: Mapping[str, Path], root: Path, sets: Sets) -> dict[str, Cal
     return {name: way(tree) for name, tree in trees.items()}
 
 
-def train(tree: Path, data: Path, sets: Sets, out: Path) -> None:
+def _train(tree: Path, data: Path, sets: Sets, out: Path) -> None:
     options = {
         "--src": "gta5", "--tgt": "cityscapes", "--data-root": data, "--method": "source", "--steps": 2, "--warmup": 1,
         "--crop": 64, "--batch-size": 1, "--src-size": "256x128", "--tgt-size": "{}x{}".format(*sets.size),

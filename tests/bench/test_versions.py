@@ -3,7 +3,7 @@
 import pytest
 
 from bench import record
-from bench.versions import Sets, fastest, scoring, versions_report
+from bench.versions import Sets, fastest, versions_report, ways_to_score
 
 TINY = Sets((128, 64), 1, 2)
 
@@ -25,7 +25,7 @@ def test_they_take_turns_and_the_fastest_counts():
 
 
 def test_this_version_is_asked_as_the_other_is(tmp_path):
-    ways = scoring({"now": record.ROOT}, tmp_path, TINY)
+    ways = ways_to_score({"now": record.ROOT}, tmp_path, TINY)
     assert set(ways) == {"now", "now, --alone"}
     ways["now, --alone"]()  # raises where one of its programs fails
 
