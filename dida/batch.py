@@ -38,7 +38,7 @@ class Prediction(NamedTuple):
     """What a network says of an image."""
 
     logits: Tensor  # [B, C, H, W] class scores, bilinearly enlarged to the image
-    embed: Tensor  # [B, D, h, w] the head's fused map before dropout, stride 4: the instance embeddings
+    embed: Tensor  # [B, D, h, w] the instance embeddings, stride 4: the head's fused map before dropout, or made of it
     deepest: Tensor  # [B, C4, h', w'] the encoder's last stage, stride 32
 
 

@@ -237,7 +237,7 @@ def test_csrc_knows_nothing_of_python():
         ("dida.method.passes", "from dida.state import TrainState"),
         ("dida.step", "import dida.config"),
         ("dida.use.evaluate", "import dida.run.folder"),
-        ("dida.use.predictions", "from dida.run.panel import legend"),
+        ("dida.use.predictions", "from dida.run.panel import heat"),
         ("dida.doctor", "from dida import loop"),
         ("dida.command", "import eval"),
         ("dida.machine.signals", "import torch"),
