@@ -1,6 +1,7 @@
 """N processes that share a batch do what one does with all of it, to rounding, in every method."""
 
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from dida.config import Config
 from dida.data.loader import batches
 from dida.machine.distributed import joined
 from dida.method import feature_distance
+from dida.models import mit
 from dida.step import train_step
 from tests.machine.several import config_of, make_files
 from tests.processes import Processes
@@ -123,6 +125,26 @@ def test_in_bfloat16_processes_are_one_to_its_rounding_and_equal_each_other(file
     for part in ("student", "teacher", "bank"):
         assert distance(one, several[0], part) < 0.01, part
     assert all(torch.equal(several[1].tensors[name], tensor) for name, tensor in several[0].tensors.items())
+
+
+def test_compiled_processes_are_one_that_is_not(files, tmp_path):
+    """Gradients that come out of compiled blocks are averaged as all others are."""
+    config = config_of(files, **METHODS["dida"], steps=8, bank_start=3, bank_fill=2)
+    works = partial(run, dtype=torch.float64), partial(run_compiled, dtype=torch.float64)
+    (one,), several = (
+        Processes(n, tmp_path / str(n), work, config).results for n, work in zip((1, 2), works, strict=True)
+    )
+    for expected, *losses in zip(one.losses, *(ran.losses for ran in several), strict=True):
+        assert losses == [pytest.approx(expected, rel=1e-9, abs=1e-12)] * 2
+    assert all(distance(one, several[0], part) < 1e-9 for part in ("student", "teacher", "bank", "shares"))
+
+
+def run_compiled(config: Config, dtype: torch.dtype) -> Ran:
+    """With blocks that are traced, but not made faster, which would take a minute."""
+    mit.COMPILER = "aot_eager"
+    ran = run(replace(config, speed=replace(config.speed, compile=True)), dtype)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    return ran
 
 
 def distance(one: Ran, other: Ran, part: str) -> float:
