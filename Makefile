@@ -21,7 +21,7 @@ demo: toy
 
 ## The whole test suite, on the CPU: one thread in each of as many processes as there are cores.
 test: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses auto --durations 10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses auto --dist worksteal --durations 10
 
 ## Lint, format, and the types of both packages.
 check: .venv/ready
