@@ -251,12 +251,14 @@ def build_method(
         distance = feature_distance(
             arithmetic.frozen(imagenet), weight=teach.feature_weight, things=class_set.things, classes=C, world=world
         )
+    # A teacher that is never asked about a picture has no statistics of its own.
+    averages = teach.teacher_norm == "averaged" or not teach.self_training
     return Method(
         source_pass=SourcePass(distance),
         believe=_build_believe(config, world) if teach.self_training else Abstain(),
         target_passes=(_build_mixed_pass(config, C, world),) if teach.self_training else (),
         clip_gradient=ClipGradient(config.optim.clip_gradient) if config.optim.clip_gradient else gradient_norm,
-        update_teacher=teacher.AverageTeacher(teach.teacher_momentum, buffers=teach.teacher_norm == "averaged"),
+        update_teacher=teacher.AverageTeacher(teach.teacher_momentum, buffers=averages),
         update_bank=_build_bank_rule(config.instance, C),
         update_shares=_build_shares_rule(config, world),
     )

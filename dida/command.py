@@ -212,6 +212,8 @@ def run_export(config: ExportConfig) -> None:
             pictures, checks = drawn_pictures(config.checks, size), config.checks
         else:
             paths = find_pictures(config.images).pictures[: config.checks]
+            if not paths:
+                raise UserError(f"--images {config.images}: there is no picture to check on, only videos")
             pictures, checks = own_pictures(paths, size), len(paths)
         program = Deployed(trained.require(config.network), normalise=config.normalise, argmax=config.argmax)
         written = _written(config, trained, size, program, out)
@@ -253,7 +255,7 @@ def run_report(config: ReportConfig) -> None:
     """Look at a domain with every run, and write what is known of them into one file."""
     with told_in_one_line(program_name("report"), *USER_ERRORS_OF_READING, debug=config.debug):
         first = config.runs[0]
-        out = config.out or (first if first.is_dir() else first.parent) / "report.html"
+        out = config.out or _home(first) / "report.html"
         if config.out is not None or first.exists():
             require_writable(out, option="--out")
         story = gather_story(

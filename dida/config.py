@@ -272,6 +272,8 @@ class Config:
         inst = self.instance
         if inst.projection and inst.instance_loss == "off":
             raise ValueError(f"--projection {inst.projection}: with --instance-loss off nothing trains it")
+        if inst.projection and not self.teach.self_training:
+            raise ValueError(f"--projection {inst.projection}: with --no-self-training nothing trains it")
         asked = [name for name, off in _ASKS_THE_BANK.items() if getattr(inst, name) != off]
         if asked and inst.bank_start >= self.optim.steps:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -64,7 +65,7 @@ def _hardware() -> Iterator[str]:
 
 
 def _building() -> Iterator[str]:
-    yield _row("C++ compiler", _answer(os.environ.get("CXX", "c++"), "--version"))
+    yield _row("C++ compiler", _answer(*shlex.split(os.environ.get("CXX", "c++")), "--version"))
     yield _row("nvcc", _answer("nvcc", "--version", line="release"))
     try:
         built = ", ".join(f"{what} {value}" for what, value in extension.load_extension().items())
@@ -111,7 +112,10 @@ def _answer(*command: str, line: str = "") -> str:
     program = shutil.which(command[0])
     if program is None:
         return f"{command[0]} is not on the PATH"
-    done = subprocess.run([program, *command[1:]], capture_output=True, text=True, check=False, timeout=30)
+    try:
+        done = subprocess.run([program, *command[1:]], capture_output=True, text=True, check=False, timeout=30)
+    except subprocess.TimeoutExpired:
+        return f"{program} does not answer"
     said = (done.stdout or done.stderr).splitlines()
     return next((text.strip() for text in said if line in text), f"{program} says nothing of it")
 

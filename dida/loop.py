@@ -194,7 +194,7 @@ class Keeper:
         if not self._saved:
             return ", nothing is saved yet; the same command starts again"
         kept = "saved" if self._saved == step else f"{latest(folder).name} is the last that was saved"
-        return f", {kept}; continue with\n    {command_line('train')} --resume {folder}"
+        return f", {kept}; continue with\n    {command_line('train')} --resume {shlex.quote(str(folder))}"
 
 
 def next_command(run: Path, data: DataConfig, target: UnlabelledDomain) -> str:

@@ -183,10 +183,12 @@ def from_command_line(args: list[str], program: str = "train.py") -> Config:
 
 
 def _of_given_steps(config: Config, args: list[str]) -> Config:
-    steps = given(args, "steps", "")
-    if steps.isascii() and steps.isdecimal() and len(steps) < 11 and int(steps):  # else the parser says what is wrong
-        return of_steps(config, int(steps))
-    return config
+    given_steps = given(args, "steps", "")
+    try:
+        steps = int(given_steps) if len(given_steps) < 16 else 0  # a long number is slow to read at all
+    except ValueError:
+        steps = 0
+    return of_steps(config, steps) if 0 < steps < 10**10 else config  # else the parser says what is wrong
 
 
 def _as_saved(path: Path, args: list[str], program: str) -> Config:

@@ -5,7 +5,7 @@ draws of dropout and stochastic depth.
 from typing import Any
 
 import torch
-from timm.layers import DropPath
+from timm.layers import BatchNormAct2d, DropPath
 from torch import Tensor, nn
 
 from dida.machine.distributed import World
@@ -15,13 +15,13 @@ from dida.models.stochastic_depth import StochasticDepth
 def over_all_processes(network: nn.Module, world: World) -> None:
     """Replace, in place, what looks at its own images only. Parameters, buffers and their names stay.
 
-    Raises ValueError for a module whose draws it does not know.
+    Raises ValueError for a module whose draws or statistics it does not know.
     """
     drawn_for_all(network, world)
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.modules.batchnorm._BatchNorm):
-                setattr(parent, name, _norm(child, world))
+                setattr(parent, name, BatchNormOverAll(child, world))
 
 
 def drawn_for_all(network: nn.Module, world: World) -> None:
@@ -57,29 +57,36 @@ class DrawnForAll(nn.Module):
 
 
 class BatchNormOverAll(nn.BatchNorm2d):
-    """Batch norm over the images of all processes, in plain PyTorch, for a CPU: nn.SyncBatchNorm needs a GPU."""
+    """Batch norm over the images of all processes, in plain PyTorch: nn.SyncBatchNorm refuses a CPU, and shapes without
+    numbers, so nothing that can be tested without several GPUs would have said how they train.
+    """
 
-    def __init__(self, norm: nn.BatchNorm2d, world: World) -> None:
-        """Takes over parameters, running averages and mode of `norm`, which has all of them."""
-        assert norm.affine
-        assert norm.track_running_stats
+    def __init__(self, norm: nn.modules.batchnorm._BatchNorm, world: World) -> None:
+        """Takes over parameters, running averages, mode and activation of `norm`.
+
+        Raises ValueError for one that lacks any but the last, or does more.
+        """
+        known = type(norm) is nn.BatchNorm2d or (type(norm) is BatchNormAct2d and type(norm.drop) is nn.Identity)
+        if not (known and norm.affine and norm.track_running_stats and norm.momentum is not None):
+            raise ValueError(f"{type(norm).__name__} of this backbone cannot be over the images of several processes")
         super().__init__(norm.num_features, norm.eps, norm.momentum)
         self.weight, self.bias = norm.weight, norm.bias
         self.running_mean, self.running_var = norm.running_mean, norm.running_var
         self.num_batches_tracked = norm.num_batches_tracked
+        self.act = norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()  # timm's norms hold what follows
         self.training, self.world = norm.training, world
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W], of one shape in every process."""
         if not self.training:
-            return super().forward(x)
+            return self.act(super().forward(x))
         wide = x.to(self.weight.dtype)  # of the statistics, whatever the maps are rounded to
         mean_C = _mean_over_processes(wide.mean((0, 2, 3)), self.world)
         centred = wide - mean_C[:, None, None]
         variance_C = _mean_over_processes(centred.square().mean((0, 2, 3)), self.world)
         self._remember(mean_C, variance_C, count=self.world.size * x.numel() // x.shape[1])
         scale_C = self.weight * torch.rsqrt(variance_C + self.eps)
-        return (centred * scale_C[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+        return self.act((centred * scale_C[:, None, None] + self.bias[:, None, None]).to(x.dtype))
 
     @torch.no_grad()
     def _remember(self, mean_C: Tensor, variance_C: Tensor, *, count: int) -> None:
@@ -90,13 +97,6 @@ class BatchNormOverAll(nn.BatchNorm2d):
         self.running_mean.lerp_(mean_C, self.momentum)
         self.running_var.lerp_(variance_C * (count / (count - 1)), self.momentum)
         self.num_batches_tracked.add_(1)
-
-
-def _norm(norm: nn.modules.batchnorm._BatchNorm, world: World) -> nn.Module:
-    if next(norm.parameters()).is_cuda:
-        return nn.SyncBatchNorm.convert_sync_batchnorm(norm)
-    assert isinstance(norm, nn.BatchNorm2d)
-    return BatchNormOverAll(norm, world)
 
 
 class _MeanOverProcesses(torch.autograd.Function):

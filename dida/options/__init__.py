@@ -131,10 +131,9 @@ def _is_side(text: str) -> bool:
 def given(args: list[str], name: str, default: str) -> str:
     """The value of `--name` in a raw command line, read before the parser runs because it selects the defaults."""
     for i, arg in enumerate(args):
-        if arg == f"--{name}" and i + 1 < len(args):
-            default = args[i + 1]
-        elif arg.startswith(f"--{name}="):
-            default = arg.partition("=")[2]
+        option, equals, value = arg.partition("=")
+        if option.replace("_", "-") == f"--{name}":  # the parser takes both spellings
+            default = value if equals else args[i + 1] if i + 1 < len(args) else default
     return default
 
 

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -103,6 +104,7 @@ def step_need(config: Config, student: nn.Module, computing: nn.Module, *, targe
         torch.compiler.set_stance("force_eager"),
         FlopCounterMode(display=False) as counter,
         torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x),
+        _norms_by_their_averages(computing),
     ):
         functional_call(computing, weights, (image,))
     trainings = 1 + target_passes
@@ -115,6 +117,19 @@ def step_need(config: Config, student: nn.Module, computing: nn.Module, *, targe
     forwards = 3 + speed.checkpoint_activations + (speed.accumulate > 1)
     flops = speed.accumulate * counter.get_total_flops()
     return Need(flops=(forwards * trainings + others) * flops, memory=memory)
+
+
+@contextmanager
+def _norms_by_their_averages(network: nn.Module) -> Iterator[None]:
+    """Maps of the same size are kept, and no other process is asked for the statistics of its images."""
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    for norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train()
 
 
 def flops_a_second(device: torch.device, dtype: torch.dtype) -> float:

@@ -4,6 +4,7 @@ A program takes a batch of pictures of any size and gives labels, or scores, of 
 scaling to the size that the network was trained for stay outside of it.
 """
 
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -78,9 +79,10 @@ class Agreement(NamedTuple):
 
 def write_torch(program: Deployed, path: Path) -> None:
     """A program of torch.export, for `torch.export.load`. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    content = io.BytesIO()
     with torch.no_grad():
-        torch.export.save(_traced(program), path)
+        torch.export.save(_traced(program), content)
+    write_bytes(path, content.getvalue())
 
 
 def write_onnx(program: Deployed, path: Path, trained: Trained) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from huggingface_hub import ModelCard, PyTorchModelHubMixin
+from huggingface_hub import PyTorchModelHubMixin
 from PIL import Image
 from torch import Tensor, nn
 
@@ -22,7 +22,7 @@ from dida.data.transforms import Normalise, scaled_image
 from dida.machine.device import find_device
 from dida.options import parse_size
 from dida.use.evaluate import Inference, class_scores, enlarged, evaluating
-from dida.use.sharing import card_of, save_shared
+from dida.use.sharing import require_no_run, save_shared
 from dida.use.trained import Trained, load_trained
 
 AnyPicture = str | os.PathLike[str] | np.ndarray | Tensor | Image.Image
@@ -124,12 +124,16 @@ class Network(nn.Module, PyTorchModelHubMixin):
 
     # ---- what PyTorchModelHubMixin calls ---------------------------------------------------------------------------
 
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
+        """Weights, config and model card, for `load`; `options` are those of the hub's mixin.
+
+        Raises ValueError for the folder of a run, whose config.json it would take, and OSError.
+        """
+        require_no_run(Path(save_directory))  # now: the mixin removes a config.json first of all
+        return super().save_pretrained(save_directory, **options)
+
     def _save_pretrained(self, save_directory: Path) -> None:
         save_shared(save_directory, self.origin, self.name, self.model, self.size, self.inference)
-
-    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """From the run: data, settings, the scores that lie in its folder, and the licence of the encoder."""
-        return ModelCard(card_of(self.origin, self.name))
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> "Network":

@@ -13,20 +13,22 @@ import safetensors.torch
 from torch import nn
 
 from dida.config import Config, changed, of_run, to_dict
-from dida.machine.files import read_json, write_bytes, write_json
+from dida.machine.files import read_json, write_bytes, write_json, write_text
 from dida.machine.provenance import source_commit
 from dida.models.pretrained import MIT_LICENCE, encoder_licence
 from dida.models.weight_file import CONFIG
 from dida.state import FOLDER
 from dida.use.evaluate import Inference
-from dida.use.stored import SHARED, SHARED_FORMAT, WEIGHTS
+from dida.use.stored import NETWORKS, SHARED, SHARED_FORMAT, WEIGHTS
 from dida.use.trained import Trained
+
+CARD = "README.md"  # as the hub calls it
 
 
 def save_shared(
     folder: Path, origin: Trained, name: str, network: nn.Module, size: tuple[int, int], inference: Inference
 ) -> None:
-    """Weights and config of one network, for `read_stored`. Raises OSError."""
+    """Weights and config of one network, for `read_stored`, and its model card. Raises OSError."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     # "format" is what transformers, and the hub's own pages, ask of a file
     write_bytes(folder / WEIGHTS[0], safetensors.torch.save(tensors, metadata={"format": "pt"}))
@@ -42,6 +44,13 @@ def save_shared(
         "options": to_dict(options),
     }
     write_json(folder / CONFIG, {SHARED: content})
+    write_text(folder / CARD, card_of(origin, name))
+
+
+def require_no_run(folder: Path) -> None:
+    """Raise ValueError for the folder of a run, which has a config.json of its own."""
+    if (folder / FOLDER).exists():
+        raise ValueError(f"{folder}: is the folder of a run, whose config.json would be lost; choose another one")
 
 
 def without_paths(config: Config) -> Config:
@@ -158,7 +167,8 @@ def scores_beside(origin: Trained) -> list[dict[str, Any]]:
             content = read_json(path)
         except (OSError, ValueError):
             continue
-        if isinstance(content, dict) and "student" in content and content.get("step") == origin.step:
+        scored = isinstance(content, dict) and any(name in content for name in NETWORKS)
+        if scored and content.get("step") == origin.step:
             found.append(content)
     return found
 

@@ -13,6 +13,7 @@ from dida.config import Config, changed
 from dida.data.classes import CITYSCAPES_CLASSES
 from dida.machine.distributed import World, part_of
 from dida.models.segmentor import Segmentor
+from dida.models.whole_batch import over_all_processes
 from dida.precision import in_bfloat16
 from dida.run.overview import Need, flops_a_second, overview, step_need
 from tests.data.factories import make_folder
@@ -53,6 +54,27 @@ def test_passes_and_networks_add_up(student):
     twice = step_need(config(), student, student, target_passes=2)
     assert twice.flops / source.flops == pytest.approx(10 / 3)
     assert twice.memory == dida.memory  # a pass takes its gradient before the next begins
+
+
+class Unasked(World):
+    """Of two processes, on whatever device: asking the other one about shapes would fail on some."""
+
+    size = 2
+
+    def mine(self, whole: torch.Tensor, dim: int = 0) -> torch.Tensor:
+        return part_of(whole, 0, self.size, dim)
+
+    def mean(self, x: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("a count of shapes asked another process")
+
+
+def test_the_need_of_one_of_several_processes_is_counted_by_itself():
+    student = Segmentor("tf_efficientnet_lite0", 5, 16).train()
+    alone = need(config(), student)
+    over_all_processes(student, Unasked())
+    assert need(config(), student).memory == pytest.approx(alone.memory, rel=0.01)
+    assert need(config(), student).flops == alone.flops
+    assert all(module.training for module in student.modules())
 
 
 def test_what_is_kept_grows_with_the_batch(student):

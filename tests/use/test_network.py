@@ -161,6 +161,14 @@ def test_a_shared_folder_holds_the_network_and_nothing_of_the_machine(run, netwo
         assert part in card
     with pytest.raises(ValueError, match=r"^network teacher: .* holds student alone"):
         dida.load(folder, network="teacher")
+    (folder / "README.md").write_text("of an older step")
+    network.save_pretrained(folder)
+    assert (folder / "README.md").read_text() == card
+    (run / "config.json").write_text("its options")
+    with pytest.raises(ValueError, match="is the folder of a run"):
+        network.save_pretrained(run)
+    assert (run / "config.json").read_text() == "its options"
+    (run / "config.json").unlink()
     (folder / "config.json").write_text('{"dida": {"format": 99}}')
     with pytest.raises(ValueError, match=r"config\.json: expected format 1, found 99"):
         dida.load(folder)
