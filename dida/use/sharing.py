@@ -146,7 +146,7 @@ def _scores(origin: Trained) -> Iterator[str]:
         yield f"mIoU in percent on {_named(report['domain'])} {report['split']} ({report['images']} images at "
         yield f"{report['size']}, scored at their own resolution{toy}):"
         yield ""
-        networks = [name for name in ("student", "teacher") if name in report]
+        networks = [name for name in NETWORKS if name in report]
         yield f"| | {' | '.join(networks)} |"
         yield "|---|" + "---|" * len(networks)
         for n in report[networks[0]]["mIoU"]:

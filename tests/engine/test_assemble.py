@@ -124,6 +124,12 @@ def test_a_teacher_with_the_students_running_averages_follows_them(norm, follows
     assert all(module.training is not follows for module in batch_norms)
 
 
+@pytest.mark.parametrize("self_training", [False, True])
+def test_a_teacher_that_is_never_asked_takes_the_students_statistics(self_training):
+    _, method = build(tiny(teacher_norm="batch", self_training=self_training))
+    assert method.update_teacher.buffers is not self_training
+
+
 def test_a_random_bank_is_used_at_once_and_nu_is_never_updated():
     rule = build(tiny(bank_init="random", bank_start=0))[1].update_bank
     assert (rule.start, rule.fill) == (0, 0)

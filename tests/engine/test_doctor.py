@@ -38,6 +38,24 @@ def test_data_sets_are_counted_and_their_absence_is_no_error(tmp_path):
     assert lines["synthia"].endswith("not there")
 
 
+def test_a_compiler_may_be_called_through_another_program(monkeypatch, tmp_path):
+    monkeypatch.setenv("CXX", "env c++")
+    (line,) = (line for line in diagnosis(tmp_path) if "C++ compiler" in line)
+    assert (
+        line.split(maxsplit=2)[2]
+        == subprocess.run(["c++", "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    )
+
+
+def test_a_program_that_hangs_is_said(monkeypatch, tmp_path):
+    def hang(command, **options):
+        raise subprocess.TimeoutExpired(command, options["timeout"])
+
+    monkeypatch.setattr(subprocess, "run", hang)
+    monkeypatch.setenv("CXX", "sh")
+    assert any(line.endswith("sh does not answer") for line in diagnosis(tmp_path))
+
+
 def test_a_place_that_cannot_be_looked_at_is_one_message():
     with pytest.raises(SystemExit, match=r"dida doctor: .*File name too long"):
         main(DoctorOptions(data_root=Path("n" * 300)))

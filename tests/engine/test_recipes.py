@@ -193,6 +193,18 @@ def test_what_is_given_beside_the_steps_holds():
     assert recipes.from_command_line(["--steps", "40000"]) == recipes.dida(Config())
 
 
+@pytest.mark.parametrize(
+    "spelt, plain",
+    [
+        (["--steps", "20_000"], ["--steps", "20000"]),
+        (["--steps=+20000"], ["--steps", "20000"]),
+        (["--method", "oracle", "--tgt_size", "640x320"], ["--method", "oracle", "--tgt-size", "640x320"]),
+    ],
+)
+def test_what_the_parser_takes_for_the_same_brings_the_same_defaults(spelt, plain):
+    assert recipes.from_command_line(spelt) == recipes.from_command_line(plain)
+
+
 @pytest.mark.parametrize("steps", ["0", "-3", "many", "9" * 5000, "1e3", "²"])
 def test_a_number_of_steps_that_is_none_is_refused(steps):
     with pytest.raises(SystemExit):

@@ -194,6 +194,7 @@ def test_the_last_value_given_counts():
         (["--steps", "1"], "train.py: --steps 1: must be above 1, the step from which"),
         (["--selecting", "off"], "nothing fills the bank that --instance-loss image and --regenerate-semantic smooth"),
         (["--instance-loss", "off", "--projection", "64"], "--projection 64: with --instance-loss off nothing"),
+        (["--no-self-training", "--projection", "64"], "--projection 64: with --no-self-training nothing"),
         (["--sampling", "nu", "--bank-update", "replace"], "--bank-update replace: with --sampling nu the"),
         (["--method", "daformer", "--instance-loss", "image"], "nothing fills the bank that --instance-loss image"),
         (["--bank-fill", "2000"], "--bank-fill 2000: the steps that fill the bank come before --bank-start 1500"),

@@ -106,5 +106,8 @@ def test_what_cannot_be_done_is_one_message(run, tmp_path, monkeypatch):
     assert "no such run" in refusal(tmp_path / "nowhere")
     assert "writes weights" in refusal(run, "--format", "safetensors", "--no-argmax")
     assert "no picture there" in refusal(run, "--format", "torch", "--images", tmp_path)
+    (tmp_path / "film.mp4").write_bytes(b"")
+    assert "no picture to check on, only videos" in refusal(run, "--format", "torch", "--images", tmp_path)
+    assert "is the folder of a run" in refusal(run, "--format", "safetensors", "--out", run)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "needs onnx, onnxscript, onnxruntime: not installed" in refusal(run)
