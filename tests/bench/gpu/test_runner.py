@@ -136,7 +136,6 @@ def test_without_the_gate_nothing_is_measured(tmp_path, capsys):
 
 PROGRAM = """
 import sys
-from fnmatch import fnmatch
 from pathlib import Path
 from bench.gpu.runner import Request, run_stages
 from bench.gpu.stages import Stage
