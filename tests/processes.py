@@ -4,6 +4,7 @@ They are not forked from this process: a fork copies locks that threads hold, an
 fork once it has done so on a thread of its own, as it does for a GPU or for opcheck.
 """
 
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -35,6 +36,7 @@ def become(said: Path, work: Callable[..., object], *args: Any) -> NoReturn:
         for stream in (1, 2):
             os.dup2(file, stream)
         sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+        faulthandler.enable()  # where it was when it crashed
         for kind in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
             signal.signal(kind, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -12,6 +12,7 @@ if not hasattr(signal, "SIGHUP"):  # the first thing that every program imports
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 ONE_REQUEST = 1.0  # seconds: `timeout` and terminals send a signal to the process and to its group
+LOOK_AGAIN = 0.5  # seconds from one look to the next, whether a block that a signal ends is at its end
 
 
 class Stopped(SystemExit):
@@ -30,14 +31,18 @@ class Signals:
 
     So a loop can end in good order: it looks at `caught` where it may end, and wraps what it may give up at any moment
     in `interrupting`. A later signal of the same kind acts as if nobody listened here. Hang-ups stay ignored where they
-    are when this is made, as `nohup` asks. Must be made in the main thread.
+    are when this is made, as `nohup` asks. What another one has caught and not ended with yet is caught here too. Must
+    be made in the main thread. Takes SIGALRM for itself.
     """
 
     def __init__(self) -> None:
-        self._first: signal.Signals | None = None
-        self._since = 0.0
+        outer = getattr(signal.getsignal(signal.SIGALRM), "__self__", None)
+        self._first: signal.Signals | None = outer._first if isinstance(outer, Signals) else None
+        self._since = time.monotonic()
         self._interrupts = False
         self._before = {kind: signal.signal(kind, self._remember) for kind in STOPPING if not _under_nohup(kind)}
+        self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._look_again)
+        signal.siginterrupt(signal.SIGALRM, False)
 
     @property
     def caught(self) -> str | None:
@@ -61,6 +66,7 @@ class Signals:
 
     def restore(self) -> None:
         """Whatever listened before listens again."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for kind, handler in self._before.items():
             signal.signal(kind, handler)
 
@@ -74,11 +80,27 @@ class Signals:
         kind = signal.Signals(number)
         if self._first is None:
             self._first, self._since = kind, time.monotonic()
+            signal.setitimer(signal.ITIMER_REAL, LOOK_AGAIN, LOOK_AGAIN)
             if self._interrupts:
                 raise Stopped(kind)
         elif time.monotonic() - self._since > ONE_REQUEST:
             signal.signal(kind, self._before[kind])
             signal.raise_signal(kind)
+
+    def _look_again(self, number: int, frame: FrameType | None) -> None:
+        """An exception that a handler raises is lost where it finds the program within a destructor, a callback of C,
+        or an `except:` of a library. Then the block goes on as if nobody had asked, and is asked again."""
+        if self._interrupts and not _ends(sys.exception()):
+            self.raise_caught()
+
+
+def _ends(error: BaseException | None) -> bool:
+    """Whether Stopped is on its way: it, or what came up on that way, is being handled."""
+    while error is not None:
+        if isinstance(error, Stopped):
+            return True
+        error = error.__context__
+    return False
 
 
 def ignore_signals() -> None:

@@ -96,7 +96,7 @@ def test_before_there_is_anything_to_save_it_is_quiet(toy, trained, tmp_path, sc
     assert wait_until(lambda: listens(run.pid))
     time.sleep(0.02 * kind)
     run.signal(kind, group=True)
-    assert run.wait() == 128 + kind
+    assert run.wait() == 128 + kind, run.said()
     assert not run.left_over()
     assert_told(run)
 

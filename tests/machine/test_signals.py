@@ -1,5 +1,6 @@
 """Requests to stop: remembered, raised where that is safe, and passed on when they are repeated."""
 
+import contextlib
 import os
 import signal
 import time
@@ -38,6 +39,70 @@ def test_a_block_that_may_be_given_up_ends_at_once(kind):
         with pytest.raises(Stopped):
             block(lambda: pytest.fail("begun after a signal"))
     assert time.monotonic() - begin < 60
+
+
+class Swallows:
+    """What ends in here gets no exception out."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self.act = act
+
+    def __del__(self) -> None:
+        self.act()
+
+
+def catch_all(act: Callable[[], object]) -> None:
+    with contextlib.suppress(BaseException):
+        act()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("swallow", [Swallows, catch_all])
+def test_a_request_that_is_lost_on_its_way_is_made_again(swallow, monkeypatch):
+    monkeypatch.setattr(signals, "LOOK_AGAIN", 0.02)
+
+    def block() -> None:
+        with listening.interrupting():
+            swallow(lambda: os.kill(os.getpid(), signal.SIGTERM))
+            assert listening.caught == "SIGTERM"
+            time.sleep(60)
+            pytest.fail("went on")
+
+    with Signals() as listening, pytest.raises(Stopped):
+        block()
+
+
+def test_what_a_block_does_at_its_end_is_not_ended(monkeypatch):
+    monkeypatch.setattr(signals, "LOOK_AGAIN", 0.02)
+    done = []
+
+    @contextlib.contextmanager
+    def tidied():
+        try:
+            yield
+        finally:
+            time.sleep(0.2)
+            with contextlib.suppress(KeyError):
+                {}["another error"]
+            done.append("tidied")
+
+    def block() -> None:
+        with listening.interrupting(), tidied():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with Signals() as listening, pytest.raises(Stopped):
+        block()
+    assert done == ["tidied"]
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+
+
+def test_the_inner_listener_ends_with_what_the_outer_one_has_lost():
+    with Signals() as outer:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with Signals() as inner, pytest.raises(Stopped):
+            inner.raise_caught()
+    assert outer.caught == "SIGTERM"
 
 
 def test_the_first_of_several_kinds_counts():
