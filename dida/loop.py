@@ -204,9 +204,9 @@ def next_command(run: Path, data: DataConfig, target: UnlabelledDomain) -> str:
     they may be of other classes.
     """
     ask = f"{command_line('eval')} {shlex.quote(str(run))}"
-    if domains.may_be_scored(data.tgt, data.data_root, "val"):
-        return f"score it with\n    {ask} --tgt {data.tgt}"
     own = data.tgt.startswith("folder:")
+    if not own and domains.has_labels(data.tgt, data.data_root, "val"):
+        return f"score it with\n    {ask} --tgt {data.tgt}"
     places = [path.parent for path in target.images]
     pictures = shlex.quote(os.path.commonpath(places) if own else str(places[0]))
     return f"see what it makes of pictures with\n    {ask} --images {pictures}"

@@ -206,13 +206,18 @@ def published_mean(source: str) -> int | None:
     return layouts[0].published_mean if layouts else None
 
 
-def may_be_scored(name: str, root: Path, split: str) -> bool:
-    """Whether a built-in domain has folders of images and labels for a split; no label is opened or listed."""
+def has_labels(name: str, root: Path, split: str) -> bool:
+    """Whether the folders of images and labels of a domain's split are there, or in zip files; no label is opened.
+
+    Raises ValueError for a name that does not exist, ArchiveError.
+    """
+    name = ALIASES.get(name, name)
+    if name in LAYOUTS and split not in LAYOUTS[name][0].splits:
+        return False
     return any(
-        all((root / folder / _head(part, layout, split)).is_dir() for part in (layout.images, layout.labels))
-        for layout in LAYOUTS.get(ALIASES.get(name, name), ())
+        all(_roots(Path(root) / folder, part, layout, split) for part in (layout.images, layout.labels))
+        for layout in _layouts(name, split, labels=True)[1]
         for folder in layout.folders
-        if split in layout.splits
     )
 
 
@@ -270,11 +275,6 @@ def _unpacked(folder: Path, part: str) -> list[tuple[str, Path]]:
         return []
     found = [(f"{middle.name}/", middle / tail) for middle in sorted((folder / head).iterdir())]
     return [(name, path) for name, path in found if path.is_dir() and not name.startswith(".")]
-
-
-def _head(part: str, layout: Layout, split: str) -> str:
-    """A folder of a layout, or where it has a * the one above."""
-    return part.format(split=layout.splits[split]).partition("/*/")[0]
 
 
 def _place(folder: Path, part: str, layout: Layout, split: str) -> str:

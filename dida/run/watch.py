@@ -154,7 +154,7 @@ def _kept_apart(source: LabelledDomain, config: Config) -> LabelledDomain:
     """Pictures of a source that it does not train on; of one without a val split, such as GTA5, those that it does."""
     root = config.data.data_root
     for name in (source.name, f"{source.name}-val"):
-        if domains.may_be_scored(name, root, "val"):
+        if (name == source.name or name in domains.DOMAINS) and domains.has_labels(name, root, "val"):
             return domains.labelled(name, root, "val")
     return source
 

@@ -58,8 +58,26 @@ def test_a_packed_data_set_is_the_data_set(root, packed, name, split):
         assert content(ours) == theirs.read_bytes()
     assert image_size(here.images[0]) == image_size(there.images[0])
     assert np.array_equal(class_statistics(here).pixels, class_statistics(there).pixels)
-    assert check_labelled(domains.survey(name, packed, split), workers=0).ok
+    assert check_labelled(domains.survey(name, packed, split)).ok
     assert not [path for path in packed.rglob("*.png")]
+
+
+@pytest.mark.parametrize(
+    "name, split, has", [("cityscapes", "val", True), ("cityscapes", "test", False), ("gta", "train", True),
+                         ("gta5", "val", False), ("urbansyn", "train", False)],
+)  # fmt: skip
+def test_labels_are_asked_for_without_being_unpacked(root, packed, name, split, has):
+    assert domains.has_labels(name, root, split) == domains.has_labels(name, packed, split) == has
+
+
+def test_of_an_own_folder_splits_are_asked_for(tmp_path):
+    for folder in ("images/train", "images/val", "labels/train", "other/images/train", "other/labels/train"):
+        (tmp_path / folder).mkdir(parents=True)
+    assert domains.has_labels(f"folder:{tmp_path}", tmp_path, "train")
+    assert not domains.has_labels(f"folder:{tmp_path}", tmp_path, "val")  # pictures alone
+    assert not domains.has_labels(f"folder:{tmp_path}/other", tmp_path, "val")
+    with pytest.raises(ValueError, match="no domain is called 'mars'"):
+        domains.has_labels("mars", tmp_path, "val")
 
 
 @pytest.mark.parametrize("source", ["gta5", "synthia"])

@@ -6,6 +6,7 @@ import signal
 import weakref
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 import torch
@@ -151,8 +152,9 @@ def test_a_class_set_is_kept_with_the_run_and_in_its_checkpoints(toy, tmp_path):
         ("cityscapes", ("leftImg8bit/val", "gtFine/val"), "eval.py r --tgt cityscapes"),
         ("toy-cityscapes", ("leftImg8bit/val", "gtFine/val"), "eval.py r --tgt toy-cityscapes"),
         ("cityscapes", ("leftImg8bit/val",), "eval.py r --images {}/some"),  # labels were not downloaded
-        ("acdc", ("rgb_anon", "gt"), "eval.py r --tgt acdc"),
+        ("acdc", ("rgb_anon/fog/val", "gt/fog/val"), "eval.py r --tgt acdc"),
         ("gta5", ("images", "labels"), "eval.py r --images {}/some"),  # it has no val split
+        ("cityscapes", ("all.zip",), "eval.py r --tgt cityscapes"),
         ("folder:x", ("images/val", "labels/val"), "eval.py r --images {}"),
     ],
 )
@@ -161,6 +163,11 @@ def test_the_last_line_of_a_run_is_a_command_that_works_for_it(tmp_path, target,
     base = root / domains.LAYOUTS[target][0].folders[0] if target in domains.LAYOUTS else root
     for folder in folders:
         (base / folder).mkdir(parents=True)
+    if folders == ("all.zip",):
+        (base / "all.zip").rmdir()
+        with ZipFile(base / "all.zip", "w") as file:
+            for name in ("leftImg8bit/val/x/x_leftImg8bit.png", "gtFine/val/x/x_gtFine_labelIds.png"):
+                file.writestr(name, b"")
     pictures = UnlabelledDomain(target, "train", base, (base / "some" / "0.png", base / "other" / "1.png"))
     said = loop.next_command(Path("r"), DataConfig(tgt=target, data_root=root), pictures)
     place = command.partition("{}")[2]

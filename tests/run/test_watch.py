@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,22 @@ def test_labels_of_the_target_are_scored_where_that_is_asked_for(toy, tmp_path):
     pairs = assemble(config).pairs
     names = [images.domain.name for images in build_watch(config, pairs.source, pairs.target).scored]
     assert names == ["toy-gta5-val", "toy-cityscapes"]
+
+
+def test_pictures_of_a_source_that_it_does_not_train_on_are_scored(toy, tmp_path):
+    """An own folder's are those of its own val split, not of another folder whose name is nearly its."""
+    frames, source = tmp_path / "frames", toy / "toy/gta"
+    for split, folder in (("train", "gta"), ("val", "gta-val")):
+        for kind in ("images", "labels"):
+            shutil.copytree(toy / "toy" / folder / kind, frames / kind / split)
+    (tmp_path / "frames-val").mkdir()
+    own = {"7": "road", "8": "sidewalk", "21": "vegetation"}
+    (frames / "classes.json").write_text(json.dumps(own))
+    config = options(toy, tmp_path / "run", src=f"folder:{frames}", eval_every=1)
+    pairs = assemble(changed(config, eval_every=0)).pairs
+    (scored,) = build_watch(config, pairs.source, pairs.target).scored
+    assert scored.domain.images == tuple(sorted((frames / "images/val").iterdir()))
+    assert len(pairs.source.images) == len(list((source / "images").iterdir()))
 
 
 def test_labels_that_are_asked_for_and_are_not_there(toy, tmp_path):
