@@ -85,15 +85,10 @@ def run_training(config: Config) -> None:
 
 def run_toy(config: ToyOptions) -> None:
     """Draw what is not there of the toy, and say what was drawn."""
-
-    def show(done: int, total: int) -> None:
-        if done % 100 == 0 or done == total:
-            print(f"{done} of {total} pictures", flush=True)
-
     with told_in_one_line(program_name("toy"), *USER_ERRORS_OF_READING):
         for weather in config.weather:
             start = time.perf_counter()
-            outcome = generate(config.data_root, weather=weather, jobs=config.jobs, progress=show)
+            outcome = generate(config.data_root, weather=weather, jobs=config.jobs)
             seconds = time.perf_counter() - start
             if outcome.written:
                 print(f"wrote {outcome.written} of {outcome.pictures} pictures in {seconds:.0f} s: {outcome.folder}")
@@ -214,7 +209,7 @@ def run_export(config: ExportConfig) -> None:
             paths = find_pictures(config.images).pictures[: config.checks]
             if not paths:
                 raise UserError(f"--images {config.images}: there is no picture to check on, only videos")
-            pictures, checks = own_pictures(paths, size), len(paths)
+            pictures, checks = own_pictures(paths, size, enlarge=trained.config.data.enlarge), len(paths)
         program = Deployed(trained.require(config.network), normalise=config.normalise, argmax=config.argmax)
         written = _written(config, trained, size, program, out)
         print(f"{out} is written; checking it on {checks} pictures (--checks)", file=sys.stderr, flush=True)

@@ -17,7 +17,7 @@ SCRIPTS = ("train.py", "eval.py")  # setup.py builds; it is no part of the house
 LONGEST = 60  # lines of a function
 
 # Module -> what it may import of dida, without that package's name. "data" stands for all below it.
-_DATA = ("batch", "data", "errors", "machine.distributed", "machine.files", "machine.signals")
+_DATA = ("batch", "data", "errors", "machine.distributed", "machine.files", "machine.progress", "machine.signals")
 _METHOD = ("batch", "kernels", "machine.distributed", "method")
 DIDA = {
     "batch": (),
@@ -75,8 +75,8 @@ DIDA = {
         "use.trained",
     ),
     "use.sharing": (
-        "config", "machine.files", "machine.provenance", "models", "state", "use.evaluate", "use.stored",
-        "use.trained",
+        "config", "data.sources", "machine.files", "machine.provenance", "models", "state", "use.evaluate",
+        "use.stored", "use.trained",
     ),
     "use.network": ("data", "machine.device", "options", "use.evaluate", "use.sharing", "use.trained"),
     "use.export": ("batch", "data", "machine.files", "use.evaluate", "use.trained"),

@@ -107,19 +107,19 @@ class Report:
         return "\n".join(lines)
 
 
-def check_unlabelled(domain: UnlabelledDomain, *, workers: int | None = None) -> Report:
+def check_unlabelled(domain: UnlabelledDomain) -> Report:
     """Decode every image. Label folders are neither opened nor listed."""
     title = f"checking {domain.name} ({domain.split})"
-    looks = sweep(_look_at_image, domain.images, title=title, workers=workers)
+    looks = sweep(_look_at_image, domain.images, title=title)
     return _report(domain.name, domain.split, domain.folder, looks, labels=None)
 
 
-def check_labelled(survey: Survey, *, workers: int | None = None) -> Report:
+def check_labelled(survey: Survey) -> Report:
     """Decode every image and every label of `domains.survey(...)`."""
     domain = survey.domain
     C = len(domain.class_set)
     jobs = [_Pair(image, domain.labels[index], domain.encoding(index), C) for index, image in enumerate(domain.images)]
-    looks = sweep(_look_at_pair, jobs, title=f"checking {domain.name} ({domain.split})", workers=workers)
+    looks = sweep(_look_at_pair, jobs, title=f"checking {domain.name} ({domain.split})")
     counted = [
         (look.counted, path) for look, path in zip(looks, domain.labels, strict=True) if look.counted is not None
     ]

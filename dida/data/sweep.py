@@ -6,9 +6,8 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-from tqdm import tqdm
-
 from dida.data.workers import WorkerDied, start_method, start_worker
+from dida.machine.progress import Progress
 from dida.machine.signals import starting_workers
 
 _Item = TypeVar("_Item")
@@ -23,20 +22,19 @@ def sweep(
     """[function(item) for item in items], over `workers` processes (None: one per usable core; 0: in this one).
 
     `function` must be picklable. An exception in it ends the sweep and is raised here, and WorkerDied where the
-    system killed a process. The bar shows on a terminal only.
+    system killed a process.
     """
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    bar = tqdm(total=len(items), desc=title, unit="file", disable=None)
-    with bar:
+    with Progress(len(items), title, "file") as progress:
         if workers == 0 or len(items) < _WORTH_PROCESSES:
-            return [_counted(bar, function(item)) for item in items]
+            return [_counted(progress, function(item)) for item in items]
         try:
             with ProcessPoolExecutor(workers, mp_context=start_method(), initializer=start_worker) as pool:
                 try:
                     with starting_workers():
                         results = pool.map(function, items, chunksize=_CHUNK)
-                    return [_counted(bar, result) for result in results]
+                    return [_counted(progress, result) for result in results]
                 except BaseException:
                     pool.shutdown(wait=False, cancel_futures=True)  # or the rest would be read before this is raised
                     raise
@@ -44,6 +42,6 @@ def sweep(
             raise WorkerDied(f"{title}: a process was killed; the system may have been out of memory") from error
 
 
-def _counted(bar: tqdm, result: _Result) -> _Result:
-    bar.update()
+def _counted(progress: Progress, result: _Result) -> _Result:
+    progress.advance()
     return result

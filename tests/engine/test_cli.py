@@ -106,7 +106,7 @@ def test_help_of_label_is_about_pictures(capsys):
 def test_the_toy_is_drawn_by_a_command_and_by_its_module(monkeypatch, capsys):
     drawn = []
 
-    def generate(root, *, weather, jobs, progress):
+    def generate(root, *, weather, jobs):
         drawn.append((root, weather, jobs))
         return Outcome(root / "toy", "abc", 3, written=len(drawn) - 1)
 

@@ -16,11 +16,9 @@ can reach them without asking for the oracle.
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +27,7 @@ from PIL import Image
 
 from dida.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_TO_TRAIN
 from dida.data.image_file import Encoding, ImageFileError, read_ids, read_image
+from dida.data.sweep import sweep
 
 from .camera import photograph
 from .canvas import Canvas, Look
@@ -136,33 +135,28 @@ def generate(
     weather: Weather = "day",
     jobs: int = 1,
     counts: Counts = BENCHMARK,
-    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Outcome:
     """Make <root>/toy hold the benchmark: what is there and right stays, what is missing or wrong is written.
 
     `weather` is the part that is drawn: both domains by day, or the target again at night or in fog. `jobs` processes
-    draw; the pixels do not depend on it. `progress` is told (pictures done, of how many).
+    draw; the pixels do not depend on it.
 
     Raises ValueError if the folder holds pictures of some other set: they would be trained on unnoticed.
-    Raises RuntimeError if this machine draws other pixels than the frozen ones.
+    Raises RuntimeError if this machine draws other pixels than the frozen ones, and as `sweep`.
     """
     toy, wanted = Path(root) / "toy", planned_pictures(counts, weather)
     _refuse_strays(toy, [picture for name in DIGEST for picture in planned_pictures(counts, name)])
     frozen = counts == BENCHMARK
     if frozen and fingerprint(_digest_on_disk(toy, picture) for picture in wanted) == DIGEST[weather]:
         return Outcome(toy, DIGEST[weather], len(wanted), written=0)
-    digests, written = [], 0
-    for one, is_new in _each(partial(_settle, toy), wanted, jobs):
-        digests.append(one)
-        written += is_new
-        progress(len(digests), len(wanted))
-    found = fingerprint(digests)
+    settled = sweep(partial(_settle, toy), wanted, title="drawing", workers=jobs if jobs > 1 else 0)
+    found = fingerprint(one for one, _ in settled)
     if frozen and found != DIGEST[weather]:
         raise RuntimeError(
             f"the pictures in {toy} have the hash {found}, the benchmark has {DIGEST[weather]}: toy numbers from them "
             "compare with nobody else's"
         )
-    return Outcome(toy, found, len(wanted), written)
+    return Outcome(toy, found, len(wanted), written=sum(is_new for _, is_new in settled))
 
 
 def _digest_on_disk(toy: Path, picture: Picture) -> bytes:
@@ -221,13 +215,3 @@ def _refuse_strays(toy: Path, known_pictures: list[Picture]) -> None:
         name = name.replace("_gtFine_labelTrainIds", "_gtFine_labelIds").replace("_labelTrainIds", "")
         if name not in known:
             raise ValueError(f"{path} is not of this set: remove {toy} or choose another data root")
-
-
-def _each(task: Callable[[Picture], tuple], items: list[Picture], jobs: int) -> Iterator[tuple]:
-    """task(item) for every item in order, computed by `jobs` processes."""
-    if jobs == 1:
-        yield from map(task, items)
-        return
-    # Spawned, not forked: the caller may hold threads (torch does), and a fork would copy their locks.
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(task, items, chunksize=8)
