@@ -30,7 +30,7 @@ def main(model: Path, pictures: Path, out: Path) -> None:
     found = [path for path in sorted(pictures.iterdir()) if path.suffix.lower() in (".png", ".jpg", ".jpeg")]
     for path in found:
         picture = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
-        seen = resized(picture, fitting(picture.shape[1::-1], size))
+        seen = resized(picture, fitting(picture.shape[1::-1], size, enlarge=json.loads(kept["enlarge"])))
         (labels,) = session.run(None, {"pictures": seen.transpose(2, 0, 1)[None]})[0]
         height, width = picture.shape[:2]
         rows = np.arange(height) * labels.shape[0] // height
@@ -41,9 +41,10 @@ def main(model: Path, pictures: Path, out: Path) -> None:
     print(f"{len(found)} pictures labelled: {out}")
 
 
-def fitting(size: tuple[int, int], into: tuple[int, int]) -> tuple[int, int]:
+def fitting(size: tuple[int, int], into: tuple[int, int], *, enlarge: bool) -> tuple[int, int]:
     """The largest (width, height) of the same ratio that fits, whichever way `into` is turned."""
     factor = min(max(into) / max(size), min(into) / min(size))
+    factor = factor if enlarge else min(factor, 1)
     return max(round(size[0] * factor), LEAST), max(round(size[1] * factor), LEAST)
 
 

@@ -102,9 +102,14 @@ def _as_first(domain: LabelledDomain, class_set: ClassSet) -> LabelledDomain:
     return replace(seen, name=domain.name)
 
 
+def sources_in(text: str) -> list[str]:
+    """What --src joins: names, each with its weight if it has one."""
+    return _BETWEEN.split(text)
+
+
 def _parsed(text: str) -> tuple[tuple[str, ...], tuple[float, ...]]:
     names, weights = [], []
-    for part in _BETWEEN.split(text):
+    for part in sources_in(text):
         found = re.fullmatch(rf"(.+?)({_WEIGHT})?", part, re.DOTALL)
         if found is None:
             raise ValueError(f"--src {text}: expected NAME, or NAME+NAME*WEIGHT")

@@ -189,8 +189,8 @@ def evaluate(
 
     `declared`: train ids of the classes that the labels can spell, which means are over; by default all.
     `on_prediction` is handed every predicted label map, by several threads. Several processes of a `world` share the
-    pictures, and what is found is of all. Raises ImageFileError for a file that cannot be used, and ValueError if no
-    pixel of the labels belongs to a class.
+    pictures, and what is found is of all. Raises ImageFileError for a file that cannot be used, and NothingToScore if
+    no pixel of the labels belongs to a class.
     """
     device = next(next(iter(networks.values())).parameters()).device
     normalise = Normalise().to(device)

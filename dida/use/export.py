@@ -108,6 +108,7 @@ def metadata(program: Deployed, trained: Trained) -> dict[str, str]:
         "classes": json.dumps(classes.names),
         "colours": json.dumps(classes.colours),
         "size": trained.config.data.tgt_size,
+        "enlarge": json.dumps(trained.config.data.enlarge),
         "normalised_inside": json.dumps(isinstance(program.normalise, Normalise)),
         "mean": json.dumps(MEAN),
         "std": json.dumps(STD),
@@ -174,9 +175,17 @@ def _batches(pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     return (np.ascontiguousarray(np.stack(same).transpose(0, 3, 1, 2)) for same in of_one_shape(pictures, BATCH))
 
 
-def own_pictures(paths: Iterable[Path], size: tuple[int, int]) -> Iterator[np.ndarray]:
-    """Files, scaled to fit into `size` as the network sees them. Raises ImageFileError."""
-    return (scaled_image(read_image(path), size) for path in paths)
+def own_pictures(paths: Iterable[Path], size: tuple[int, int], *, enlarge: bool) -> Iterator[np.ndarray]:
+    """Files, scaled to fit into `size` as the network sees them, and to what a program takes. Raises ImageFileError.
+
+    `enlarge`: whether smaller ones were, when the network was trained.
+    """
+    return (_taken(scaled_image(read_image(path), size, enlarge=enlarge)) for path in paths)
+
+
+def _taken(picture: np.ndarray) -> np.ndarray:
+    height, width = picture.shape[:2]
+    return cv2.resize(picture, (max(width, SIDE[0]), max(height, SIDE[0])))
 
 
 def drawn_pictures(count: int, size: tuple[int, int]) -> Iterator[np.ndarray]:
@@ -186,5 +195,4 @@ def drawn_pictures(count: int, size: tuple[int, int]) -> Iterator[np.ndarray]:
     share = -(-count // len(sizes))
     for number, planned in enumerate(planned_pictures(Counts(source=count))[:count]):
         image, _ = draw_picture(planned)
-        wanted = sizes[number // share]
-        yield cv2.resize(image, (max(wanted[0], SIDE[0]), max(wanted[1], SIDE[0])))
+        yield _taken(cv2.resize(image, sizes[number // share]))

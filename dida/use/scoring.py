@@ -40,8 +40,8 @@ def score_domain(
 
     Labels are matched with the network's classes by name; scores are of the classes that both know.
     `size` (width, height): each image is scaled to fit into it. Several processes of a `world` share the pictures;
-    each saves the label maps of its own. Raises ImageFileError for a file that cannot be used,
-    ValueError if no pixel of the labels belongs to a class or predictions of two images would share a name.
+    each saves the label maps of its own. Raises ImageFileError for a file that cannot be used, NothingToScore if no
+    pixel of the labels belongs to a class, ValueError if predictions of two images would share a name.
     """
     domain = domain.seen_as(trained.class_set)
     try:

@@ -13,6 +13,7 @@ import safetensors.torch
 from torch import nn
 
 from dida.config import Config, changed, of_run, to_dict
+from dida.data.sources import sources_in
 from dida.machine.files import read_json, write_bytes, write_json, write_text
 from dida.machine.provenance import source_commit
 from dida.models.pretrained import MIT_LICENCE, encoder_licence
@@ -58,7 +59,7 @@ def without_paths(config: Config) -> Config:
     data, model = config.data, config.model
     return changed(
         of_run(config),
-        src="+".join(map(_named, data.src.split("+"))),
+        src="+".join(map(_named, sources_in(data.src))),
         tgt=_named(data.tgt),
         data_root=Config().data.data_root,
         weights=model.weights if model.weights in ("auto", "none") else Path(model.weights).name,

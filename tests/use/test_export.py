@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dida.command import run_export
 from dida.config import changed
 from dida.options import read_command_line
 from dida.options.export import ExportConfig
-from dida.use.export import INPUT, Agreement, Deployed, compare, drawn_pictures, run_onnx
+from dida.use.export import INPUT, Agreement, Deployed, compare, drawn_pictures, own_pictures, run_onnx
 from dida.use.trained import load_trained
 from tests.engine.checkpoints import tiny_config, write_checkpoint
 
@@ -100,6 +101,16 @@ def test_a_wrong_program_ends_in_a_message(run, monkeypatch):
     said = refusal(run, "--format", "safetensors")
     assert said.startswith("dida export: ")
     assert "is not the network: 1 pictures of 1 sizes: 3 of 9 pixels have another label, 3 without a tie" in said
+
+
+def test_small_pictures_are_seen_as_the_network_sees_them_and_not_below_what_a_program_takes(tmp_path):
+    sizes = [(200, 30), (80, 70), (300, 400)]
+    for i, (width, height) in enumerate(sizes):
+        Image.new("RGB", (width, height)).save(tmp_path / f"{i}.png")
+    paths = sorted(tmp_path.iterdir())
+    for enlarge, expected in ((False, [(200, 64), (80, 70), (150, 200)]), (True, [(200, 64), (171, 150), (150, 200)])):
+        found = [picture.shape[1::-1] for picture in own_pictures(paths, (200, 150), enlarge=enlarge)]
+        assert found == expected
 
 
 def test_what_cannot_be_done_is_one_message(run, tmp_path, monkeypatch):

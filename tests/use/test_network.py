@@ -25,7 +25,7 @@ SIZE = (70, 90)  # width, height
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    config = changed(tiny_config(folder, tgt_size="64x64"), src=f"gta5+folder:{folder}/mine", out=folder)
+    config = changed(tiny_config(folder, tgt_size="64x64"), src=f"gta5+folder:{folder}/a+b/mine", out=folder)
     write_checkpoint(folder / "checkpoints" / "step_000400.pt", config)
     return folder
 
