@@ -4,6 +4,7 @@ import math
 import pickle
 import random
 import re
+import shlex
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -294,7 +295,8 @@ def _or_an_older_one(path: Path) -> str:
             _read(other)
         except (Damaged, Foreign, OSError, *_NOT_PLAIN):
             continue
-        return f". An older one is whole: go on from it with --resume {other}, or score it with eval.py {other}"
+        named = shlex.quote(str(other))
+        return f". An older one is whole: go on from it with --resume {named}, or score it with eval.py {named}"
     return ""
 
 

@@ -44,12 +44,15 @@ def read_published(path: Path) -> Published:
     networks = _networks(file.state)
     _require_one_scale(file.state, path)
     head, family = _head(networks["student"], path)
-    weights = {name: _with_our_encoder(state) for name, state in networks.items()}
-    if head == "segformer":
-        weights = {name: _segformer_layout(state) for name, state in weights.items()}
-    student = weights["student"]
-    embed_dim = student["decode_head.embed_layers.0.proj.weight"].shape[0]
-    backbone = _variant(student, path)
+    try:
+        weights = {name: _with_our_encoder(state) for name, state in networks.items()}
+        if head == "segformer":
+            weights = {name: _segformer_layout(state) for name, state in weights.items()}
+        student = weights["student"]
+        embed_dim = student["decode_head.embed_layers.0.proj.weight"].shape[0]
+        backbone = _variant(student, path)
+    except (KeyError, IndexError, RuntimeError) as error:  # of a tensor that is not there, or of another shape
+        raise ValueError(f"{path} is not a whole network of {family}: {str(error).splitlines()[0]}") from error
     names, colours = _classes(file.about)
     return Published(family, backbone, head, embed_dim, weights, names, colours, _source(file.about))
 

@@ -3,9 +3,11 @@
 from difflib import get_close_matches
 
 import timm
+import torch
 import torch.nn.functional as F
 from timm.models import FeatureInfo
 from torch import Tensor, nn
+from torch.func import functional_call
 
 import dida.models.mit  # noqa: F401  registers mit_b0 .. mit_b5 with timm
 from dida.batch import Prediction
@@ -91,6 +93,19 @@ def stage_info(backbone: nn.Module) -> FeatureInfo:
     info = backbone.feature_info
     assert isinstance(info, FeatureInfo)  # all that nn.Module knows is that it could be a Tensor or a Module
     return info
+
+
+def require_side(backbone: nn.Module, name: str, side: int) -> None:
+    """Raise ValueError for an encoder that does not see squares of `side` pixels; asked by shapes, without numbers."""
+    tensors = (*backbone.named_parameters(), *backbone.named_buffers())
+    shapes = {name: tensor.detach().to("meta") for name, tensor in tensors}
+    image = torch.empty(2, 3, side, side, device="meta", dtype=next(backbone.parameters()).dtype)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            functional_call(backbone, shapes, (image,))
+    except (AssertionError, RuntimeError) as error:
+        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"backbone '{name}' does not see pictures of {side}x{side} ({why}); {_INSTEAD}") from error
 
 
 _INSTEAD = "take mit_b5, or another hierarchical one such as pvt_v2_b2, convnext_tiny or resnet101"

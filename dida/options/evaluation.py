@@ -108,5 +108,10 @@ class EvalConfig(LookConfig):
             raise ValueError("--out is where --images go; did you mean --save-predictions?")
         if self.images is None and self.confidence:
             raise ValueError("--confidence is written for --images, and none were named")
+        for_scores = {"--tgt": self.tgt, "--data-root": self.data_root, "--split": self.split != "val" and self.split}
+        if self.images is not None and (given := [option for option, value in for_scores.items() if value]):
+            raise ValueError(f"{given[0]} says what is scored; --images are labelled, without labels of their own")
+        if self.images is None and self.batch_size != LookConfig.batch_size:
+            raise ValueError("--batch-size is of --images; scoring looks at one picture at a time")
         if self.images is not None and self.alone:
             raise ValueError("--alone is for scores; --images are labelled by --network alone as it is")

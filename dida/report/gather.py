@@ -46,7 +46,6 @@ class Story:
     subjects: tuple[Subject, ...]  # the first is reported, the others are set beside it
     network: str  # whose scores are broken down
     domain: LabelledDomain | UnlabelledDomain
-    size: tuple[int, int]  # (width, height) that pictures were scaled into, by the first run
 
     @property
     def names(self) -> list[str]:
@@ -124,7 +123,7 @@ def gather_story(
         )
         for name, trained in zip(names, runs, strict=True)
     )
-    return Story(subjects, network, domain, size_of(first))
+    return Story(subjects, network, domain)
 
 
 def _labelled(name: str, root: Path, split: Literal["val", "test", "train"]) -> LabelledDomain:

@@ -13,6 +13,7 @@ runs/<date>_<method>_<src>2<tgt>_<backbone>_s<seed>/
 import itertools
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
@@ -145,7 +146,7 @@ def _require_free(folder: Path) -> None:
     foreign = next((name for name in names if not _START.fullmatch(name)), None)  # of what may be a whole disk
     if foreign is not None:
         found = checkpoints(folder)
-        instead = f"or continue that run with --resume {folder}" if found else "or remove it"
+        instead = f"or continue that run with --resume {shlex.quote(str(folder))}" if found else "or remove it"
         raise FileExistsError(
             f"{folder}: exists and is not empty (it holds {foreign}); a run is never overwritten. Choose another "
             f"--out, {instead}"

@@ -112,6 +112,9 @@ def test_what_a_user_can_put_right_is_one_message(run, config, tmp_path):
     assert "device cuda:99" in refusal(run, "--device", "cuda:99")
     assert "no picture there" in refusal(run, "--images", tmp_path / "empty")
     assert "--json" in refusal(run, "--images", tmp_path, "--json", tmp_path / "x.json")
+    for option, value in (("--tgt", "acdc"), ("--split", "test"), ("--data-root", tmp_path)):
+        assert f"{option} says what is scored" in refusal(run, "--images", tmp_path, option, value)
+    assert "--batch-size is of --images" in refusal(run, "--batch-size", "2")
     assert "--save-predictions" in refusal(run, "--out", tmp_path)
     assert "cityscapes (train): no labels found" in refusal(run, "--split", "train")
 

@@ -115,6 +115,18 @@ def test_other_networks_say_what_they_are_not(tmp_path):
         read_published(mmcv(tmp_path / "x.pth", shallow))
 
 
+@pytest.mark.parametrize("name, instead", [
+    ("decode_head.embed_layers.0.proj.weight", None),
+    ("decode_head.embed_layers.0.proj.weight", torch.tensor(1.0)),
+    ("backbone.patch_embed1.proj.weight", torch.tensor(1.0)),
+])  # fmt: skip
+def test_a_network_that_lacks_a_part_is_one_message(tmp_path, name, instead):
+    state = network(0).state_dict()
+    state = {n: v for n, v in state.items() if n != name} | ({} if instead is None else {name: instead})
+    with pytest.raises(ValueError, match=r"x\.pth is not a whole network of DAFormer"):
+        read_published(mmcv(tmp_path / "x.pth", state))
+
+
 def test_the_order_of_stages_is_turned_once():
     weight = torch.arange(8.0).view(1, 8, 1, 1)
     assert coarsest_first(weight).flatten().tolist() == [6, 7, 4, 5, 2, 3, 0, 1]

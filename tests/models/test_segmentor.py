@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from dida.batch import Prediction
-from dida.models.segmentor import Segmentor, build_backbone
+from dida.models.segmentor import Segmentor, build_backbone, require_side
 
 
 def test_size_with_b5_is_the_published_one():
@@ -89,6 +89,15 @@ def test_unknown_name_near_nothing():
 def test_backbone_that_does_not_fit_is_refused_with_the_reason(name, reason):
     with torch.device("meta"), pytest.raises(ValueError, match=f"backbone '{name}' gives .*{reason}"):
         Segmentor(name)
+
+
+def test_a_backbone_of_one_size_is_refused_where_crops_have_another():
+    made = build_backbone("maxvit_tiny_tf_224", 0.1)
+    require_side(made, "maxvit_tiny_tf_224", 224)
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match=r"'maxvit_tiny_tf_224' does not see pictures of 256x256 \(.*window.*; take"):
+        require_side(made, "maxvit_tiny_tf_224", 256)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_projection_makes_embeddings_of_its_own_and_leaves_the_scores():
