@@ -47,7 +47,17 @@ def changed_files() -> list[str]:
     """What differs from the commit of this tree, files that git does not know included; results are no source."""
     if not (ROOT / ".git").exists():
         return []  # a copy that travelled: its digest tells it from the commit it says it is of
-    command = ["git", "-C", str(ROOT), "status", "--porcelain", "--", ".", ":(exclude)bench/results"]
+    command = [
+        "git",
+        "--no-optional-locks",
+        "-C",
+        str(ROOT),
+        "status",
+        "--porcelain",
+        "--",
+        ".",
+        ":(exclude)bench/results",
+    ]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return [line[3:] for line in said.splitlines()]
 

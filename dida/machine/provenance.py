@@ -45,7 +45,10 @@ def source_commit(tree: Path = TREE) -> dict[str, Any] | None:
         named = os.environ.get("DIDA_COMMIT")
         return {"commit": named, "dirty": False} if named else None
     answers = [
-        subprocess.run([git, "-C", str(tree), *command], capture_output=True, text=True, check=False)
+        # Without its lock, which a Ctrl-C would leave in the user's repository.
+        subprocess.run(
+            [git, "--no-optional-locks", "-C", str(tree), *command], capture_output=True, text=True, check=False
+        )  # fmt: skip
         for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no", "--", ".", RESULTS])
     ]
     if any(answer.returncode for answer in answers):  # a repository without commits, or one that git does not trust

@@ -1,6 +1,7 @@
 """What a number depends on besides the options is written down, and told apart where it differs."""
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -37,6 +38,19 @@ def test_results_that_change_are_no_change_of_the_source(tmp_path):
     assert source_commit(tmp_path)["dirty"] is False
     files[1].write_text("2")
     assert source_commit(tmp_path)["dirty"] is True
+
+
+def test_asking_git_takes_no_lock_that_a_signal_would_leave(tmp_path):
+    index = tmp_path / ".git/index"
+    for command in (["init", "--quiet"], ["add", "."]):
+        (tmp_path / "code.py").write_text("1")
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    mail = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", "-C", str(tmp_path), *mail, "commit", "--quiet", "--message", "all"], check=True)
+    os.utime(tmp_path / "code.py", (1, 1))  # what git would write down that it has looked at again
+    before = index.read_bytes()
+    assert source_commit(tmp_path)["dirty"] is False
+    assert index.read_bytes() == before
 
 
 def test_a_copy_without_git_is_of_the_commit_that_it_was_told(tmp_path, monkeypatch):
