@@ -63,10 +63,11 @@ class Signals:
             yield
         finally:
             self._interrupts = outer
+            if not outer:
+                signal.setitimer(signal.ITIMER_REAL, 0)
 
     def restore(self) -> None:
         """Whatever listened before listens again."""
-        signal.setitimer(signal.ITIMER_REAL, 0)
         for kind, handler in self._before.items():
             signal.signal(kind, handler)
 
@@ -80,8 +81,8 @@ class Signals:
         kind = signal.Signals(number)
         if self._first is None:
             self._first, self._since = kind, time.monotonic()
-            signal.setitimer(signal.ITIMER_REAL, LOOK_AGAIN, LOOK_AGAIN)
             if self._interrupts:
+                signal.setitimer(signal.ITIMER_REAL, LOOK_AGAIN, LOOK_AGAIN)
                 raise Stopped(kind)
         elif time.monotonic() - self._since > ONE_REQUEST:
             signal.signal(kind, self._before[kind])

@@ -97,6 +97,14 @@ def test_what_a_block_does_at_its_end_is_not_ended(monkeypatch):
     assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
 
 
+def test_an_alarm_ends_nobody_who_listens_to_it_no_more():
+    """Python hands signals back to the system before a program is quite at its end."""
+    with Signals() as listening:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert listening.caught == "SIGTERM"
+        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
 def test_the_inner_listener_ends_with_what_the_outer_one_has_lost():
     with Signals() as outer:
         os.kill(os.getpid(), signal.SIGTERM)
