@@ -3,13 +3,18 @@
 import os
 import signal
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
 import torch
 
+from tests.interpreter import quicken
+
 if not torch.cuda.is_available():
     # Triton binds a kernel to its interpreter at import; without a GPU that is the only way to run one.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+    if find_spec("triton"):
+        quicken()
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by deterministic algorithms on CUDA
 
 

@@ -48,7 +48,7 @@ def source_commit(tree: Path = TREE) -> dict[str, Any] | None:
         # Without its lock, which a Ctrl-C would leave in the user's repository.
         subprocess.run(
             [git, "--no-optional-locks", "-C", str(tree), *command], capture_output=True, text=True, check=False
-        )  # fmt: skip
+        )
         for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no", "--", ".", RESULTS])
     ]
     if any(answer.returncode for answer in answers):  # a repository without commits, or one that git does not trust
