@@ -69,7 +69,7 @@ class ModelConfig:
     weights: str = "auto"
     """ImageNet weights of the encoder: auto (from the hub), none, or a .pth/.safetensors file."""
     init: Path | None = None
-    """Checkpoint or run folder whose student both networks start from (after the encoder weights)."""
+    """Network that student and teacher start from, all of it: whatever eval.py takes for RUN (of a run its student)."""
     embed_dim: Annotated[int, Range(1, 1 << 14)] = 256
     """Channels D of the head's fused map, which are the instance embeddings but with --projection."""
     drop_path: Annotated[float, Range(0, 1, high_open=True)] = 0.1

@@ -133,7 +133,7 @@ def _imagenet_part(state: State, path: Path) -> tuple[State, str]:
     if any("decode_head" in name.split(".") for name in state):
         raise ValueError(
             f"{path} holds a whole segmentation network, whose encoder no longer has ImageNet's weights: --weights "
-            f"takes 'auto' or a file of the encoder alone; --init starts from a network that train.py has trained"
+            f"takes 'auto' or a file of the encoder alone; --init starts from a whole network"
         )
     return state, ""
 
