@@ -188,6 +188,12 @@ TABLES = {
         ),
         note="The paper does not say what stands in for CBS and BPS where they are missing; here both are random (RS).",
     ),
+    "precision": Table(
+        "Numbers of 16 bits in the networks (--precision)",
+        (_dida("bf16", "DIDA, bf16", precision="bf16"),),
+        DIDA,
+        "On a CPU --precision auto is fp32. Both are scored in fp32.",
+    ),
     "candidates": Table(
         "What the instance level could be: candidates, chosen between on val",
         (

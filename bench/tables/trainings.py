@@ -29,6 +29,7 @@ from dida.run.terms import SHARE, WATCH
 from dida.state import checkpoints
 
 # Options that no number depends on, and two that a training names by itself: the seed, and where it branches off.
+# A precision is one of them where it is that of the device, which a record names elsewhere.
 NOT_OPTIONS = MAY_CHANGE | {"resume", "check_data", "out", "init", "seed"}
 
 # Options that nothing depends on where there is no bank: a method without one is not run again when they change.
@@ -286,6 +287,8 @@ def resolved(arguments: tuple[str, ...]) -> dict[str, Any]:
     config = from_dict(to_dict(recipes.from_command_line(list(arguments))))
     options = flat(config)
     unused = NOT_OPTIONS | (set(OF_THE_BANK) if has_no_bank(options) else set())
+    if options["precision"] != flat(Config())["precision"]:
+        unused = unused - {"precision"}
     options = {name: value for name, value in options.items() if name not in unused}
     return json.loads(json.dumps(options, default=str))
 

@@ -29,6 +29,14 @@ def test_options_of_the_bank_mean_nothing_where_there_is_none(setting):
     assert Training(changed, unfed, 0).folder != Training(setting, unfed, 0).folder
 
 
+def test_a_precision_that_is_asked_for_is_an_option_and_the_devices_own_is_none(setting):
+    asked = dataclasses.replace(DIDA, name="dida_bf16", options={"method": "dida", "precision": "bf16"})
+    assert Training(setting, asked, 0).options["precision"] == "bf16"
+    assert Training(setting, asked, 0).folder != Training(setting, DIDA, 0).folder
+    assert Training(setting, asked, 0).warm.folder == Training(setting, DIDA, 0).warm.folder
+    assert "precision" not in Training(setting, DIDA, 0).options
+
+
 def test_another_source_has_other_records_and_other_runs(setting):
     changed = dataclasses.replace(setting, digest="f00d" * 4)
     put(setting, DIDA, 0, 50.0)
