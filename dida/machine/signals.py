@@ -4,8 +4,9 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import FrameType
+from typing import Any
 
 if not hasattr(signal, "SIGHUP"):  # the first thing that every program imports
     sys.exit("DIDA runs on Linux, and on the CPU of a Mac; on Windows, use its Subsystem for Linux")
@@ -32,17 +33,16 @@ class Signals:
     So a loop can end in good order: it looks at `caught` where it may end, and wraps what it may give up at any moment
     in `interrupting`. A later signal of the same kind acts as if nobody listened here. Hang-ups stay ignored where they
     are when this is made, as `nohup` asks. What another one has caught and not ended with yet is caught here too. Must
-    be made in the main thread. Takes SIGALRM for itself.
+    be made in the main thread. From a request to the end of its block, SIGALRM is taken.
     """
 
     def __init__(self) -> None:
-        outer = getattr(signal.getsignal(signal.SIGALRM), "__self__", None)
-        self._first: signal.Signals | None = outer._first if isinstance(outer, Signals) else None
+        outer = _listening()
+        self._first: signal.Signals | None = outer._first if outer else None
         self._since = time.monotonic()
         self._interrupts = False
         self._before = {kind: signal.signal(kind, self._remember) for kind in STOPPING if not _under_nohup(kind)}
-        self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._look_again)
-        signal.siginterrupt(signal.SIGALRM, False)
+        self._alarm: Any = None  # who had it, while it is ours
 
     @property
     def caught(self) -> str | None:
@@ -64,10 +64,22 @@ class Signals:
         finally:
             self._interrupts = outer
             if not outer:
-                signal.setitimer(signal.ITIMER_REAL, 0)
+                self._look_no_more()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Within `interrupting`: a signal ends this block at its end. Raises Stopped."""
+        outer, self._interrupts = self._interrupts, False
+        try:
+            yield
+        finally:
+            self._interrupts = outer
+        if outer:
+            self.raise_caught()
 
     def restore(self) -> None:
         """Whatever listened before listens again."""
+        self._look_no_more()
         for kind, handler in self._before.items():
             signal.signal(kind, handler)
 
@@ -82,6 +94,7 @@ class Signals:
         if self._first is None:
             self._first, self._since = kind, time.monotonic()
             if self._interrupts:
+                self._alarm = signal.signal(signal.SIGALRM, self._look_again)
                 signal.setitimer(signal.ITIMER_REAL, LOOK_AGAIN, LOOK_AGAIN)
                 raise Stopped(kind)
         elif time.monotonic() - self._since > ONE_REQUEST:
@@ -91,8 +104,15 @@ class Signals:
     def _look_again(self, number: int, frame: FrameType | None) -> None:
         """An exception that a handler raises is lost where it finds the program within a destructor, a callback of C,
         or an `except:` of a library. Then the block goes on as if nobody had asked, and is asked again."""
-        if self._interrupts and not _ends(sys.exception()):
+        listens = self._first is not None and signal.getsignal(self._first) == self._remember
+        if listens and self._interrupts and not _ends(sys.exception()):
             self.raise_caught()
+
+    def _look_no_more(self) -> None:
+        if self._alarm is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, self._alarm)
+            self._alarm = None
 
 
 def _ends(error: BaseException | None) -> bool:
@@ -113,12 +133,21 @@ def ignore_signals() -> None:
 
 @contextmanager
 def starting_workers() -> Iterator[None]:
-    """Signals wait while processes are forked here, and in those until they ignore them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    """Signals wait while processes are forked here, and in those until they ignore them. Raises Stopped at the end."""
+    listening = _listening()
+    # A mask is of one thread, and inherited by forks of it; a signal that finds another thread is not kept from here.
+    with listening.waiting() if listening else nullcontext():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _listening() -> Signals | None:
+    """Who listens."""
+    found = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return found if isinstance(found, Signals) else None
 
 
 def _under_nohup(kind: signal.Signals) -> bool:

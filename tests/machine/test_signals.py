@@ -3,13 +3,15 @@
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 
 import pytest
 
 from dida.machine import signals
-from dida.machine.signals import STOPPING, Signals, Stopped, ignore_signals
+from dida.machine.signals import STOPPING, Signals, Stopped, ignore_signals, starting_workers
 
 
 @pytest.mark.parametrize("kind", STOPPING)
@@ -57,15 +59,16 @@ def catch_all(act: Callable[[], object]) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("wait", [time.sleep, lambda seconds: Future().result(seconds)])
 @pytest.mark.parametrize("swallow", [Swallows, catch_all])
-def test_a_request_that_is_lost_on_its_way_is_made_again(swallow, monkeypatch):
+def test_a_request_that_is_lost_on_its_way_is_made_again(swallow, wait, monkeypatch):
     monkeypatch.setattr(signals, "LOOK_AGAIN", 0.02)
 
     def block() -> None:
         with listening.interrupting():
             swallow(lambda: os.kill(os.getpid(), signal.SIGTERM))
             assert listening.caught == "SIGTERM"
-            time.sleep(60)
+            wait(60)
             pytest.fail("went on")
 
     with Signals() as listening, pytest.raises(Stopped):
@@ -95,6 +98,38 @@ def test_what_a_block_does_at_its_end_is_not_ended(monkeypatch):
     assert done == ["tidied"]
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
     assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("made", ["while they start", "before, and lost"])
+def test_workers_are_started_all_or_none(made, monkeypatch):
+    """A signal finds a thread that does not block it, if there is one."""
+    monkeypatch.setattr(signals, "LOOK_AGAIN", 0.01)
+    threading.Thread(target=time.sleep, args=(0.5,), daemon=True).start()
+    started = []
+
+    def block() -> None:
+        with listening.interrupting():
+            if made == "before, and lost":
+                catch_all(lambda: os.kill(os.getpid(), signal.SIGTERM))
+            with starting_workers():
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.1)
+                started.append(True)
+            pytest.fail("went on")
+
+    with Signals() as listening, pytest.raises(Stopped):
+        block()
+    assert started
+
+
+def test_an_alarm_of_somebody_else_is_left_alone():
+    heard = []
+    signal.signal(signal.SIGALRM, lambda *_: heard.append("alarm"))
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    with Signals() as listening, listening.interrupting():
+        time.sleep(0.1)
+    assert heard == ["alarm"]
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
 
 def test_an_alarm_ends_nobody_who_listens_to_it_no_more():
