@@ -12,6 +12,7 @@ from dida.assemble import Parts
 from dida.batch import Batch, Trace
 from dida.config import Config, DataConfig
 from dida.data import domains
+from dida.data.archive import ArchiveError, is_packed
 from dida.data.domains import UnlabelledDomain
 from dida.data.loader import batches
 from dida.errors import NonFinite, UserError
@@ -205,11 +206,19 @@ def next_command(run: Path, data: DataConfig, target: UnlabelledDomain) -> str:
     """
     ask = f"{command_line('eval')} {shlex.quote(str(run))}"
     own = data.tgt.startswith("folder:")
-    if not own and domains.has_labels(data.tgt, data.data_root, "val"):
+    if not own and _has_labels(data):
         return f"score it with\n    {ask} --tgt {data.tgt}"
     places = [path.parent for path in target.images]
+    if is_packed(places[0]):
+        return f"see what it makes of pictures with\n    {ask} --images PICTURES"
     pictures = shlex.quote(os.path.commonpath(places) if own else str(places[0]))
     return f"see what it makes of pictures with\n    {ask} --images {pictures}"
+
+
+def _has_labels(data: DataConfig) -> bool:
+    with contextlib.suppress(OSError, ArchiveError):  # of a download that is not there as a whole; a run needs none
+        return domains.has_labels(data.tgt, data.data_root, "val")
+    return False
 
 
 def due(step: int, every: int) -> bool:

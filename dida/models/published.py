@@ -29,6 +29,7 @@ class Published(NamedTuple):
     backbone: str
     head: str  # a word of --head
     embed_dim: int
+    classes: int
     weights: dict[str, State]  # student, and teacher where there is one
     names: tuple[str, ...]  # of the classes; empty: the file does not say
     colours: tuple[tuple[int, int, int], ...]  # RGB of the classes; empty: it does not say
@@ -41,7 +42,7 @@ def read_published(path: Path) -> Published:
     Raises FileNotFoundError; ValueError that names the file and says why it cannot be used.
     """
     file = read_weights(path)
-    networks = _networks(file.state)
+    networks = _networks(file.state, path)
     _require_one_scale(file.state, path)
     head, family = _head(networks["student"], path)
     try:
@@ -51,20 +52,26 @@ def read_published(path: Path) -> Published:
         student = weights["student"]
         embed_dim = student["decode_head.embed_layers.0.proj.weight"].shape[0]
         backbone = _variant(student, path)
-    except (KeyError, IndexError, RuntimeError) as error:  # of a tensor that is not there, or of another shape
-        raise ValueError(f"{path} is not a whole network of {family}: {str(error).splitlines()[0]}") from error
+        classes = student["decode_head.conv_seg.bias"].shape[0]
+    except KeyError as error:
+        raise ValueError(f"{path} is not a whole network of {family}: it lacks {error.args[0]}") from error
+    except (IndexError, RuntimeError) as error:
+        raise ValueError(f"{path} is no network of {family}: a tensor is of another shape ({error})") from error
     names, colours = _classes(file.about)
-    return Published(family, backbone, head, embed_dim, weights, names, colours, _source(file.about))
+    return Published(family, backbone, head, embed_dim, classes, weights, names, colours, _source(file.about))
 
 
-def _networks(state: State) -> dict[str, State]:
+def _networks(state: State, path: Path) -> dict[str, State]:
     """Student and teacher of a file of self-training; a file with one network has that as its student."""
     parts = {"student": "model.", "teacher": "ema_model."}
     found = {
         name: {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         for name, prefix in parts.items()
     }
-    return {name: part for name, part in found.items() if part} or {"student": state}
+    found = {name: part for name, part in found.items() if part} or {"student": state}
+    if "student" not in found:
+        raise ValueError(f"{path} holds the teacher of a self-training (ema_model.*) and not its student (model.*)")
+    return found
 
 
 def _require_one_scale(state: State, path: Path) -> None:

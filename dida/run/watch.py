@@ -155,7 +155,9 @@ def _kept_apart(source: LabelledDomain, config: Config) -> LabelledDomain:
     root = config.data.data_root
     for name in (source.name, f"{source.name}-val"):
         if (name == source.name or name in domains.DOMAINS) and domains.has_labels(name, root, "val"):
-            return domains.labelled(name, root, "val")
+            found = domains.labelled(name, root, "val")
+            if set(found.images).isdisjoint(source.images):  # of an own folder without splits they are the same
+                return found
     return source
 
 

@@ -100,12 +100,11 @@ def _of_published(path: Path, found: Published) -> Stored:
         src=found.source or Config().data.src,
         tgt_size="2048x1024" if segformer else "1024x512",
     )
-    classes = len(found.weights["student"]["decode_head.conv_seg.bias"])
     return Stored(
         path=path,
         step=0,
         config=config,
-        class_set=_class_set(path, found, classes),
+        class_set=_class_set(path, found),
         weights=found.weights,
         family=found.family,
         source=found.source,
@@ -113,8 +112,9 @@ def _of_published(path: Path, found: Published) -> Stored:
     )
 
 
-def _class_set(path: Path, found: Published, classes: int) -> ClassSet:
+def _class_set(path: Path, found: Published) -> ClassSet:
     """The classes that the file names; of one that names none, those of Cityscapes, if it has as many."""
+    classes = found.classes
     names = found.names or (CITYSCAPES_CLASSES.names if classes == len(CITYSCAPES_CLASSES) else ())
     if len(names) != classes:
         raise ValueError(

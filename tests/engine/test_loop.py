@@ -146,6 +146,17 @@ def test_a_class_set_is_kept_with_the_run_and_in_its_checkpoints(toy, tmp_path):
     assert parts.class_set.from_dict(load_checkpoint(latest(folder))["classes"]) == parts.class_set
 
 
+def test_the_last_line_of_a_run_opens_no_download_that_is_not_whole(tmp_path):
+    folder = tmp_path / "cityscapes"
+    folder.mkdir()
+    (folder / "gtFine_trainvaltest.zip").write_bytes(b"PK half of it")
+    for place, pictures in (("leftImg8bit", f"{folder}/leftImg8bit"), ("leftImg8bit.zip/leftImg8bit", "PICTURES")):
+        (folder / place.split("/")[0]).touch() if "zip" in place else (folder / place).mkdir()
+        target = UnlabelledDomain("cityscapes", "train", folder, (folder / place / "0.png",))
+        said = loop.next_command(Path("r"), DataConfig(tgt="cityscapes", data_root=tmp_path), target)
+        assert said.endswith(f"eval.py r --images {shlex.quote(pictures)}")
+
+
 @pytest.mark.parametrize(
     "target, folders, command",
     [

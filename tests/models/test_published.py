@@ -119,11 +119,19 @@ def test_other_networks_say_what_they_are_not(tmp_path):
     ("decode_head.embed_layers.0.proj.weight", None),
     ("decode_head.embed_layers.0.proj.weight", torch.tensor(1.0)),
     ("backbone.patch_embed1.proj.weight", torch.tensor(1.0)),
+    ("decode_head.conv_seg.bias", None),
+    ("decode_head.conv_seg.bias", torch.tensor(1.0)),
 ])  # fmt: skip
 def test_a_network_that_lacks_a_part_is_one_message(tmp_path, name, instead):
     state = network(0).state_dict()
     state = {n: v for n, v in state.items() if n != name} | ({} if instead is None else {name: instead})
-    with pytest.raises(ValueError, match=r"x\.pth is not a whole network of DAFormer"):
+    with pytest.raises(ValueError, match=r"x\.pth is (not a whole network of DAFormer.*: it lacks|no network of DAF)"):
+        read_published(mmcv(tmp_path / "x.pth", state))
+
+
+def test_a_teacher_alone_is_no_network_to_start_with(tmp_path):
+    state = prefixed("ema_model.", network(0).state_dict())
+    with pytest.raises(ValueError, match=r"x\.pth holds the teacher of a self-training"):
         read_published(mmcv(tmp_path / "x.pth", state))
 
 

@@ -98,6 +98,12 @@ def test_pictures_of_a_source_that_it_does_not_train_on_are_scored(toy, tmp_path
     (scored,) = build_watch(config, pairs.source, pairs.target).scored
     assert scored.domain.images == tuple(sorted((frames / "images/val").iterdir()))
     assert len(pairs.source.images) == len(list((source / "images").iterdir()))
+    for kind in ("images", "labels"):
+        shutil.rmtree(frames / kind)
+        shutil.copytree(source / kind, frames / kind)
+    pairs = assemble(changed(config, eval_every=0)).pairs
+    (scored,) = build_watch(config, pairs.source, pairs.target).scored
+    assert scored.domain.split == "train"
 
 
 def test_labels_that_are_asked_for_and_are_not_there(toy, tmp_path):
