@@ -29,7 +29,7 @@ from dida.method.replicas import replicated
 from dida.models.daformer import DAFormerHead
 from dida.models.pretrained import load_backbone
 from dida.models.segformer import SegFormerHead
-from dida.models.segmentor import Segmentor, require_side
+from dida.models.segmentor import Segmentor, require_any_size
 from dida.models.whole_batch import over_all_processes
 from dida.optim import ClipGradient, build_optimizer, build_schedule, gradient_norm
 from dida.options import parse_size
@@ -184,7 +184,7 @@ def load_networks(config: Config, class_set: ClassSet, device: torch.device) -> 
     """The student, and the encoder of the feature distance where there are ImageNet weights to stay close to."""
     model = config.model
     student = build_student(config, class_set)
-    require_side(student.backbone, model.backbone, config.data.crop)
+    require_any_size(student.backbone, model.backbone, config.data.crop)
     _log.info(load_backbone(student.backbone, model.backbone, model.weights))
     imagenet = None
     if config.teach.feature_weight > 0 and not class_set.things:

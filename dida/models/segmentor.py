@@ -1,5 +1,6 @@
 """The network that is trained: an encoder, a head, and scores at the size of the image."""
 
+import copy
 from difflib import get_close_matches
 
 import timm
@@ -7,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from timm.models import FeatureInfo
 from torch import Tensor, nn
-from torch.func import functional_call
 
 import dida.models.mit  # noqa: F401  registers mit_b0 .. mit_b5 with timm
 from dida.batch import Prediction
@@ -95,17 +95,19 @@ def stage_info(backbone: nn.Module) -> FeatureInfo:
     return info
 
 
-def require_side(backbone: nn.Module, name: str, side: int) -> None:
-    """Raise ValueError for an encoder that does not see squares of `side` pixels; asked by shapes, without numbers."""
-    tensors = (*backbone.named_parameters(), *backbone.named_buffers())
-    shapes = {name: tensor.detach().to("meta") for name, tensor in tensors}
-    image = torch.empty(2, 3, side, side, device="meta", dtype=next(backbone.parameters()).dtype)
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            functional_call(backbone, shapes, (image,))
-    except (AssertionError, RuntimeError) as error:
-        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"backbone '{name}' does not see pictures of {side}x{side} ({why}); {_INSTEAD}") from error
+def require_any_size(backbone: nn.Module, name: str, side: int) -> None:
+    """Raise ValueError for an encoder that sees squares of `side` pixels not at all, or nothing else, as pictures are
+    of any size. Asked by shapes, without numbers."""
+    shapes = copy.deepcopy(backbone).to("meta")
+    for height, width in ((side, side), (side, side + 32)):
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                shapes(torch.empty(2, 3, height, width, device="meta"))
+        except (AssertionError, RuntimeError) as error:
+            why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ValueError(
+                f"backbone '{name}' does not see pictures of {width}x{height} ({why}); {_INSTEAD}"
+            ) from error
 
 
 _INSTEAD = "take mit_b5, or another hierarchical one such as pvt_v2_b2, convnext_tiny or resnet101"

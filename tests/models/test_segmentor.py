@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from dida.batch import Prediction
-from dida.models.segmentor import Segmentor, build_backbone, require_side
+from dida.models.segmentor import Segmentor, build_backbone, require_any_size
 
 
 def test_size_with_b5_is_the_published_one():
@@ -91,13 +91,23 @@ def test_backbone_that_does_not_fit_is_refused_with_the_reason(name, reason):
         Segmentor(name)
 
 
-def test_a_backbone_of_one_size_is_refused_where_crops_have_another():
+@pytest.mark.parametrize("side, refused", [(256, "256x256"), (224, "256x224")])
+def test_a_backbone_of_one_size_is_refused(side, refused):
     made = build_backbone("maxvit_tiny_tf_224", 0.1)
-    require_side(made, "maxvit_tiny_tf_224", 224)
-    before = torch.get_rng_state()
-    with pytest.raises(ValueError, match=r"'maxvit_tiny_tf_224' does not see pictures of 256x256 \(.*window.*; take"):
-        require_side(made, "maxvit_tiny_tf_224", 256)
+    with pytest.raises(
+        ValueError, match=rf"'maxvit_tiny_tf_224' does not see pictures of {refused} \(.*window.*; take"
+    ):
+        require_any_size(made, "maxvit_tiny_tf_224", side)
+
+
+@pytest.mark.parametrize("name", ["mit_b0", "pvt_v2_b0", "convnext_atto"])
+def test_asking_for_sizes_leaves_a_backbone_and_what_is_drawn_alone(name):
+    made, before = build_backbone(name, 0.1), torch.get_rng_state()
+    weights = {name: x.clone() for name, x in made.state_dict().items()}
+    require_any_size(made, name, 64)
     assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(x, weights[name]) for name, x in made.state_dict().items())
+    assert made(torch.zeros(1, 3, 64, 64))[-1].shape[2:] == (2, 2)
 
 
 def test_a_projection_makes_embeddings_of_its_own_and_leaves_the_scores():
