@@ -1,6 +1,7 @@
 """What every recorded number travels with: its source, the machine and the date; and how it is printed."""
 
 import json
+import os
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -47,18 +48,9 @@ def changed_files() -> list[str]:
     """What differs from the commit of this tree, files that git does not know included; results are no source."""
     if not (ROOT / ".git").exists():
         return []  # a copy that travelled: its digest tells it from the commit it says it is of
-    command = [
-        "git",
-        "--no-optional-locks",
-        "-C",
-        str(ROOT),
-        "status",
-        "--porcelain",
-        "--",
-        ".",
-        ":(exclude)bench/results",
-    ]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    command = ["git", "-C", str(ROOT), "status", "--porcelain", "--", ".", ":(exclude)bench/results"]
+    quietly = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
+    said = subprocess.run(command, capture_output=True, text=True, check=True, env=quietly).stdout
     return [line[3:] for line in said.splitlines()]
 
 

@@ -30,7 +30,7 @@ def main(model: Path, pictures: Path, out: Path) -> None:
     found = [path for path in sorted(pictures.iterdir()) if path.suffix.lower() in (".png", ".jpg", ".jpeg")]
     for path in found:
         picture = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
-        seen = resized(picture, fitting(picture.shape[1::-1], size, enlarge=json.loads(kept["enlarge"])))
+        seen = resized(picture, fitting(picture.shape[1::-1], size, enlarge=json.loads(kept.get("enlarge", "true"))))
         (labels,) = session.run(None, {"pictures": seen.transpose(2, 0, 1)[None]})[0]
         height, width = picture.shape[:2]
         rows = np.arange(height) * labels.shape[0] // height

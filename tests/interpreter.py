@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.util import find_spec
 from types import FunctionType
 from typing import Any
 
@@ -29,6 +30,8 @@ def looking_for_overflow() -> Iterator[None]:
 
 
 def _look_for_overflow(on: bool) -> None:
+    if find_spec("triton") is None:
+        return
     from triton.runtime.interpreter import interpreter_builder
 
     interpreter_builder.options = dataclasses.replace(interpreter_builder.options, sanitize_overflow=on)

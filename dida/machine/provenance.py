@@ -44,11 +44,10 @@ def source_commit(tree: Path = TREE) -> dict[str, Any] | None:
     if git is None or not (tree / ".git").exists():
         named = os.environ.get("DIDA_COMMIT")
         return {"commit": named, "dirty": False} if named else None
+    # Without its lock, which a Ctrl-C would leave in the user's repository.
+    quietly = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
     answers = [
-        # Without its lock, which a Ctrl-C would leave in the user's repository.
-        subprocess.run(
-            [git, "--no-optional-locks", "-C", str(tree), *command], capture_output=True, text=True, check=False
-        )
+        subprocess.run([git, "-C", str(tree), *command], capture_output=True, text=True, check=False, env=quietly)
         for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no", "--", ".", RESULTS])
     ]
     if any(answer.returncode for answer in answers):  # a repository without commits, or one that git does not trust

@@ -15,6 +15,7 @@ from dida_kernels.fused.launch import INTERPRETED
 from dida_kernels.fused.rows import bank_similarity as fused
 from dida_kernels.fused.rows.blocks import RowBlock, RowBlocks
 from tests.cases import SCENES, Scene, call, resized
+from tests.interpreter import looking_for_overflow
 from tests.kernels.agreement import assert_agrees, device_of
 
 DEVICE = device_of("triton")
@@ -71,7 +72,7 @@ def test_offsets_beyond_two_to_the_31(monkeypatch):
     memory = torch.empty(2 * stride + 64, dtype=torch.float16, device=DEVICE)
     far_ND = memory.as_strided(made.args[0].shape, (stride, 1))
     far_ND.copy_(made.args[0])
-    with dida_kernels.backend("triton"):
+    with looking_for_overflow(), dida_kernels.backend("triton"):
         far, near = (dida_kernels.bank_similarity(x, made.args[1], **made.options) for x in (far_ND, made.args[0]))
     # A GPU adds squares in another order where rows do not stand one behind the other.
     torch.testing.assert_close(far, near, rtol=1e-5, atol=0)
