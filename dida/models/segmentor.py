@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from timm.models import FeatureInfo
 from torch import Tensor, nn
 
-import dida.models.mit  # noqa: F401  registers mit_b0 .. mit_b5 with timm
 from dida.batch import Prediction
 from dida.models.daformer import DAFormerHead
+from dida.models.mit import MixVisionTransformer  # and registers mit_b0 .. mit_b5 with timm
 
 STRIDES = [4, 8, 16, 32]
 
@@ -97,7 +97,9 @@ def stage_info(backbone: nn.Module) -> FeatureInfo:
 
 def require_any_size(backbone: nn.Module, name: str, side: int) -> None:
     """Raise ValueError for an encoder that sees squares of `side` pixels not at all, or nothing else, as pictures are
-    of any size. Asked by shapes, without numbers."""
+    of any size. Asked by shapes, without numbers; MiT sees all."""
+    if isinstance(backbone, MixVisionTransformer):
+        return
     shapes = copy.deepcopy(backbone).to("meta")
     for height, width in ((side, side), (side, side + 32)):
         try:

@@ -28,6 +28,7 @@ MINI_WEATHER = {
     "night": "35d90939d962908974b10360cf9043488f26389e9a961c145f9e873e683fd43e",
     "fog": "8d0a4c5e3b929d6a156daffcea8be03a20f8c0fa6df0dca963ac43366320809a",
 }
+A_TENTH = "23affb7c8af11f64848bd33753371ca108b2876ad992306e737e9a7fbc7e4d9e"  # of the pictures by day
 EGO = 255  # the hood, after mapping to train ids
 
 
@@ -66,10 +67,10 @@ def test_a_subset_in_other_weather_has_the_frozen_pixels(weather):
     assert drawn == MINI_WEATHER[weather]
 
 
-@pytest.mark.slow
-def test_the_whole_set_has_the_frozen_pixels():
-    """By day; `generate` itself refuses other pixels of the other sets."""
-    assert fingerprint(digest(*draw_picture(picture)) for picture in planned_pictures(BENCHMARK)) == DIGEST["day"]
+def test_every_tenth_picture_has_the_frozen_pixels():
+    """By day; `generate`, which everybody's set comes from, refuses other pixels of any of them."""
+    some = planned_pictures(BENCHMARK)[::10]
+    assert fingerprint(digest(*draw_picture(picture)) for picture in some) == A_TENTH
 
 
 def in_all_weather(count: int) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
