@@ -19,9 +19,10 @@ demo: toy
 	$(BIN)/python -m bench.figures strips $(DEMO)/strip.png $(DEMO)/source $(DEMO)/dida --device cpu
 	@echo "the same pictures seen by both: $(DEMO)/strip.png; everything else: $(DEMO)/report.html"
 
-## The whole test suite, on the CPU: one thread in each of as many processes as there are cores.
+## The whole test suite, on the CPU: one thread in each of one process more than there are cores, as many tests wait.
 test: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses auto --dist worksteal --durations 10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --dist worksteal --durations 10 \
+		--numprocesses $$($(BIN)/python -c "import os; print((os.cpu_count() or 1) + 1)")
 
 ## Lint, format, and the types of both packages.
 check: .venv/ready
