@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -145,7 +146,9 @@ def starting_workers() -> Iterator[None]:
 
 
 def _listening() -> Signals | None:
-    """Who listens."""
+    """Who listens in this thread, which is the main one or nobody."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
     found = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     return found if isinstance(found, Signals) else None
 

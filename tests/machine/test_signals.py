@@ -122,6 +122,24 @@ def test_workers_are_started_all_or_none(made, monkeypatch):
     assert started
 
 
+def test_a_thread_that_starts_workers_ends_nothing():
+    ended = []
+
+    def start() -> None:
+        with starting_workers():
+            pass
+        ended.append("in good order")
+
+    with Signals() as listening:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert listening.caught
+        listening._interrupts = True  # as where the main thread is in a block that a signal has not reached yet
+        thread = threading.Thread(target=start)
+        thread.start()
+        thread.join()
+    assert ended == ["in good order"]
+
+
 def test_an_alarm_of_somebody_else_is_left_alone():
     heard = []
     signal.signal(signal.SIGALRM, lambda *_: heard.append("alarm"))
