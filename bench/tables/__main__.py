@@ -41,8 +41,8 @@ class TablesOptions:
         "combinations",
     ], ...] = ("methods",)  # fmt: skip
     """Tables to run: methods is Tables I and II, regeneration the rows of Table V over DAFormer, 8a sweeps the
-    size of the bank, 8b the steps between its updates, precision is DIDA in bf16 and in fp32; candidates are for
-    choosing, on val and with seeds from 100 up."""
+    size of the bank, 8b the steps between its updates, precision is DIDA in bf16 and in fp32; candidates, and
+    combinations of the best, are for choosing, on val and with seeds from 100 up."""
     data: Literal["toy", "toy-night", "toy-fog", "toy-pretrained", "real"] = "toy"
     """The toy benchmark, its other targets, the toy from ImageNet weights, or GTA5 (SYNTHIA for Table 2) to
     Cityscapes."""
