@@ -176,8 +176,7 @@ def choose_arithmetic(config: Config, device: torch.device) -> Arithmetic:
 def build_student(config: Config, class_set: ClassSet) -> Segmentor:
     """A network with random weights, on the CPU. Raises ValueError for a backbone that is not there or does not fit."""
     model = config.model
-    head, projection = HEADS[model.head], config.instance.projection
-    return Segmentor(model.backbone, len(class_set), model.embed_dim, model.drop_path, head, projection)
+    return Segmentor(model.backbone, len(class_set), model.embed_dim, model.drop_path, HEADS[model.head])
 
 
 def load_networks(config: Config, class_set: ClassSet, device: torch.device) -> tuple[Segmentor, nn.Module | None]:
@@ -215,7 +214,7 @@ def build_state(
     student = (student or build_student(config, class_set)).to(device).train()
     inst, optim = config.instance, config.optim
     slots_K = sampling.slot_labels(SLOTS[inst.sampling], inst.bank_size, pixels_C)
-    bank = InstanceBank(slots_K, inst.projection or config.model.embed_dim, len(class_set))
+    bank = InstanceBank(slots_K, config.model.embed_dim, len(class_set))
     if inst.bank_init == "random":
         bank.fill_random(torch.Generator().manual_seed(config.run.seed))
     averaged = teacher.as_teacher(student, config.teach.teacher_norm)
@@ -322,7 +321,6 @@ def _build_bank_rule(inst: InstanceConfig, classes: int) -> BankRule | NoBankRul
         every=inst.bank_every,
         start=inst.bank_start if from_source else 0,
         fill=inst.bank_fill if from_source else 0,
-        replaces=inst.bank_update == "replace",
     )
 
 

@@ -71,7 +71,7 @@ class ModelConfig:
     init: Path | None = None
     """Network that student and teacher start from, all of it: whatever eval.py takes for RUN (of a run its student)."""
     embed_dim: Annotated[int, Range(1, 1 << 14)] = 256
-    """Channels D of the head's fused map, which are the instance embeddings but with --projection."""
+    """Channels D of the head's fused map, which are the instance embeddings."""
     drop_path: Annotated[float, Range(0, 1, high_open=True)] = 0.1
     """Stochastic depth of the encoder's last block (linear from 0)."""
 
@@ -155,8 +155,6 @@ class InstanceConfig:
     instance_prior: Literal["none", "student", "both"] = "none"
     """Class prior (running shares of the pseudo-labels) in the softmax over the bank: in the student's q, or also in
     the teacher's where it stands alone or is smoothed. With weights it has the power that they leave."""
-    projection: Annotated[int, Range(0, 1 << 14)] = 0
-    """Channels of instance embeddings that two layers make of the head's fused map; 0: they are the fused map."""
     temperature: Annotated[float, DIVISOR] = 0.1
     """t of the softmax over the bank."""
     regenerate_semantic: Literal["smooth", "scale", "none"] = "smooth"
@@ -177,8 +175,6 @@ class InstanceConfig:
     """K-means clusters of each class's interior, for `bps` and `km`: the largest one counts; 1 is all of it."""
     boundary_classes: Annotated[int, Range(1, 9)] = 2
     """Distinct classes in the 3x3 window that make a boundary pixel (Algorithm 1 prints 3)."""
-    bank_update: Literal["average", "replace"] = "average"
-    """What a new vector of a class does: all its slots move towards it, Eq. (11); or its oldest slot gives way."""
     bank_momentum: Annotated[float, SHARE] = 0.999
     """omega of the bank's moving average."""
     bank_every: Annotated[int, COUNT] = 50
@@ -270,10 +266,6 @@ class Config:
 
     def _check_bank(self) -> None:
         inst = self.instance
-        if inst.projection and inst.instance_loss == "off":
-            raise ValueError(f"--projection {inst.projection}: with --instance-loss off nothing trains it")
-        if inst.projection and not self.teach.self_training:
-            raise ValueError(f"--projection {inst.projection}: with --no-self-training nothing trains it")
         asked = [name for name, off in _ASKS_THE_BANK.items() if getattr(inst, name) != off]
         if asked and inst.bank_start >= self.optim.steps:
             raise ValueError(
@@ -283,8 +275,6 @@ class Config:
         if asked and inst.selecting == "off" and inst.bank_init == "source":
             used = " and ".join(f"{flag(name)} {getattr(inst, name)}" for name in asked)
             raise ValueError(f"--selecting off: nothing fills the bank that {used} would ask")
-        if inst.sampling == "nu" and inst.bank_update == "replace":
-            raise ValueError("--bank-update replace: with --sampling nu the bank is never updated")
         if inst.selecting != "off" and inst.bank_init == "source":
             if not 0 < inst.bank_fill <= inst.bank_start:
                 raise ValueError(

@@ -16,8 +16,7 @@ def build_optimizer(model: nn.Module, *, lr: float, head_lr_factor: float, weigh
     norms = {id(p) for module in model.modules() if isinstance(module, NORMS) for p in module.parameters(recurse=False)}
     groups: dict[str, list[nn.Parameter]] = {"encoder": [], "norm": [], "head": []}
     for name, parameter in model.named_parameters():
-        in_head = name.startswith(("decode_head.", "projection."))
-        group = "head" if in_head else "norm" if id(parameter) in norms else "encoder"
+        group = "head" if name.startswith("decode_head.") else "norm" if id(parameter) in norms else "encoder"
         groups[group].append(parameter)
     return AdamW(
         [

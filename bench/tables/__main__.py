@@ -133,7 +133,13 @@ def setting(options: TablesOptions, table: str) -> Setting:
 
 
 def chosen(rows: list[tuple[Setting, Row]], names: tuple[str, ...]) -> list[tuple[Setting, Row]]:
-    """The rows of these names, all if there are none. Raises ValueError for a name that no row has."""
+    """The rows of these names, all if there are none. Raises ValueError for a name that no row has, or a row that is
+    gone."""
+    rows, gone = [it for it in rows if not it[1].gone], {row.name: row.gone for _, row in rows if row.gone}
+    if asked := [name for name in names if name in gone]:
+        raise ValueError(
+            f"--rows {asked[0]}: its options are gone; commit {gone[asked[0]]} is the last that can train it"
+        )
     known = dict.fromkeys(row.name for _, row in rows)
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"--rows {' '.join(unknown)}: the rows are {', '.join(known)}")

@@ -12,7 +12,7 @@ from typing import Any
 from bench.record import UNKNOWN
 from bench.tables.rows import TABLES, WARM, Row, Table
 from bench.tables.seeds import CLASS_GROUPS, Paired, Spread, paired, spread
-from bench.tables.trainings import Scoring, Setting, Training
+from bench.tables.trainings import Scoring, Setting, Training, machine_of
 from dida.use.paper import CLASS_IOU
 
 Record = Mapping[str, Any]
@@ -50,9 +50,16 @@ class Line:
         return difference is not None and difference.resolved and self.digest != UNKNOWN
 
     def difference(self, quantity: Quantity, network: str = "student") -> Paired | None:
+        """Over the seeds that both have from one kind of machine: another one rounds otherwise, from the start on."""
         if self.against is None or not self.comparable:
             return None
-        return paired(self.values(quantity, network), self.against.values(quantity, network))
+        values, others = self.values(quantity, network), self.against.values(quantity, network)
+        pairs = {
+            seed
+            for seed in values.keys() & others.keys()
+            if machine_of(self.records[seed]) == machine_of(self.against.records[seed])
+        }
+        return paired({seed: values[seed] for seed in pairs}, others)
 
 
 @dataclass(frozen=True)
@@ -185,7 +192,7 @@ def _lines(name: str, setting: Setting, found: Mapping[str, dict[int, Record]]) 
 
 def _same(row: Row, other: Row, setting: Setting) -> bool:
     """Whether a row spells out what another one's recipe has anyway."""
-    return Training(setting, row, 0).options == Training(setting, other, 0).options
+    return not (row.gone or other.gone) and Training(setting, row, 0).options == Training(setting, other, 0).options
 
 
 def _records(setting: Setting, row: Row, seeds: Sequence[int]) -> dict[int, Record]:

@@ -5,7 +5,7 @@ exist; the toy runs the same rows and its numbers are not to be compared with th
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from dida.use.paper import MEAN_IOU
@@ -23,6 +23,7 @@ class Row:
     paper: TrainOptions = field(default_factory=dict)  # mIoU as printed, by benchmark
     warm: bool = True  # branches from the seed's shared warm start, where the benchmark has one
     paired: bool = True  # takes part in differences
+    gone: str = ""  # the last commit whose train.py has all of its options: its records are shown, it is not run
 
 
 class Table(NamedTuple):
@@ -124,10 +125,13 @@ _SCALED = {"regenerate_semantic": "scale", "regenerate_instance": "scale"}
 _REVERSED = {"regenerate_semantic": "scale", "regenerate_instance": "smooth"}
 
 
-def _candidate(name: str, label: str, **options: Any) -> Row:
+_RACE = "0be0dde24098"  # where candidates were chosen between; what lost there is no option any more
+
+
+def _candidate(name: str, label: str, *, gone: str = "", **options: Any) -> Row:
     """All pixels, the prior on the student's side and lambda 0.3, with some options changed."""
     cure = {"instance_weights": "all", "instance_weight": 0.3, "instance_prior": "student"}
-    return _dida(f"candidate-{name}", label, **cure | options)
+    return replace(_dida(f"candidate-{name}", label, **cure | options), gone=gone)
 
 
 TABLES = {
@@ -212,12 +216,18 @@ TABLES = {
             _candidate("cold", "t = 0.05", temperature=0.05),
             _candidate("warm", "t = 0.2", temperature=0.2),
             _candidate("phi", "φ = 0.9", phi=0.9),
+            _candidate("omega", "ω = 0.99", bank_momentum=0.99),
+            _candidate("often", "u = 2", bank_every=2),
             _candidate("late", "the bank from step 150", bank_start=150, bank_fill=50),
             _candidate("kept", "slots stay as they were filled", sampling="nu"),
-            _candidate("replaced", "a new vector replaces the oldest", bank_update="replace"),
-            _candidate("pixels", "a new vector of one pixel does", bank_update="replace", selecting="rs"),
-            _candidate("many-pixels", "…, K = 3 000", bank_update="replace", selecting="rs", bank_size=3000),
-            _candidate("projection", "embeddings of their own, 64 channels", projection=64),
+            _candidate("replaced", "a new vector replaces the oldest", gone=_RACE, bank_update="replace"),
+            _candidate(
+                "pixels", "a new vector of one pixel does", gone=_RACE, bank_update="replace", selecting="rs"
+            ),
+            _candidate(
+                "many-pixels", "…, K = 3 000", gone=_RACE, bank_update="replace", selecting="rs", bank_size=3000
+            ),
+            _candidate("projection", "embeddings of their own, 64 channels", gone=_RACE, projection=64),
         ),
         DAFORMER,
         "Seeds from 100 up. All but the first row count all pixels; a row with … has what the row above it has. From "

@@ -25,7 +25,7 @@ from bench.tables.jobs import Task
 from bench.tables.rows import BENCHMARKS, WARM, Benchmark, Row
 from dida import recipes
 from dida.config import MAY_CHANGE, Config, InstanceConfig, flat, from_dict, to_dict
-from dida.machine.provenance import source_digest
+from dida.machine.provenance import machine, source_digest
 from dida.run.terms import SHARE, WATCH
 from dida.state import checkpoints
 
@@ -183,7 +183,7 @@ class Scoring:
             found = json.loads(self.path.read_text())
         except FileNotFoundError:
             return None
-        if self.training.setting.of_this_tree:
+        if self.training.setting.of_this_tree and not self.training.row.gone:
             same = found["options"] == self.training.options
         else:
             then = flat(Config()) | found["options"]  # an option that it lacks is newer; its default is what was done
@@ -242,15 +242,40 @@ class Scoring:
 
 
 def plan(wanted: Sequence[tuple[Setting, Row]], seeds: Sequence[int]) -> list[Task]:
-    """What is left to do for these rows and seeds, in the order to start it: seed by seed, so that pairs come early."""
+    """What is left to do for these rows and seeds, in the order to start it: seed by seed, so that pairs come early.
+
+    Raises ValueError if another kind of machine has begun with one of the seeds.
+    """
     tasks: dict[Path, Task] = {}  # by what they make: rows of equal options share a run
     for seed in seeds:
+        begun = len(tasks)
         for setting, row in wanted:
             training = Training(setting, row, seed)
             if training.warm:
                 _add_scoring(Scoring(training.warm), tasks)
             _add_scoring(Scoring(training), tasks)
+        if len(tasks) > begun:
+            for setting, row in wanted:
+                _refuse_another_machine(Scoring(Training(setting, row, seed)))
     return list(tasks.values())
+
+
+def machine_of(record: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """CPU and GPU that trained: what the bits of a run depend on beside its source."""
+    trained = record["environment"]["trained"]
+    return trained.get("cpu"), trained.get("gpu")
+
+
+def _refuse_another_machine(scoring: Scoring) -> None:
+    record, here = scoring.record(), machine()
+    if record is not None and machine_of(record) != (here["cpu"], here["gpu"]):
+        theirs, ours = (
+            " with ".join(filter(None, names)) for names in (machine_of(record), (here["cpu"], here["gpu"]))
+        )
+        raise ValueError(
+            f"{scoring.path}: trained on {theirs}, and this is {ours}. Rows are compared seed by seed, and runs of a "
+            "seed start alike on one kind of machine alone: take other --seeds, or another folder (--results)"
+        )
 
 
 def _add_scoring(scoring: Scoring, tasks: dict[Path, Task]) -> None:

@@ -77,7 +77,7 @@ class InstanceBank(nn.Module):
 
 @dataclass(frozen=True)
 class BankRule:
-    """When and from which pixels the bank is written: filled before `start`, then updated every `every` steps."""
+    """When and from which pixels the bank is written: filled before `start`, then averaged every `every` steps."""
 
     select: Select
     classes: int
@@ -85,7 +85,6 @@ class BankRule:
     every: int  # u, steps between two updates
     start: int
     fill: int  # steps before `start` whose embeddings fill the slots
-    replaces: bool = False  # an update goes on as the filling did, slot by slot; else it is the average of Eq. (11)
 
     @torch.no_grad()
     def __call__(self, bank: InstanceBank, embed_BDhw: Tensor, label_BHW: Tensor, step: int, rng: StepRandom) -> None:
@@ -96,7 +95,7 @@ class BankRule:
         fills, updates = self.start - self.fill <= step < self.start, step >= self.start and step % self.every == 0
         if fills or updates:
             embed_BDhw, label_BHW = rng.world.gather(embed_BDhw), rng.world.gather(label_BHW)
-        if fills or (updates and self.replaces):
+        if fills:
             for embed_DHW, label_HW in zip(embed_BDhw, label_BHW, strict=True):  # one vector per image: instances
                 self._fill(bank, embed_DHW[None], label_HW[None], rng)
         elif updates:

@@ -29,8 +29,6 @@ class InstanceLoss:
     world: World = ALONE
 
     def __call__(self, seen: Prediction, belief: Belief, mixed: Mixed, bank: InstanceBank) -> Tensor:
-        if not belief.terms:
-            return seen.embed[:0].sum(dtype=torch.float32)  # 0 that every parameter has a part in, as in later steps
         h, w = seen.embed.shape[-2:]
         weight_BXX = self.weigh(*self.grid.valid_and_label(mixed, (h, w)))
         total = torch.zeros((), device=seen.embed.device)

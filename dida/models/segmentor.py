@@ -28,11 +28,9 @@ class Segmentor(nn.Module):
     Args:
         backbone: mit_b0 .. mit_b5, or a timm model with stage maps at strides 4, 8, 16 and 32.
         classes: number of classes C.
-        embed_dim: channels D of the fused map, which is the instance embedding.
+        embed_dim: channels D of the instance embedding.
         drop_path: stochastic depth of the last block of the backbone.
         head: what makes one map of the stages and reads scores from it.
-        projection: channels D of an instance embedding made of the fused map by two layers, which the classifier does
-            not read; 0: it is the fused map.
 
     Raises:
         ValueError: no such backbone, or its maps do not fit the head.
@@ -45,24 +43,17 @@ class Segmentor(nn.Module):
         embed_dim: int = 256,
         drop_path: float = 0.1,
         head: type[DAFormerHead] = DAFormerHead,
-        projection: int = 0,
     ):
         super().__init__()
         self.backbone = build_backbone(backbone, drop_path)
         self.decode_head = head(stage_info(self.backbone).channels(), classes, embed_dim)
-        self.projection = _two_layers(embed_dim, projection) if projection else nn.Identity()
 
     def forward(self, image: Tensor) -> Prediction:
         maps = self.backbone(image.to(self.decode_head.conv_seg.weight.dtype))
-        logits, fused = self.decode_head(maps)
+        logits, embed = self.decode_head(maps)
         # [B, C, h, w] -> [B, C, H, W]
         logits = F.interpolate(logits.to(image.dtype), image.shape[2:], mode="bilinear", align_corners=False)
-        return Prediction(logits, self.projection(fused), maps[-1])
-
-
-def _two_layers(channels: int, projected: int) -> nn.Module:
-    """[B, D, h, w] -> [B, projected, h, w], of each cell alone."""
-    return nn.Sequential(nn.Conv2d(channels, channels, 1), nn.ReLU(inplace=True), nn.Conv2d(channels, projected, 1))
+        return Prediction(logits, embed, maps[-1])
 
 
 def build_backbone(name: str, drop_path: float) -> nn.Module:

@@ -10,7 +10,6 @@ from dida.state import load_weights
 from dida.use.stored import Stored, read_stored
 
 CLASSIFIER = ("decode_head.conv_seg.weight", "decode_head.conv_seg.bias")  # of a Segmentor; a row per class
-PROJECTION = "projection."  # of a Segmentor, where --projection asks for one
 
 
 def start_from_init(student: nn.Module, model: ModelConfig, class_set: ClassSet) -> str:
@@ -46,7 +45,6 @@ def _for_classes(stored: Stored, class_set: ClassSet, student: nn.Module) -> tup
     mine_of = class_set.translation(theirs)[: len(theirs)]
     rows = [(int(mine), row) for row, mine in enumerate(mine_of) if mine != IGNORE]
     own = student.state_dict()
-    weights, of_projection = _with_own_projection(weights, own)
     for name in CLASSIFIER:
         matched = own[name].clone()
         if name in weights and weights[name].shape[1:] == matched.shape[1:]:  # else load_weights says what does not fit
@@ -57,16 +55,6 @@ def _for_classes(stored: Stored, class_set: ClassSet, student: nn.Module) -> tup
     new = [name for c, name in enumerate(class_set.names) if c not in found]
     dropped = [theirs.names[row] for row, mine in enumerate(mine_of) if mine == IGNORE]
     parts = [f"encoder, head and {len(found)} of {len(class_set)} classes taken"]
-    parts += [of_projection] if of_projection else []
     parts += [f"new: {', '.join(new)}"] if new else []
     parts += [f"left out: {', '.join(dropped)}"] if dropped else []
     return weights, "; ".join(parts)
-
-
-def _with_own_projection(weights: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """Weights with the projection of the network that takes them, unless their own fits; and what is to be said."""
-    theirs, mine = ({n: w for n, w in of.items() if n.startswith(PROJECTION)} for of in (weights, own))
-    if {n: w.shape for n, w in theirs.items()} == {n: w.shape for n, w in mine.items()}:
-        return weights, ""
-    rest = {n: w for n, w in weights.items() if n not in theirs}
-    return rest | mine, "the projection is new" if mine else "its projection left out"

@@ -292,27 +292,6 @@ def test_init_from_a_run_with_other_classes_is_matched_by_name(tmp_path, caplog,
         assert torch.equal(student.decode_head.conv_seg.weight[mine], row)
 
 
-@pytest.mark.parametrize(
-    "theirs, mine, said",
-    [
-        (0, 24, "the projection is new"),
-        (12, 24, "the projection is new"),
-        (24, 0, "its projection left out"),
-        (24, 24, "19 of 19 classes taken\n"),  # and nothing more is said
-    ],
-)
-def test_init_takes_the_projection_of_a_run_that_had_one(tmp_path, caplog, theirs, mine, said):
-    state = build(tiny(projection=theirs))[0]
-    path = state.save(tmp_path, to_dict(tiny(projection=theirs)), CITYSCAPES_CLASSES.to_dict())
-    begun = changed(tiny(projection=mine), init=path)
-    with caplog.at_level("INFO"):
-        student, _ = assembling.load_networks(begun, CITYSCAPES_CLASSES, torch.device("cpu"))
-    assert said in caplog.text
-    assert same(student.decode_head.state_dict(), state.student.decode_head.state_dict())
-    if mine == theirs:
-        assert same(student.projection.state_dict(), state.student.projection.state_dict())
-
-
 def test_a_source_whose_classes_changed_is_not_resumed(toy, tmp_path):
     """Other names, or label maps that spell them otherwise."""
     config = options(toy)

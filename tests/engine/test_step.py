@@ -209,7 +209,6 @@ def test_what_a_pass_saw_is_gone_before_the_next_one():
         for instance in ("scale", "smooth", "none")
     ]
     + [{"instance_loss": "stride4"}, {"bank_init": "random", "bank_start": 0}, {"confidence": "regenerated"}]
-    + [{"projection": 24}, {"bank_update": "replace"}]
     + [{"instance_weights": w, "instance_prior": p} for w, p in (("root", "student"), ("balanced", "both"))]
     + [{"selecting": s} for s in ("avg", "km", "rs")]
     + [{"clusters": 2}, {"boundary_classes": 3}, {"weak_view": "photometric"}, {"mix_classes": "image"}]

@@ -30,8 +30,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "dida-other": {
         "method": "dida", "weak_view": "photometric", "mix_classes": "image", "pseudo_weight": "image",
         "teacher_norm": "averaged", "selecting": "km", "clusters": 2, "instance_loss": "stride4",
-        "regenerate_instance": "smooth", "instance_weights": "root", "instance_prior": "both", "projection": 12,
-        "clip_gradient": CLIPPED,
+        "regenerate_instance": "smooth", "instance_weights": "root", "instance_prior": "both", "clip_gradient": CLIPPED,
     },
 }  # fmt: skip
 

@@ -122,19 +122,6 @@ def test_rule_fills_instances_then_averages_the_batch():
         assert bank.features[:, 0].tolist() == pytest.approx(expected), step
 
 
-def test_a_bank_that_is_replaced_forgets_its_oldest_vectors_class_by_class():
-    bank, (embed, label) = InstanceBank(torch.tensor([0, 0, 0, 1, 2]), dim=1, classes=3), scene()
-    replaced = rule(replaces=True)
-    for step, shift, expected in [
-        (3, 0, [1, 101, 101, 2, 0]),  # filling; a slot without a vector of its own has the newest
-        (5, 10, [1, 101, 101, 2, 0]),  # 5 is no multiple of 2
-        (6, 20, [121, 101, 21, 22, 0]),  # the third slot, then the first again; class 1 has one slot
-        (8, 40, [121, 41, 141, 42, 0]),
-    ]:
-        replaced(bank, embed + shift, label, step, rng())
-        assert bank.features[:, 0].tolist() == pytest.approx(expected), step
-
-
 def test_without_a_rule_the_bank_stays_what_it_was():
     bank, (embed, label) = InstanceBank(torch.tensor([0, 1, 2]), dim=1, classes=3), scene()
     for step in range(8):

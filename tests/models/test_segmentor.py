@@ -108,20 +108,3 @@ def test_asking_for_sizes_leaves_a_backbone_and_what_is_drawn_alone(name):
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(x, weights[name]) for name, x in made.state_dict().items())
     assert made(torch.zeros(1, 3, 64, 64))[-1].shape[2:] == (2, 2)
-
-
-def test_a_projection_makes_embeddings_of_its_own_and_leaves_the_scores():
-    """Two layers of a cell alone: no other cell has a part in what they make of one."""
-    plain = Segmentor("mit_b0", classes=5, embed_dim=16).eval()
-    projected = Segmentor("mit_b0", classes=5, embed_dim=16, projection=24).eval()
-    missing, unexpected = projected.load_state_dict(plain.state_dict(), strict=False)
-    assert unexpected == []
-    assert {name.split(".")[0] for name in missing} == {"projection"}
-    image = torch.randn(2, 3, 64, 96)
-    with torch.no_grad():
-        before, after = plain(image), projected(image)
-        assert torch.equal(after.logits, before.logits)
-        assert after.embed.shape == (2, 24, 16, 24)
-        cell = projected.projection(before.embed[:, :, 3:4, 5:6])
-        torch.testing.assert_close(after.embed[:, :, 3:4, 5:6], cell)
-    assert after.embed.min() < 0 < after.embed.max()  # no ReLU at its end: unlike the fused map it has directions

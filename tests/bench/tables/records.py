@@ -6,6 +6,7 @@ from bench.tables import __main__ as tables
 from bench.tables.__main__ import TablesOptions
 from bench.tables.trainings import Scoring, Setting, Training
 from dida.data.classes import CITYSCAPES_CLASSES
+from dida.machine.provenance import machine
 
 
 def real(name: str, tmp_path) -> Setting:
@@ -22,9 +23,10 @@ def put(setting: Setting, row, seed: int, mean: float, **changes) -> Scoring:
     iou = dict.fromkeys(CITYSCAPES_CLASSES.names, mean) | changes.pop("iou", {})
     scores = {"mIoU": {"19": mean, "16": mean, "13": mean}, "IoU": iou} | changes.pop("scores", {})
     scored = {"device": "cpu", "cpu": "Some CPU", "torch": "2.13", "date": changes.pop("date", "2026-01-01 00:00 UTC")}
+    trained = machine() | changes.pop("trained", {})
     content = {
         "row": row.name, "seed": seed, "images": 100, "minutes": 30.0, "commit": "abc123", "digest": setting.digest,
-        "environment": {"trained": {"threads": 1}, "scored": scored}, "options": scoring.training.options,
+        "environment": {"trained": trained, "scored": scored}, "options": scoring.training.options,
         "student": scores, "teacher": scores,
     }  # fmt: skip
     scoring.path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,10 +4,11 @@ import dataclasses
 
 import pytest
 
-from bench.tables.comparison import rows_of
+from bench.tables.__main__ import chosen
+from bench.tables.comparison import collect, rows_of
 from bench.tables.rows import BENCHMARKS, DACS, DAFORMER, DIDA, ORACLE, SOURCE_ONLY, TABLES, WARM
 from bench.tables.trainings import Scoring, Training, plan
-from tests.bench.tables.records import on, real
+from tests.bench.tables.records import on, put, real
 
 
 @pytest.mark.parametrize("benchmark", list(BENCHMARKS))
@@ -15,7 +16,7 @@ def test_every_row_of_every_table_is_a_command_line_that_train_takes(setting, tm
     papers = {"gta5": "1", "synthia": "2"}
     where = real(papers[benchmark], tmp_path) if benchmark in papers else on(benchmark, tmp_path)
     assert where.name == benchmark
-    for row in (row for name in TABLES for row in rows_of(name, where)):
+    for row in (row for name in TABLES for row in rows_of(name, where) if not row.gone):
         options = Training(where, row, 0).options
         for name, value in row.options.items():
             assert options[name] == value, row.name
@@ -95,3 +96,36 @@ def test_what_rows_are_compared_with_stands_in_front_where_no_row_is_it(setting)
     assert rows_of("6", dataclasses.replace(setting, extra="--bank-momentum 0.7"))[0] == DIDA
     assert DIDA not in rows_of("6", setting)
     assert rows_of("regeneration", setting)[:5] == (DAFORMER, *TABLES["5"].rows)
+
+
+def test_a_row_whose_options_are_gone_is_shown_and_not_run(setting):
+    row = next(row for row in TABLES["candidates"].rows if row.name == "dida_candidate-projection")
+    wanted = [(setting, row) for row in rows_of("candidates", setting)]
+    assert row in [row for _, row in wanted]
+    assert row not in [row for _, row in chosen(wanted, ())]
+    with pytest.raises(ValueError, match=f"--rows {row.name}: its options are gone; commit 0be0dde24098 is the last"):
+        chosen(wanted, (DAFORMER.name, row.name))
+
+
+def test_a_seed_that_another_kind_of_machine_began_is_refused(setting):
+    put(setting, DAFORMER, 3, 50.0, trained={"cpu": "Another CPU"})
+    wanted = [(setting, DAFORMER), (setting, DIDA)]
+    with pytest.raises(
+        ValueError, match=r"daformer_s3_test.json: trained on Another CPU, and this is .* other --seeds"
+    ):
+        plan(wanted, [2, 3])
+    assert plan(wanted, [2])
+    put(setting, DIDA, 3, 51.0, trained={"cpu": "Another CPU"})
+    put(setting, WARM, 3, 52.0, trained={"cpu": "Another CPU"})
+    assert plan(wanted, [3]) == []  # all is there, from one machine
+
+
+def test_rows_of_a_seed_are_compared_where_one_kind_of_machine_trained_both(setting):
+    for row, seed, mean, cpu in [
+        (DAFORMER, 0, 50.0, "A"), (DIDA, 0, 51.0, "A"), (DAFORMER, 1, 50.0, "A"), (DIDA, 1, 57.0, "B"),
+        (DAFORMER, 2, 50.0, "B"), (DIDA, 2, 52.0, "B"),
+    ]:  # fmt: skip
+        put(setting, row, seed, mean, trained={"cpu": cpu})
+    line = next(line for line in collect("methods", setting, range(3)).lines if line.row == DIDA)
+    difference = line.difference(lambda scores: scores["mIoU"]["19"])
+    assert (difference.mean, difference.n) == (1.5, 2)
