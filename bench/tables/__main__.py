@@ -37,12 +37,13 @@ class TablesOptions:
     """Run the rows of the paper's tables over several seeds, and render what came out (--render)."""
 
     table: tuple[Literal[
-        "methods", "1", "2", "3", "4", "5", "regeneration", "6", "7", "8a", "8b", "precision", "candidates",
-        "combinations",
+        "methods", "1", "2", "3", "4", "5", "regeneration", "6", "7", "8a", "8b", "recipes", "loss", "precision",
+        "candidates", "combinations",
     ], ...] = ("methods",)  # fmt: skip
     """Tables to run: methods is Tables I and II, regeneration the rows of Table V over DAFormer, 8a sweeps the
-    size of the bank, 8b the steps between its updates, precision is DIDA in bf16 and in fp32; candidates, and
-    combinations of the best, are for choosing, on val and with seeds from 100 up."""
+    size of the bank, 8b the steps between its updates; recipes is the paper's instance level and the advised one over
+    DAFormer, loss what L_ins adds to each; precision is DIDA in bf16 and in fp32; candidates, and combinations of the
+    best, are for choosing, on val and with seeds from 100 up."""
     data: Literal["toy", "toy-night", "toy-fog", "toy-pretrained", "real"] = "toy"
     """The toy benchmark, its other targets, the toy from ImageNet weights, or GTA5 (SYNTHIA for Table 2) to
     Cityscapes."""
@@ -75,7 +76,7 @@ class TablesOptions:
     digest: str | None = None
     """With --render, the source whose records are shown; by default the one that has most seeds of every row, of equals
     the one with most records, and of these the newest."""
-    pages: tuple[Path, ...] = (Path("README.md"), Path("docs/toy_results.md"))
+    pages: tuple[Path, ...] = (Path("README.md"), Path("docs/toy_results.md"), Path("docs/instance_loss_on_the_toy.md"))
     """Files whose blocks <!-- results:toy-methods --> ... <!-- /results --> are replaced by what is reported: the test
     split of the toy, val on real data. What all tables share goes into each, or once into a block toy-caption."""
 

@@ -186,7 +186,7 @@ def _lines(name: str, setting: Setting, found: Mapping[str, dict[int, Record]]) 
         return
     for row in rows:
         line = Line(row, found[row.name], above if row.paired else None)
-        above = line if row.paired else above
+        above = line
         yield line
 
 

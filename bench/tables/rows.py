@@ -22,7 +22,7 @@ class Row:
     options: TrainOptions
     paper: TrainOptions = field(default_factory=dict)  # mIoU as printed, by benchmark
     warm: bool = True  # branches from the seed's shared warm start, where the benchmark has one
-    paired: bool = True  # takes part in differences
+    paired: bool = True  # is compared with the row above, where its table compares neighbours
     gone: str = ""  # the last commit whose train.py has all of its options: its records are shown, it is not run
 
 
@@ -134,6 +134,12 @@ def _candidate(name: str, label: str, *, gone: str = "", **options: Any) -> Row:
     return replace(_dida(f"candidate-{name}", label, **cure | options), gone=gone)
 
 
+PAPER = _dida("recipe-paper", "the paper's recipe", recipe="paper")
+PAPER_ALONE = _dida("recipe-paper-alone", "the paper's recipe, no L_ins", recipe="paper", instance_loss="off")
+ADVISED = _dida("recipe-advised", "the advised recipe", recipe="advised")
+ADVISED_ALONE = _dida("recipe-advised-alone", "the advised recipe, no L_ins", recipe="advised", instance_loss="off")
+
+
 TABLES = {
     "methods": Table(
         "Methods (Tables I and II)",
@@ -192,6 +198,16 @@ TABLES = {
             Row("dida", "L_ins + CBS + BPS + regeneration", {"method": "dida"}, {"gta5": 71.0}),
         ),
         note="The paper does not say what stands in for CBS and BPS where they are missing; here both are random (RS).",
+    ),
+    "recipes": Table(
+        "DIDA with the paper's instance level and with the advised one",
+        (PAPER, PAPER_ALONE, ADVISED, ADVISED_ALONE),
+        DAFORMER,
+        "DAFormer is the same trainer with bank, L_ins and regeneration off. All have the toy's schedule.",
+    ),
+    "loss": Table(
+        "What L_ins adds, all else equal",
+        (replace(PAPER_ALONE, paired=False), PAPER, replace(ADVISED_ALONE, paired=False), ADVISED),
     ),
     "precision": Table(
         "Numbers of 16 bits in the networks (--precision)",

@@ -83,3 +83,17 @@ def test_no_difference_of_an_unknown_source_is_resolved(setting):
     found = collect("regeneration", setting, range(8))
     assert "**" not in page(found).partition("By class")[2].partition("|")[2]
     assert {row["resolved"] for row in csv.DictReader(as_csv(found).splitlines())} == {"no", ""}
+
+
+def test_what_the_loss_adds_is_compared_recipe_by_recipe(setting):
+    of_source(setting, OLD, TABLES["loss"].rows, 2, more=1.5)
+    lines = collect("loss", setting, range(2)).lines
+    assert [line.against.row.name if line.against else None for line in lines] == [
+        None, "dida_recipe-paper-alone", None, "dida_recipe-advised-alone"
+    ]  # fmt: skip
+    assert [line.difference(lambda scores: scores["mIoU"]["19"]) is None for line in lines] == [
+        True,
+        False,
+        True,
+        False,
+    ]
