@@ -36,13 +36,13 @@ NUMBERS = {"1": "methods", "2": "methods"}  # Tables I and II have the same rows
 class TablesOptions:
     """Run the rows of the paper's tables over several seeds, and render what came out (--render)."""
 
-    table: tuple[
-        Literal["methods", "1", "2", "3", "4", "5", "regeneration", "6", "7", "8a", "8b", "precision", "candidates"],
-        ...,
-    ] = ("methods",)
-    """Tables to run: methods is Tables I and II, regeneration the rows of Table V over DAFormer, 8a sweeps the size of
-    the bank, 8b the steps between its updates, precision is DIDA in bf16 and in fp32; candidates are for choosing, on
-    val and with seeds from 100 up."""
+    table: tuple[Literal[
+        "methods", "1", "2", "3", "4", "5", "regeneration", "6", "7", "8a", "8b", "precision", "candidates",
+        "combinations",
+    ], ...] = ("methods",)  # fmt: skip
+    """Tables to run: methods is Tables I and II, regeneration the rows of Table V over DAFormer, 8a sweeps the
+    size of the bank, 8b the steps between its updates, precision is DIDA in bf16 and in fp32; candidates, and
+    combinations of the best, are for choosing, on val and with seeds from 100 up."""
     data: Literal["toy", "toy-night", "toy-fog", "toy-pretrained", "real"] = "toy"
     """The toy benchmark, its other targets, the toy from ImageNet weights, or GTA5 (SYNTHIA for Table 2) to
     Cityscapes."""

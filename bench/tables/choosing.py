@@ -3,10 +3,10 @@
     python -m bench.tables --options="--eval-every 80 --eval-target-labels" ...     trains, and records keep the looks
     python -m bench.tables.choosing                                                 makes the table from those records
 
-A look is what a run says of itself on the way (dida/run/watch.py). How good the network was then is the student's mIoU
-on the target's val pictures: no training sees them, and nobody could have asked. Every signal is turned so that more of
-it should be better, which was settled before anything was measured. Two choices are made with each: of a run's looks,
-and of a seed's runs at their last look. *Regret* is by how many points the best choice is better than this one.
+A look is what a run says of itself on the way (dida/run/watch.py). Every signal is turned so that more of it should be
+better, which was settled before anything was measured. Two choices are made with each: of a run's looks, by how good
+the student was then on the target's val pictures, which no training sees; and of a seed's runs at their last look, by
+the score that is reported of them. *Regret* is by how many points of mIoU the best choice is better than this one.
 """
 
 import json
@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bench import record
 from bench.record import NONE, table
-from bench.tables.rows import BENCHMARKS, Benchmark
+from bench.tables.rows import BENCHMARKS, WARM, Benchmark
 from bench.tables.seeds import Paired, paired
 from dida.options import read_command_line
 
@@ -51,6 +51,7 @@ class Looked(NamedTuple):
     row: str
     seed: int
     looks: tuple[Look, ...]
+    scored: float  # mIoU that is reported of it, in percent
 
 
 class Judged(NamedTuple):
@@ -73,14 +74,14 @@ def signals(benchmark: Benchmark) -> dict[str, Signal]:
     }
 
 
-def judge(looks: Sequence[Look], truth: Signal, signal: Signal) -> Judged | None:
-    """How well a signal chooses between looks; None where fewer than two have it."""
-    known = [(value, truth(look)) for look in looks if (value := signal(look)) is not None]
-    if len(known) < 2:
+def judge(means: Sequence[float], told: Sequence[float | None]) -> Judged | None:
+    """How well what a signal told of each chooses between them, given their mIoU in percent; None where it told no two
+    apart."""
+    known = [(value, mean) for value, mean in zip(told, means, strict=True) if value is not None]
+    if len({value for value, _ in known}) < 2:
         return None
     chosen = max(known, key=lambda pair: pair[0])[1]
-    best = max(truth(look) for look in looks)
-    return Judged(rank_correlation(*zip(*known, strict=True)), 100 * (best - chosen))
+    return Judged(rank_correlation(*zip(*known, strict=True)), max(means) - chosen)
 
 
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
@@ -97,26 +98,32 @@ def _ranks(values: Sequence[float]) -> np.ndarray:
     return below + (equal - 1) / 2
 
 
-def at_random(looks: Sequence[Look], truth: Signal) -> float:
-    """The regret to expect of a look that is drawn."""
-    return 100 * (max(map(truth, looks)) - fmean(map(truth, looks)))
+def at_random(means: Sequence[float]) -> float:
+    """The regret to expect of one that is drawn."""
+    return max(means) - fmean(means)
 
 
 def looked_runs(options: ChoosingOptions) -> tuple[str, list[Looked]]:
-    """The digest, and every run with looks. Raises ValueError if there is none."""
+    """The digest, and every run with looks but for the shared starts. Raises ValueError if there is none."""
     records = options.results / options.data / "records"
     found: dict[str, list[Looked]] = {}
     for path in sorted(records.glob(f"{options.digest or '*'}/*.json"), key=lambda path: (len(path.name), path)):
         content = json.loads(path.read_text())
+        if content["row"] == WARM.name:
+            continue
         looks = tuple(look for look in content.get("looks", ()) if _truth_name(BENCHMARKS[options.data]) in look)
         runs = found.setdefault(content["digest"], [])
         if looks and all((run.seed, run.looks) != (content["seed"], looks) for run in runs):  # two rows may be one run
-            runs.append(Looked(content["row"], content["seed"], looks))
+            runs.append(Looked(content["row"], content["seed"], looks, _reported(content)))
     found = {digest: runs for digest, runs in found.items() if runs}
     if not found:
         raise ValueError(f"no record in {records} has looks: train with --eval-every N --eval-target-labels")
     digest = max(found, key=lambda key: len(found[key]))
     return digest, sorted(found[digest], key=lambda run: (run.seed, run.row))
+
+
+def _reported(content: Mapping[str, Any]) -> float:
+    return content["student"]["mIoU"][str(BENCHMARKS[content["benchmark"]].classes)]
 
 
 def _truth_name(benchmark: Benchmark) -> str:
@@ -126,28 +133,36 @@ def _truth_name(benchmark: Benchmark) -> str:
 def choices(name: str, digest: str, runs: Sequence[Looked]) -> str:
     """The table, with what it is of."""
     benchmark = BENCHMARKS[name]
-    truth: Signal = lambda look: look[_truth_name(benchmark)]  # noqa: E731  it is a signal like the others
+    then = _truth_name(benchmark)
     by_seed = {seed: list(of_seed) for seed, of_seed in groupby(runs, key=lambda run: run.seed)}
     lines = [
-        [label, *_cells(by_seed, lambda looks, signal=signal: judge(looks, truth, signal))]
-        for label, signal in signals(benchmark).items()
+        [label, *_cells(by_seed, then, lambda means, looks, told=told: judge(means, [told(look) for look in looks]))]
+        for label, told in signals(benchmark).items()
     ]
-    drawn = _cells(by_seed, lambda looks: Judged(None, at_random(looks, truth)))
+    drawn = _cells(by_seed, then, lambda means, looks: Judged(None, at_random(means)))
     head = ["chosen by", "of a run's looks: rank correlation", "regret", "worst", "of a seed's runs: rank correlation",
             "regret", "worst"]  # fmt: skip
     rows = ", ".join(sorted({run.row for run in runs}))
     counts = sorted({len(run.looks) for run in runs})
     text = (
         f"{benchmark.title}: {len(runs)} runs ({rows}) of {len(by_seed)} seeds, "
-        f"{' or '.join(map(str, counts))} looks each. mIoU is the student's on the target's val pictures; means over "
-        f"seeds with 95 % t intervals. Source {digest}."
+        f"{' or '.join(map(str, counts))} looks each. Looks are judged by the student's mIoU on the target's val "
+        f"pictures, runs by that on its {benchmark.reported} pictures. Means over seeds, with 95 % t intervals. "
+        f"Source {digest}."
     )
     return f"{text}\n\n{table(head, [*lines, ['a draw', *drawn]])}"
 
 
-def _cells(by_seed: Mapping[int, Sequence[Looked]], judged: Callable[[Sequence[Look]], Judged | None]) -> list[str]:
-    within = {seed: [judged(run.looks) for run in runs] for seed, runs in by_seed.items()}
-    among = {seed: [judged([run.looks[-1] for run in runs])] for seed, runs in by_seed.items()}
+def _cells(
+    by_seed: Mapping[int, Sequence[Looked]], then: str, judged: Callable[[list[float], list[Look]], Judged | None]
+) -> list[str]:
+    within = {
+        seed: [judged([100 * look[then] for look in run.looks], list(run.looks)) for run in runs]
+        for seed, runs in by_seed.items()
+    }
+    among = {
+        seed: [judged([run.scored for run in runs], [run.looks[-1] for run in runs])] for seed, runs in by_seed.items()
+    }
     return [cell for found in (within, among) for cell in _three(found)]
 
 

@@ -120,6 +120,7 @@ _REGENERATIONS = tuple(
                       ("scale", "scale", 70.3))
 )  # fmt: skip
 
+_SCALED = {"regenerate_semantic": "scale", "regenerate_instance": "scale"}
 _REVERSED = {"regenerate_semantic": "scale", "regenerate_instance": "smooth"}
 
 
@@ -206,21 +207,36 @@ TABLES = {
             _candidate("both-0.3", "prior on both sides, λ = 0.3", instance_prior="both"),
             _candidate("both-reversed", "…, ẑ scaling, q̂ smoothing", instance_prior="both", **_REVERSED),
             _candidate("both-smooth", "…, ẑ and q̂ smoothing", instance_prior="both", regenerate_instance="smooth"),
-            _candidate("prior-scale", "prior on the student's side, ẑ and q̂ scaling", regenerate_semantic="scale"),
+            _candidate("prior-scale", "prior on the student's side, ẑ and q̂ scaling", **_SCALED),
             _candidate("root", "prior and weights, both to the power 1/2", instance_weights="root"),
-            _candidate("cold", "prior on the student's side, t = 0.05", temperature=0.05),
-            _candidate("warm", "…, t = 0.2", temperature=0.2),
-            _candidate("phi", "…, φ = 0.9", phi=0.9),
-            _candidate("late", "…, the bank from step 150", bank_start=150, bank_fill=50),
-            _candidate("kept", "…, slots stay as they were filled", sampling="nu"),
-            _candidate("replaced", "…, a new vector replaces the oldest", bank_update="replace"),
-            _candidate("pixels", "…, and is that of one pixel", bank_update="replace", selecting="rs"),
+            _candidate("cold", "t = 0.05", temperature=0.05),
+            _candidate("warm", "t = 0.2", temperature=0.2),
+            _candidate("phi", "φ = 0.9", phi=0.9),
+            _candidate("late", "the bank from step 150", bank_start=150, bank_fill=50),
+            _candidate("kept", "slots stay as they were filled", sampling="nu"),
+            _candidate("replaced", "a new vector replaces the oldest", bank_update="replace"),
+            _candidate("pixels", "a new vector of one pixel does", bank_update="replace", selecting="rs"),
             _candidate("many-pixels", "…, K = 3 000", bank_update="replace", selecting="rs", bank_size=3000),
-            _candidate("projection", "…, embeddings of their own, 64 channels", projection=64),
+            _candidate("projection", "embeddings of their own, 64 channels", projection=64),
         ),
         DAFORMER,
-        "Seeds from 100 up. All but the first row count all pixels. From t = 0.05 on, each changes one thing of the "
-        "prior on the student's side at λ = 0.3.",
+        "Seeds from 100 up. All but the first row count all pixels; a row with … has what the row above it has. From "
+        "t = 0.05 on, rows are the prior on the student's side, λ = 0.3, with that changed.",
+    ),
+    "combinations": Table(
+        "What the instance level could be: what won among the candidates, together; chosen between on val",
+        (
+            _candidate("prior-1-scale", "λ = 1, ẑ and q̂ scaling", instance_weight=1, **_SCALED),
+            _candidate("scale-cold", "ẑ and q̂ scaling, t = 0.05", temperature=0.05, **_SCALED),
+            _candidate("scale-root", "ẑ and q̂ scaling, weights to the power 1/2", instance_weights="root", **_SCALED),
+            _candidate("root-1", "λ = 1, weights to the power 1/2", instance_weight=1, instance_weights="root"),
+            _candidate(
+                "all", "λ = 1, ẑ and q̂ scaling, weights to the power 1/2, t = 0.05",
+                instance_weight=1, instance_weights="root", temperature=0.05, **_SCALED,
+            ),
+        ),
+        DAFORMER,
+        "Seeds from 100 up. All rows have the prior on the student's side, λ = 0.3 and t = 0.1, where they do not say.",
     ),
     "8a": Table(
         "Size of the bank K (Fig. 8a)",
