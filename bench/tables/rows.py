@@ -212,6 +212,8 @@ TABLES = {
             _candidate("cold", "t = 0.05", temperature=0.05),
             _candidate("warm", "t = 0.2", temperature=0.2),
             _candidate("phi", "φ = 0.9", phi=0.9),
+            _candidate("omega", "ω = 0.99", bank_momentum=0.99),
+            _candidate("often", "u = 2", bank_every=2),
             _candidate("late", "the bank from step 150", bank_start=150, bank_fill=50),
             _candidate("kept", "slots stay as they were filled", sampling="nu"),
             _candidate("replaced", "a new vector replaces the oldest", bank_update="replace"),
