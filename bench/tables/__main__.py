@@ -77,8 +77,9 @@ class TablesOptions:
     """With --render, the source whose records are shown; by default the one that has most seeds of every row, of equals
     the one with most records, and of these the newest."""
     pages: tuple[Path, ...] = (Path("README.md"), Path("docs/toy_results.md"), Path("docs/instance_loss_on_the_toy.md"))
-    """Files whose blocks <!-- results:toy-methods --> ... <!-- /results --> are replaced by what is reported: the test
-    split of the toy, val on real data. What all tables share goes into each, or once into a block toy-caption."""
+    """Files whose blocks <!-- results:toy-methods --> ... <!-- /results --> are replaced; what is reported (test on the
+    toy, val on real data) needs one. Of the toy's val split it is toy-methods_val. What all tables share goes into
+    each, or once into a block toy-caption or toy-caption_val."""
 
 
 def main(options: TablesOptions) -> int:
@@ -174,7 +175,7 @@ def refuse_changes() -> None:
 
 
 def write_table(found: Comparison, pages: Sequence[Path]) -> None:
-    """Write a table as Markdown and CSV, and what is reported into its blocks of the pages.
+    """Write a table as Markdown and CSV, and into its blocks of the pages.
 
     Raises ValueError if it is reported and no page has a block for it.
     """
@@ -184,18 +185,16 @@ def write_table(found: Comparison, pages: Sequence[Path]) -> None:
     if found.table.sweeps:
         draw_curve(found, target.with_name(f"{found.file}.png"))
     print(f"{target}.*")
-    if not (pages and found.reported):
-        return
-    start = record.start_of(f"{found.setting.name}-{found.name}")
+    start = record.start_of(found.block)
     having = [path for path in pages if path.exists() and start in path.read_text()]
-    if not having:
+    if pages and found.reported and not having:
         raise ValueError(f"{', '.join(map(str, pages))}: no line {start}; --pages alone, without a file, writes none")
     for path in having:
         try:
             path.write_text(filled(path.read_text(), found))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        print(f"{path}: block {found.setting.name}-{found.name}")
+        print(f"{path}: block {found.block}")
 
 
 def tables_command(args: list[str]) -> None:

@@ -97,6 +97,11 @@ class Comparison:
         return self.name if self.reported else f"{self.name}_{self.setting.split}"
 
     @property
+    def block(self) -> str:
+        """Name of its place in a page."""
+        return f"{self.setting.name}-{self.file}"
+
+    @property
     def headline(self) -> str:
         """The quantity that a table is about."""
         return f"mIoU {self.setting.benchmark.classes}"

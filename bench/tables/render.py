@@ -38,11 +38,12 @@ def _body(found: Comparison) -> str:
 
 def filled(text: str, found: Comparison) -> str:
     """A page with its block of this table replaced, and its caption if it has one. Raises as `replaced`."""
-    benchmark = found.setting.name
-    shared = f"{benchmark}-caption"
+    shared = (
+        f"{found.setting.name}-caption" if found.reported else f"{found.setting.name}-caption_{found.setting.split}"
+    )
     if start_of(shared) not in text:
-        return replaced(text, f"{benchmark}-{found.name}", summary(found))
-    return replaced(replaced(text, f"{benchmark}-{found.name}", section(found)), shared, caption(found))
+        return replaced(text, found.block, summary(found))
+    return replaced(replaced(text, found.block, section(found)), shared, caption(found))
 
 
 def page(found: Comparison) -> str:

@@ -148,12 +148,21 @@ def test_a_page_without_a_place_for_the_table_is_named(measured, tmp_path):
         tables.tables_command(args)
 
 
-def test_a_split_for_choices_stays_out_of_the_pages(measured, tmp_path):
+def test_a_split_for_choices_has_blocks_of_its_own_and_needs_none(measured, tmp_path):
     choosing = dataclasses.replace(measured, split="val")
     put(choosing, DIDA, 100, 40.0)
-    args = ["--render", "--results", str(measured.results), "--pages", str(tmp_path / "none.md"), "--seeds", "100"]
+    reported, chosen = tmp_path / "reported.md", tmp_path / "chosen.md"
+    reported.write_text("<!-- results:toy-methods -->\nkept\n<!-- /results -->\n")
+    chosen.write_text(
+        "<!-- results:toy-caption -->\nkept\n<!-- /results -->\n<!-- results:toy-methods_val -->\n<!-- /results -->\n"
+    )
+    pages = [str(path) for path in (reported, chosen, tmp_path / "none.md")]
+    args = ["--render", "--results", str(measured.results), "--pages", *pages, "--seeds", "100"]
     with pytest.raises(SystemExit, match="0"):
         tables.tables_command(args)
+    assert "\nkept\n" in reported.read_text()
+    assert "\nkept\n" in chosen.read_text()
+    assert "### Methods (Tables I and II)" in chosen.read_text()
     assert (measured.results / "toy" / "methods_val.md").exists()
     assert not (measured.results / "toy" / "methods.md").exists()
 
