@@ -59,15 +59,30 @@ def dida(config: Config) -> Config:
 
 
 def paper(config: Config) -> Config:
-    """The instance level as printed: every pixel as much, no class prior, lambda_ins and phi of the paper."""
-    return changed(config, recipe="paper", instance_weight=1.0, instance_weights="all", instance_prior="none", phi=0.9)
+    """The instance level as printed: no class prior, lambda_ins, rules and phi of the paper."""
+    return changed(
+        config,
+        recipe="paper",
+        instance_weight=1.0,
+        instance_weights="all",
+        instance_prior="none",
+        regenerate_semantic="smooth",
+        regenerate_instance="scale",
+        phi=0.9,
+    )
 
 
 def advised(config: Config) -> Config:
-    """The instance level as experiments advise it: a weaker loss over balanced classes, and more say for the bank in
-    z-hat; docs/instance_loss_on_the_toy.md says why."""
+    """The instance level as experiments advise it: a weaker loss whose student knows the class prior, and z-hat by
+    scaling as well; docs/instance_loss_on_the_toy.md says why."""
     return changed(
-        config, recipe="advised", instance_weight=0.1, instance_weights="balanced", instance_prior="none", phi=0.7
+        config,
+        recipe="advised",
+        instance_weight=0.3,
+        instance_weights="all",
+        instance_prior="student",
+        regenerate_semantic="scale",
+        regenerate_instance="scale",
     )
 
 

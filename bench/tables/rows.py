@@ -134,6 +134,11 @@ def _candidate(name: str, label: str, *, gone: str = "", **options: Any) -> Row:
     return replace(_dida(f"candidate-{name}", label, **cure | options), gone=gone)
 
 
+_PRIOR = _candidate("prior-0.3", "prior on the student's side, λ = 0.3")
+_PRIOR_SCALED = _candidate("prior-scale", "prior on the student's side, ẑ and q̂ scaling", **_SCALED)
+_SCALED_ROOT = _candidate("scale-root", "ẑ and q̂ scaling, weights to the power 1/2", instance_weights="root", **_SCALED)
+_SCALED_ALONE = _dida("regenerate-scale-alone", "ẑ scaling, no L_ins", regenerate_semantic="scale", instance_loss="off")
+
 PAPER = _dida("recipe-paper", "the paper's recipe", recipe="paper")
 PAPER_ALONE = _dida("recipe-paper-alone", "the paper's recipe, no L_ins", recipe="paper", instance_loss="off")
 ADVISED = _dida("recipe-advised", "the advised recipe", recipe="advised")
@@ -163,7 +168,7 @@ TABLES = {
     ),
     "4": Table(
         "Smoothing weight φ (Table IV)",
-        tuple(_dida(f"phi-{phi}", f"φ = {phi}", was, phi=phi) for phi, was in
+        tuple(_dida(f"phi-{phi}", f"φ = {phi}", was, phi=phi, regenerate_semantic="smooth") for phi, was in
               ((0, None), (0.8, 70.2), (0.9, 71.0), (0.95, 70.3), (1, 69.0))),
         DIDA,
         "The paper prints “fail” at φ = 0.",
@@ -177,10 +182,10 @@ TABLES = {
         "What each regeneration adds to DAFormer (rows of Table V)",
         (
             *_REGENERATIONS,
-            _dida("regenerate-scale-alone", "ẑ scaling, no L_ins", regenerate_semantic="scale", instance_loss="off"),
+            _SCALED_ALONE,
         ),
         DAFORMER,
-        "DAFormer is the same trainer with bank, L_ins and regeneration off; DIDA smooths ẑ and scales q̂.",
+        "DAFormer is the same trainer with bank, L_ins and regeneration off; the paper smooths ẑ and scales q̂.",
     ),
     "6": Table(
         "Momentum of the bank ω (Table VI)",
@@ -221,13 +226,13 @@ TABLES = {
             DIDA,
             _candidate("printed", "as printed: all pixels, no prior, λ = 1", instance_weight=1, instance_prior="none"),
             _candidate("alone", "regeneration alone, no L_ins", instance_loss="off"),
-            _candidate("prior-0.3", "prior on the student's side, λ = 0.3"),
+            _PRIOR,
             _candidate("prior-1", "…, λ = 1", instance_weight=1),
             _candidate("prior-3", "…, λ = 3", instance_weight=3),
             _candidate("both-0.3", "prior on both sides, λ = 0.3", instance_prior="both"),
             _candidate("both-reversed", "…, ẑ scaling, q̂ smoothing", instance_prior="both", **_REVERSED),
             _candidate("both-smooth", "…, ẑ and q̂ smoothing", instance_prior="both", regenerate_instance="smooth"),
-            _candidate("prior-scale", "prior on the student's side, ẑ and q̂ scaling", **_SCALED),
+            _PRIOR_SCALED,
             _candidate("root", "prior and weights, both to the power 1/2", instance_weights="root"),
             _candidate("cold", "t = 0.05", temperature=0.05),
             _candidate("warm", "t = 0.2", temperature=0.2),
@@ -254,7 +259,7 @@ TABLES = {
         (
             _candidate("prior-1-scale", "λ = 1, ẑ and q̂ scaling", instance_weight=1, **_SCALED),
             _candidate("scale-cold", "ẑ and q̂ scaling, t = 0.05", temperature=0.05, **_SCALED),
-            _candidate("scale-root", "ẑ and q̂ scaling, weights to the power 1/2", instance_weights="root", **_SCALED),
+            _SCALED_ROOT,
             _candidate("root-1", "λ = 1, weights to the power 1/2", instance_weight=1, instance_weights="root"),
             _candidate(
                 "all", "λ = 1, ẑ and q̂ scaling, weights to the power 1/2, t = 0.05",
@@ -263,6 +268,12 @@ TABLES = {
         ),
         DAFORMER,
         "Seeds from 100 up. All rows have the prior on the student's side, λ = 0.3 and t = 0.1, where they do not say.",
+    ),
+    "finalists": Table(
+        "What the instance level could be: the best, also from ImageNet weights; chosen between on val",
+        (DIDA, _SCALED_ALONE, _PRIOR, _PRIOR_SCALED, _SCALED_ROOT),
+        DAFORMER,
+        "Seeds from 100 up. DIDA has a tenth of L_ins, over balanced pixels and without a prior.",
     ),
     "8a": Table(
         "Size of the bank K (Fig. 8a)",

@@ -107,7 +107,11 @@ def test_off_is_a_strategy_too():
     assert dacs == dataclasses.replace(daformer, believe=dacs.believe)  # the rest is data and the feature distance
 
 
-@pytest.mark.parametrize("options", [{"method": "dida"}, {"method": "source", "instance_prior": "student"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{"method": "dida", "instance_prior": "none"}, {"method": "source", "instance_prior": "student"}],
+    ids=str,
+)
 def test_shares_stay_where_nobody_asks_for_them_or_there_are_no_pseudo_labels(options):
     state, method = build(tiny(**options))
     before = state.shares.share.clone()

@@ -30,7 +30,7 @@ SMALL = {
     "src": "toy-gta5", "tgt": "toy-cityscapes", "src_size": "512x256", "tgt_size": "128x64", "crop": 64,
     "batch_size": 2, "workers": 0, "device": "cpu", "embed_dim": 32, "steps": STEPS, "lr": 1e-3, "warmup": 4,
     "bank_size": 40, "bank_start": 8, "bank_fill": 4, "bank_every": 3, "threshold": 0.2, "rare_class_pixels": 5,
-    "feature_weight": 0.005, "phi": 0.7,
+    "feature_weight": 0.005, "recipe": "paper", "phi": 0.7, "instance_weights": "balanced", "instance_weight": 0.1,
 }  # fmt: skip
 CURVES: dict[str, dict[str, Any]] = {
     "source": {"method": "source", "source_colour": "plain"},

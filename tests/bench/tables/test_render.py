@@ -72,7 +72,7 @@ def test_records_of_other_options_are_named_and_not_shown(measured):
 
 
 def test_an_ablation_is_compared_with_dida(setting):
-    setting = dataclasses.replace(setting, extra="--phi 0.9")  # one of the rows is DIDA, as in the paper
+    setting = dataclasses.replace(setting, extra="--recipe paper")  # one of the rows is DIDA
     for phi, mean in ((0.8, 49.0), (0.9, 50.0), (1, 51.5)):
         for seed in range(2):
             put(setting, next(row for row in TABLES["4"].rows if row.options["phi"] == phi), seed, mean + seed)
