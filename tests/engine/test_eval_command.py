@@ -1,7 +1,6 @@
 """eval.py from its options to tables, numbers, pictures and messages."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,17 +28,10 @@ def run(tmp_path_factory, config) -> Path:
     return folder
 
 
-def script(*args: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "eval.py", *map(str, args)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
-
-
-def test_a_run_is_scored_into_table_json_and_label_maps(run, data, tmp_path):
+def test_a_run_is_scored_into_table_json_and_label_maps(run, data, tmp_path, capsys):
     numbers, maps = tmp_path / "a" / "val.json", tmp_path / "p"
-    done = script(run, "--json", numbers, "--save-predictions", maps)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    evaluate(run, "--json", numbers, "--save-predictions", maps)
+    lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "cityscapes val: 3 images at 64x32"
     assert lines[-2:] == [f"numbers: {numbers}", f"label maps of the student: {maps}"]
     report = json.loads(numbers.read_text())
@@ -120,7 +112,8 @@ def test_what_a_user_can_put_right_is_one_message(run, config, tmp_path):
 
 
 def test_the_script_ends_with_that_message_and_status_1(tmp_path):
-    done = script(tmp_path / "nowhere")
+    command = [sys.executable, "eval.py", str(tmp_path / "nowhere")]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith(f"eval.py: {tmp_path / 'nowhere'}: no such run")
     assert len(done.stderr.splitlines()) == 1
@@ -137,14 +130,14 @@ def test_an_unreadable_image_is_named(run, tmp_path, workers):
     assert "\n" not in message
 
 
-def test_pictures_that_cannot_be_read_are_named_and_the_status_says_so(run, tmp_path):
+def test_pictures_that_cannot_be_read_are_named_and_the_status_says_so(run, tmp_path, capsys):
     photos = make_folder(tmp_path / "own", 3) / "images"
     (photos / "street 1.jpg").write_bytes(b"no picture")
-    done = script(run, "--images", photos, "--out", tmp_path / "out", "--workers", 0)
-    assert done.returncode == 1
-    assert done.stdout == f"2 pictures labelled by the student of step 400: {tmp_path / 'out' / 'overlay'}\n"
-    assert done.stderr.splitlines()[0] == "eval.py: 1 could not be read:"
-    assert done.stderr.splitlines()[1].startswith(f"  {photos / 'street 1.jpg'}: not a readable image")
+    first, second = refusal(run, "--images", photos, "--out", tmp_path / "out", "--workers", 0).splitlines()
+    assert first == "eval.py: 1 could not be read:"
+    assert second.startswith(f"  {photos / 'street 1.jpg'}: not a readable image")
+    said = capsys.readouterr().out
+    assert said == f"2 pictures labelled by the student of step 400: {tmp_path / 'out' / 'overlay'}\n"
 
 
 def test_two_pictures_of_one_name_are_refused(run, tmp_path):

@@ -1,22 +1,23 @@
 """`python train.py` end to end, on small data sets in the published formats."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from dida import recipes
+from dida import loop, recipes
 from dida.command import run_training
 from dida.state import FORMAT, checkpoints, latest, load_checkpoint
 from tests.data.factories import make_cityscapes, make_gta, make_synthia
+from tests.engine.short_runs import signalled_after
+from tests.faults.scripts import Script
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}  # more threads would sum in another order
 SMALL = (
     "--backbone mit_b0 --weights none --embed-dim 16 --crop 64 --src-size 174x96 --tgt-size 128x64 "
     "--rare-class-pixels 20 "
@@ -39,9 +40,15 @@ def train(*args: object) -> None:
     run_training(recipes.from_command_line([str(arg) for arg in args]))
 
 
-def run(*args: object, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, "train.py", *map(str, args)]
-    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, **options)
+@pytest.fixture
+def script(tmp_path) -> Callable[..., tuple[int, str]]:
+    """train.py in a process of its own: its exit status, and what it says on both streams."""
+
+    def run(*args: object, before: Callable[[], object] | None = None) -> tuple[int, str]:
+        child = Script("train.py", [str(arg) for arg in args], tmp_path / "said.txt", before)
+        return child.wait(), child.said()
+
+    return run
 
 
 @pytest.mark.parametrize("src", ["gta5", "synthia"])
@@ -80,28 +87,20 @@ print("LABELS", [path for path in seen if "gtFine" in path])
     assert "LABELS []" in done.stdout
 
 
-def interrupted_run(args: list[str]) -> None:
-    """Start a run, send SIGTERM once it has logged step 3, and wait for its good end."""
-    command = [sys.executable, "-u", "train.py", *args]
-    process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
-    said = ""
-    for line in process.stdout:
-        said += line
-        if line.startswith("step 3/"):
-            process.send_signal(signal.SIGTERM)
-    assert process.wait() == 128 + signal.SIGTERM
+def stop_in_the_third_step() -> None:
+    loop.train_step = signalled_after(3, loop.train_step)
+
+
+def test_six_steps_are_three_a_kill_and_three(data, tmp_path, script):
+    args = [*SMALL, "--data-root", data, "--steps", 6, "--save-every", 100]
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    assert script(*args, "--out", straight)[0] == 0
+    status, said = script(*args, "--out", broken, before=stop_in_the_third_step)
+    assert status == 128 + signal.SIGTERM
     assert "SIGTERM after step" in said
     assert "python train.py --resume" in said
-
-
-def test_six_steps_are_three_a_kill_and_three(data, tmp_path):
-    args = [*SMALL, "--data-root", str(data), "--steps", "6", "--save-every", "100"]
-    straight, broken = tmp_path / "straight", tmp_path / "broken"
-    assert run(*args, "--out", straight).returncode == 0
-    interrupted_run([*args, "--out", str(broken)])
-    stopped = load_checkpoint(latest(broken))["step"]
-    assert 3 <= stopped < 6
-    assert run("--resume", broken).returncode == 0
+    assert load_checkpoint(latest(broken))["step"] == 3
+    assert script("--resume", broken)[0] == 0
 
     a, b = load_checkpoint(latest(straight)), load_checkpoint(latest(broken))
     assert a["step"] == b["step"] == 6
@@ -161,7 +160,7 @@ def test_weights_that_an_update_spoils_stop_the_run_and_are_its_fault(data, tmp_
         (["--out", "{full}"], ["never overwritten"]),
     ],
 )
-def test_what_a_user_can_put_right_is_one_message(data, tmp_path, args, parts):
+def test_what_a_user_can_put_right_is_one_message(data, tmp_path, script, args, parts):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "something").touch()
     (tmp_path / "future").mkdir()
@@ -172,11 +171,12 @@ def test_what_a_user_can_put_right_is_one_message(data, tmp_path, args, parts):
         make_cityscapes(tmp_path / "broken", (128, 64), labelled=(), train=1)
         (tmp_path / "broken" / "gta" / "images" / "00001.png").write_bytes(b"no picture")
     places = {name: tmp_path / name for name in ("empty", "full", "future", "other", "broken")}
-    done = run(*SMALL, "--data-root", data, "--out", tmp_path / "run", *(arg.format(**places) for arg in args))
-    assert done.returncode != 0
-    assert "Traceback" not in done.stderr
+    out = tmp_path / "run"
+    status, said = script(*SMALL, "--data-root", data, "--out", out, *(arg.format(**places) for arg in args))
+    assert status != 0
+    assert "Traceback" not in said
     for part in parts:
-        assert part.format(**places) in done.stderr
+        assert part.format(**places) in said
 
 
 def test_resume_refuses_other_options(data, tmp_path):
@@ -186,14 +186,14 @@ def test_resume_refuses_other_options(data, tmp_path):
         train("--resume", out, "--lr", "1")
 
 
-def test_check_data_reports_and_says_so_in_its_exit_status(data, tmp_path):
-    good = run("--check-data", "--data-root", data)
-    assert good.returncode == 0, good.stdout + good.stderr
-    assert "gta5 (train)" in good.stdout
+def test_check_data_reports_and_says_so_in_its_exit_status(data, tmp_path, script):
+    status, said = script("--check-data", "--data-root", data)
+    assert status == 0, said
+    assert "gta5 (train)" in said
     broken = tmp_path / "data"
     make_gta(broken, 2)
     make_cityscapes(broken, (128, 64), train=2, val=1)
     (broken / "gta" / "images" / "00001.png").write_bytes(b"no picture")
-    bad = run("--check-data", "--data-root", broken)
-    assert bad.returncode == 1
-    assert "00001.png" in bad.stdout
+    status, said = script("--check-data", "--data-root", broken)
+    assert status == 1
+    assert "00001.png" in said

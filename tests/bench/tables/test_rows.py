@@ -16,7 +16,8 @@ def test_every_row_of_every_table_is_a_command_line_that_train_takes(setting, tm
     papers = {"gta5": "1", "synthia": "2"}
     where = real(papers[benchmark], tmp_path) if benchmark in papers else on(benchmark, tmp_path)
     assert where.name == benchmark
-    for row in (row for name in TABLES for row in rows_of(name, where) if not row.gone):
+    names = TABLES if benchmark in ("toy", "gta5") else ("methods",)  # options of a row are no matter of its data
+    for row in (row for name in names for row in rows_of(name, where) if not row.gone):
         options = Training(where, row, 0).options
         for name, value in row.options.items():
             assert options[name] == value, row.name
