@@ -1,19 +1,15 @@
 """Errors that a user can put right end a program with one message; others keep their traceback."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from huggingface_hub.utils import logging as hub_logging
 
-from dida.command import USER_ERRORS, told_in_one_line
+from dida.command import USER_ERRORS, say_what_is_logged, told_in_one_line
 from dida.data.image_file import ImageFileError
 from dida.data.workers import WorkerDied
 from dida.errors import NonFinite, UserError
 from dida.run.claim import Claimed
-
-ROOT = Path(__file__).parents[2]
+from tests.processes import Child
 
 
 def test_an_error_that_is_named_ends_the_program_with_what_it_says():
@@ -80,12 +76,12 @@ def test_lack_of_memory_of_the_host_is_one_too():
         torch.empty(1 << 60, dtype=torch.uint8)
 
 
-def test_a_warning_of_the_hub_is_said_once():
-    program = """
-from dida import command
-from huggingface_hub.utils import logging
-command.say_what_is_logged()
-logging.get_logger("huggingface_hub.utils._http").warning("no connection")
-"""
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stderr.count("no connection") == 1
+def warn_as_the_hub_does() -> None:
+    say_what_is_logged()
+    hub_logging.get_logger("huggingface_hub.utils._http").warning("no connection")
+
+
+def test_a_warning_of_the_hub_is_said_once(tmp_path):
+    child = Child(tmp_path / "said.txt", warn_as_the_hub_does)
+    assert child.wait() == 0
+    assert child.said().count("no connection") == 1

@@ -1,6 +1,5 @@
 """Commands side by side: their order, what failures and signals do, and that a killed runner spoils nothing."""
 
-import os
 import random
 import signal
 import subprocess
@@ -12,31 +11,12 @@ import pytest
 
 from bench.tables.jobs import Jobs, Task
 from dida.machine.signals import Signals
+from tests.bench.tables.chain import STEPS
 from tests.processes import LIMIT, wait_until
 
 ROOT = Path(__file__).parents[3]
 
-# Every task appends its name as often as it has steps, and goes on where it stopped: a training in miniature.
-WORKER = """
-import sys, time
-from pathlib import Path
-path, steps = Path(sys.argv[1]), int(sys.argv[2])
-done = len(path.read_text().split()) if path.exists() else 0
-for step in range(done, steps):
-    time.sleep(0.03)
-    with path.open("a") as file:
-        file.write(f"{step} ")
-"""
-RUNNER = """
-import sys
-from tests.bench.tables.test_jobs import chain
-from bench.tables.jobs import Jobs
-from dida.machine.signals import Signals
-from pathlib import Path
-signals = Signals()
-Jobs(chain(Path(sys.argv[1])), 2, {}).run(signals)
-sys.exit(130 if signals.caught else 0)
-"""
+WHOLE = dict.fromkeys(("first", "second", "third"), "".join(f"{step} " for step in range(STEPS)))
 
 
 @pytest.fixture
@@ -50,19 +30,6 @@ def shell(name: str, folder: Path, script: str, after: Task | None = None) -> Ta
     """A task that is done when its script has made the file of its name."""
     made = folder / name
     return Task(name, lambda: ["sh", "-c", script.format(made=made)], made.exists, folder / f"{name}.log", after)
-
-
-def chain(folder: Path, steps: int = 12) -> list[Task]:
-    """Two workers, and a third that needs the first."""
-
-    def worker(name: str, after: Task | None = None) -> Task:
-        path = folder / name
-        command = [sys.executable, "-c", WORKER, str(path), str(steps)]
-        done = lambda: path.exists() and len(path.read_text().split()) >= steps  # noqa: E731
-        return Task(name, lambda: command, done, folder / f"{name}.log", after)
-
-    first = worker("first")
-    return [first, worker("second"), worker("third", first)]
 
 
 def test_what_needs_another_waits_for_it(tmp_path, signals):
@@ -110,8 +77,7 @@ def test_the_environment_reaches_the_command(tmp_path, signals):
 
 
 def start(folder: Path) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, "-c", RUNNER, str(folder)], cwd=ROOT, env=environment)
+    return subprocess.Popen([sys.executable, "-m", "tests.bench.tables.chain", str(folder)], cwd=ROOT)
 
 
 def wait_for(path: Path) -> None:
@@ -135,28 +101,27 @@ def test_a_stopped_runner_stops_its_commands(tmp_path):
 
 def test_a_killed_runner_starts_nothing_twice(tmp_path):
     """Its orphans live on; the next runner waits for them, or two would write the same file."""
-    expected = dict.fromkeys(("first", "second", "third"), "".join(f"{step} " for step in range(12)))
     process = start(tmp_path)
     wait_for(tmp_path / "first")
     process.kill()
     process.wait()
     assert start(tmp_path).wait(LIMIT) == 0
-    assert steps_of(tmp_path) == expected
+    assert steps_of(tmp_path) == WHOLE
 
 
 def test_two_runners_share_the_work(tmp_path):
     processes = [start(tmp_path), start(tmp_path)]
     assert [process.wait(LIMIT) for process in processes] == [0, 0]
-    assert steps_of(tmp_path) == dict.fromkeys(("first", "second", "third"), "".join(f"{i} " for i in range(12)))
+    assert steps_of(tmp_path) == WHOLE
 
 
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGKILL])
 def test_runners_that_end_at_random_moments_leave_what_one_would_have(tmp_path, kind):
     rng = random.Random(kind)
-    for _ in range(3):
+    for _ in range(6):
         process = start(tmp_path)
-        time.sleep(rng.uniform(0, 1.2))
+        time.sleep(rng.uniform(0, 0.4))
         process.send_signal(kind)
         process.wait(LIMIT)
     assert start(tmp_path).wait(LIMIT) == 0
-    assert steps_of(tmp_path) == dict.fromkeys(("first", "second", "third"), "".join(f"{i} " for i in range(12)))
+    assert steps_of(tmp_path) == WHOLE
