@@ -247,6 +247,7 @@ def plan(wanted: Sequence[tuple[Setting, Row]], seeds: Sequence[int]) -> list[Ta
     Raises ValueError if another kind of machine has begun with one of the seeds.
     """
     tasks: dict[Path, Task] = {}  # by what they make: rows of equal options share a run
+    here = _processors(machine())
     for seed in seeds:
         begun = len(tasks)
         for setting, row in wanted:
@@ -256,24 +257,24 @@ def plan(wanted: Sequence[tuple[Setting, Row]], seeds: Sequence[int]) -> list[Ta
             _add_scoring(Scoring(training), tasks)
         if len(tasks) > begun:
             for setting, row in wanted:
-                _refuse_another_machine(Scoring(Training(setting, row, seed)))
+                _refuse_another_machine(Scoring(Training(setting, row, seed)), here)
     return list(tasks.values())
 
 
-def machine_of(record: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """CPU and GPU that trained: what the bits of a run depend on beside its source."""
-    trained = record["environment"]["trained"]
-    return trained.get("cpu"), trained.get("gpu")
+def machine_of(record: Mapping[str, Any]) -> str:
+    """The kind of machine that trained: what the bits of a run depend on beside its source."""
+    return _processors(record["environment"]["trained"])
 
 
-def _refuse_another_machine(scoring: Scoring) -> None:
-    record, here = scoring.record(), machine()
-    if record is not None and machine_of(record) != (here["cpu"], here["gpu"]):
-        theirs, ours = (
-            " with ".join(filter(None, names)) for names in (machine_of(record), (here["cpu"], here["gpu"]))
-        )
+def _processors(found: Mapping[str, Any]) -> str:
+    return " with ".join(filter(None, (found.get("cpu"), found.get("gpu"))))
+
+
+def _refuse_another_machine(scoring: Scoring, here: str) -> None:
+    record = scoring.record()
+    if record is not None and machine_of(record) != here:
         raise ValueError(
-            f"{scoring.path}: trained on {theirs}, and this is {ours}. Rows are compared seed by seed, and runs of a "
+            f"{scoring.path}: trained on {machine_of(record)}, and this is {here}. Rows are compared seed by seed, and runs of a "
             "seed start alike on one kind of machine alone: take other --seeds, or another folder (--results)"
         )
 
