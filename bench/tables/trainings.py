@@ -275,7 +275,8 @@ def _refuse_another_machine(scoring: Scoring, here: str) -> None:
     if record is not None and machine_of(record) != here:
         raise ValueError(
             f"{scoring.path}: trained on {machine_of(record)}, and this is {here}. Rows are compared seed by seed, "
-            "and runs of a seed start alike on one kind of machine alone: take other --seeds, or another folder (--results)"
+            "and runs of a seed start alike on one kind of machine alone: take other --seeds, or another folder "
+            "(--results)"
         )
 
 
