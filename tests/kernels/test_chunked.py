@@ -130,7 +130,7 @@ def test_a_tenth_of_the_memory_and_less_than_half_of_the_work_of_the_equation():
 
 
 def test_few_weighted_pixels_cost_little():
-    """Products with the bank happen at the nodes and are as many; enlarging, and all else, is of the pixels that count."""
+    """Products with the bank happen at the nodes and are as many; all else is of the pixels that count."""
     made = call("instance_loss", resized(MAIN, hw=(32, 32), HW=(128, 128)))
     student_BDhw, teacher_BDhw, z_BCHW, weight_BHW, *bank = made.args
     few_BHW = weight_BHW * (torch.rand(weight_BHW.shape, generator=torch.Generator().manual_seed(0)) < 0.01)
