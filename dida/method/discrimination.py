@@ -30,9 +30,7 @@ class InstanceLoss:
 
     def __call__(self, seen: Prediction, belief: Belief, mixed: Mixed, bank: InstanceBank) -> Tensor:
         if not belief.terms:
-            return seen.logits.new_zeros(
-                ()
-            )  # before the bank is used: nothing to count, and nothing to sum over processes
+            return seen.logits.new_zeros(())  # before the bank is used: nothing to count or to ask other processes
         h, w = seen.embed.shape[-2:]
         weight_BXX = self.weigh(*self.grid.valid_and_label(mixed, (h, w)))
         total = torch.zeros((), device=seen.embed.device)
