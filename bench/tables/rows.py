@@ -24,6 +24,7 @@ class Row:
     warm: bool = True  # branches from the seed's shared warm start, where the benchmark has one
     paired: bool = True  # is compared with the row above, where its table compares neighbours
     gone: str = ""  # the last commit whose train.py has all of its options: its records are shown, it is not run
+    told: str = ""  # the level that is told the target's true labels, see bench/told.py
 
 
 class Table(NamedTuple):
@@ -145,6 +146,10 @@ ADVISED = _dida("recipe-advised", "the advised recipe", recipe="advised")
 ADVISED_ALONE = _dida("recipe-advised-alone", "the advised recipe, no L_ins", recipe="advised", instance_loss="off")
 
 
+def _told(row: Row, level: str, label: str) -> Row:
+    return replace(row, name=f"{row.name}_told-{level}", label=label, told=level)
+
+
 TABLES = {
     "methods": Table(
         "Methods (Tables I and II)",
@@ -213,6 +218,18 @@ TABLES = {
     "loss": Table(
         "What L_ins adds, all else equal",
         (replace(PAPER_ALONE, paired=False), PAPER, replace(ADVISED_ALONE, paired=False), ADVISED),
+    ),
+    "limits": Table(
+        "What true labels of the target would bring",
+        (
+            ADVISED,
+            _told(ADVISED, "instance", "…, told the truth in q̂"),
+            _told(ADVISED, "both", "…, told the truth in ẑ and q̂"),
+            _told(DAFORMER, "semantic", "DAFormer, told the truth in ẑ"),
+        ),
+        DAFORMER,
+        "What is told no method could know: each row bounds what a correction of these labels can bring, all else "
+        "equal, the weights of the pixels included.",
     ),
     "precision": Table(
         "Numbers of 16 bits in the networks (--precision)",

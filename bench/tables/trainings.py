@@ -114,7 +114,8 @@ class Training:
     @property
     def options(self) -> dict[str, Any]:
         """Every option that the numbers depend on, and those of the warm start."""
-        return resolved(self.arguments) | {"warm_start": self.warm.options if self.warm else None}
+        told = {"told": self.row.told} if self.row.told else {}
+        return resolved(self.arguments) | told | {"warm_start": self.warm.options if self.warm else None}
 
     @cached_property
     def folder(self) -> Path:
@@ -131,12 +132,17 @@ class Training:
     def command(self) -> list[str]:
         """Start it, or go on where it stopped."""
         if checkpoints(self.folder):
-            return [*script("train.py"), "--resume", str(self.folder), *self.place]
+            return [*self.program, "--resume", str(self.folder), *self.place]
         if self.folder.exists():
             shutil.rmtree(self.folder)  # it stopped before its first checkpoint, and train.py never overwrites a run
         init = ["--init", str(self.warm.folder)] if self.warm else []
         out = ["--out", str(self.folder)]
-        return [*script("train.py"), *self.arguments, "--seed", str(self.seed), *init, *out, *self.place]
+        return [*self.program, *self.arguments, "--seed", str(self.seed), *init, *out, *self.place]
+
+    @property
+    def program(self) -> list[str]:
+        """What trains."""
+        return [sys.executable, "-u", "-m", "bench.told", self.row.told] if self.row.told else script("train.py")
 
     @property
     def place(self) -> list[str]:
@@ -187,7 +193,7 @@ class Scoring:
             same = found["options"] == self.training.options
         else:
             then = flat(Config()) | found["options"]  # an option that it lacks is newer; its default is what was done
-            same = then.items() >= self.training.row.options.items()
+            same = then.items() >= self.training.row.options.items() and then.get("told", "") == self.training.row.told
         return found if same else None
 
     def done(self) -> bool:

@@ -100,6 +100,17 @@ def test_what_rows_are_compared_with_stands_in_front_where_no_row_is_it(setting)
     assert rows_of("regeneration", setting)[:5] == (DAFORMER, *TABLES["5"].rows)
 
 
+def test_a_row_that_is_told_labels_is_another_training(setting):
+    told = next(row for row in TABLES["limits"].rows if row.told == "semantic")
+    training, plain = Training(setting, told, 0), Training(setting, DAFORMER, 0)
+    assert (training.arguments, training.warm.folder) == (plain.arguments, plain.warm.folder)
+    assert training.folder != plain.folder
+    assert training.command()[2:5] == ["-m", "bench.told", "semantic"]
+    assert Scoring(training).path != Scoring(plain).path
+    put(setting, told, 0, 50.0, options=plain.options)
+    assert not Scoring(training).done()
+
+
 def test_a_row_whose_options_are_gone_is_shown_and_not_run(setting):
     row = next(row for row in TABLES["candidates"].rows if row.name == "dida_candidate-projection")
     wanted = [(setting, row) for row in rows_of("candidates", setting)]
