@@ -8,6 +8,7 @@ from bench.tables.__main__ import chosen
 from bench.tables.comparison import collect, rows_of
 from bench.tables.rows import BENCHMARKS, DACS, DAFORMER, DIDA, ORACLE, SOURCE_ONLY, TABLES, WARM
 from bench.tables.trainings import Scoring, Training, plan
+from dida.recipes import RECIPES
 from tests.bench.tables.records import on, put, real
 
 
@@ -27,6 +28,26 @@ def test_a_name_stands_for_one_set_of_options():
     rows = [row for table in TABLES.values() for row in table.rows] + [WARM]
     for row in rows:
         assert {str(dict(other.options)) for other in rows if other.name == row.name} == {str(dict(row.options))}
+
+
+@pytest.mark.parametrize("name", ["candidates", "combinations", "finalists"])
+def test_rows_to_choose_between_mean_the_same_whatever_the_recipe_is_now(setting, name):
+    """A choice becomes the recipe, and what it was chosen from must not change with it."""
+    rows = [row for row in TABLES[name].rows if not row.gone]
+    under = [
+        [matter(Training(dataclasses.replace(setting, extra=f"--recipe {recipe}"), row, 0).options) for row in rows]
+        for recipe in RECIPES
+    ]
+    assert all(options == under[0] for options in under)
+    assert len({str(options) for options in under[0]}) == len(rows)  # and no two are one
+
+
+def matter(options: dict) -> dict:
+    """A branch's options less the recipe's name and those that another option leaves without effect."""
+    unused = {"recipe", "warm_start", *(["phi"] if options["regenerate_semantic"] != "smooth" else [])}
+    if options["instance_loss"] == "off":
+        unused |= {"instance_weight", "instance_weights", "instance_prior", "regenerate_instance", "instance_phi"}
+    return {name: value for name, value in options.items() if name not in unused}
 
 
 def test_all_alternatives_of_the_paper_are_there():
