@@ -1,6 +1,6 @@
 """Every option of a run: what it means, its unit and its default, which is the paper's unless it says otherwise.
 
-`recipes.py` holds the named sets (methods, the toy), `options.py` reads and checks them. Only the standard library is
+`recipes.py` holds the named sets (methods, the toy), `dida/options` reads and checks them. Only the standard library is
 imported here, so that `--help` answers at once.
 """
 
@@ -103,7 +103,7 @@ class SpeedConfig:
     compile: bool = False
     """Compile the blocks of a mit_* encoder: a minute or two before the first step, then shorter steps on a GPU."""
     checkpoint_activations: bool = False
-    """Compute the maps within the blocks of a mit_* encoder again in backward: half of the memory, more time."""
+    """Compute the maps within the blocks of a mit_* encoder again in backward: less memory, more time."""
     accumulate: Annotated[int, Range(1, 4096)] = 1
     """Parts of a batch that are in memory one after another; results are those of one, but for batch norm."""
 
@@ -219,7 +219,7 @@ class RunConfig:
 class Config:
     """Domain-adaptive semantic segmentation: train on a labelled source and an unlabelled target.
 
-    The defaults shown are those of the chosen --method and --src (a toy source has a schedule of its own).
+    The defaults shown are those of the --method, --recipe, --src, --tgt and --steps that are given beside --help-all.
     """
 
     EVERYDAY: ClassVar = (

@@ -19,7 +19,7 @@ class InstanceLoss:
     """lambda_ins L_ins over target pixels, see Eq. (6). Scalar; 0 before there is an instance level.
 
     Pixels pasted from the source are left out: there the student sees another object than the teacher did. A weighted
-    mean over the others, so that the gradient is no longer where more of them count.
+    mean over the others, so that the length of the gradient does not depend on how many of them count.
     """
 
     weight: float  # lambda_ins

@@ -15,7 +15,7 @@ from dida_kernels import boundary_mask
 
 
 def balanced_slots(size: int, pixels_C: Tensor) -> Tensor:
-    """Class-balanced sampling: K // C slots each, the first K mod C classes one more, none for an absent class."""
+    """Class-balanced sampling: as many for each class with pixels, the first ones one more where K is no multiple."""
     return _shares(size, (pixels_C > 0).double())
 
 

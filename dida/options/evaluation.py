@@ -95,7 +95,7 @@ class EvalConfig(LookConfig):
     save_predictions: Path | None = None
     """Folder for predicted label maps: train_ids/, label_ids/ (as the Cityscapes server takes them) and colour/."""
     alone: bool = False
-    """Score that network alone, in half of the time."""
+    """Score the network of --network alone, in half of the time."""
     images: Path | None = None
     """Picture, video (.mp4, .avi), or folder of them, to be labelled instead of scoring; no label is read."""
 
