@@ -69,11 +69,16 @@ def decode_image(path: Path, encoded: bytes) -> np.ndarray:
     if (plain := _plain_colours(encoded)) is not None:
         return plain
     with _named(path, "image"), Image.open(io.BytesIO(encoded)) as image:
-        if image.mode.startswith(("I", "F")):
-            raise ImageFileError(f"{path}: more than 8 bits per channel (mode {image.mode})")
+        require_8_bits(image.mode, str(path))
         turn = _TURNS.get(_orientation(image))
         rgb = image if image.mode == "RGB" else image.convert("RGB")
         return np.asarray(rgb if turn is None else rgb.transpose(turn))
+
+
+def require_8_bits(mode: str, what: str) -> None:
+    """Raise ImageFileError for a mode of Pillow whose numbers `convert("RGB")` would cut off at 255."""
+    if mode.startswith(("I", "F")):
+        raise ImageFileError(f"{what}: more than 8 bits per channel (mode {mode})")
 
 
 def read_ids(path: Path, encoding: Encoding) -> np.ndarray:

@@ -28,7 +28,7 @@ MIT_LICENCE = "NVIDIA Source Code License for SegFormer: research and evaluation
 def encoder_licence(name: str, weights: str) -> str:
     """The terms of the start weights of an encoder, as far as they are known. Arguments as of `load_backbone`."""
     if weights == "none":
-        return "none: the encoder started from random weights"
+        return "none: the network started from random weights"
     if weights != "auto":
         return f"that of the file of start weights, {Path(weights).name}, whatever its publisher says"
     if name in VARIANTS:

@@ -20,21 +20,31 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dida.config import Config, of_run, to_dict
+from dida.config import Config, from_dict, of_run, to_dict
 from dida.data.classes import ClassSet
 from dida.errors import UserError
-from dida.machine.files import PARTIAL, Appended, regular, require_writable, write_bytes, write_json
+from dida.machine.files import (
+    PARTIAL,
+    Appended,
+    read_json,
+    read_metrics,
+    regular,
+    require_writable,
+    write_bytes,
+    write_json,
+)
 from dida.machine.provenance import environment
 from dida.run.claim import LOCK, Claim, require_unclaimed
 from dida.run.trackers import MARK, open_trackers, require_tracker
 from dida.state import checkpoints, run_folder
 
 RUNS = Path("runs")
-# What a run writes before its first checkpoint: a folder of this alone holds nothing that could be continued.
+# What a run writes before its first checkpoint, and of that what it writes before its options.
 _START = re.compile(
-    r"(config|classes|environment\w*)\.json|metrics\.jsonl|events\.out\.tfevents.*|panels/step_\d+\.png"
-    rf"|(\w+/)?\..*\.partial|{LOCK}|{re.escape(MARK)}|wandb/.*"
+    r"(config|classes|environment\w*)\.json|metrics\.jsonl|events\.out\.tfevents.*"
+    rf"|panels/step_\d+\.png|(\w+/)?\..*\.partial|{LOCK}|{re.escape(MARK)}|wandb/.*"
 )
+_BEFORE = re.compile(rf"\..*\.partial|{LOCK}")
 
 
 class Run:
@@ -142,8 +152,7 @@ def _claimed(folder: Path) -> Iterator[Claim]:
 
 def _require_free(folder: Path) -> None:
     """Raise FileExistsError for a folder that holds more than a start that came to no checkpoint."""
-    names = (path.relative_to(folder).as_posix() for path in _files(folder))
-    foreign = next((name for name in names if not _START.fullmatch(name)), None)  # of what may be a whole disk
+    foreign = next(_foreign(folder), None)  # of what may be a whole disk
     if foreign is not None:
         found = checkpoints(folder)
         instead = f"or continue that run with --resume {shlex.quote(str(folder))}" if found else "or remove it"
@@ -151,6 +160,34 @@ def _require_free(folder: Path) -> None:
             f"{folder}: exists and is not empty (it holds {foreign}); a run is never overwritten. Choose another "
             f"--out, {instead}"
         )
+
+
+def _foreign(folder: Path) -> Iterator[str]:
+    """Files of a folder that are no part of a start which came to no checkpoint, by name.
+
+    Others have a config.json or a folder wandb/ too, and a finished run whose checkpoints were moved has nothing but
+    such files left: so it must say what it is, and its log must end before the first checkpoint was due.
+    """
+    begun = []
+    for path in _files(folder):
+        name = path.relative_to(folder).as_posix()
+        if not _START.fullmatch(name):
+            yield name
+        elif not _BEFORE.fullmatch(name):
+            begun.append(name)
+    if begun and not _came_to_no_checkpoint(folder):
+        yield min(begun)
+    elif not (folder / MARK).exists():
+        yield from (name for name in begun if name.startswith("wandb/"))
+
+
+def _came_to_no_checkpoint(folder: Path) -> bool:
+    try:
+        config = from_dict(read_json(folder / "config.json"))
+        last = max((line["step"] for line in read_metrics(folder / "metrics.jsonl")), default=0)
+    except (OSError, ValueError, KeyError):
+        return False
+    return last < min(config.run.save_every, config.optim.steps)
 
 
 def _free_name(path: Path) -> Path:

@@ -16,13 +16,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dida.data.classes import ClassSet
-from dida.data.image_file import read_image
+from dida.data.image_file import read_image, require_8_bits
 from dida.data.pictures import of_one_shape
 from dida.data.transforms import Normalise, scaled_image
 from dida.machine.device import find_device
 from dida.options import parse_size
 from dida.use.evaluate import Inference, class_scores, enlarged, evaluating
-from dida.use.sharing import require_no_run, save_shared
+from dida.use.sharing import require_nothing_of_others, save_shared
 from dida.use.trained import Trained, load_trained
 
 AnyPicture = str | os.PathLike[str] | np.ndarray | Tensor | Image.Image
@@ -127,9 +127,9 @@ class Network(nn.Module, PyTorchModelHubMixin):
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
         """Weights, config and model card, for `load`; `options` are those of the hub's mixin.
 
-        Raises ValueError for the folder of a run, whose config.json it would take, and OSError.
+        Raises ValueError for a folder where that would write over what was not written so, and OSError.
         """
-        require_no_run(Path(save_directory))  # now: the mixin removes a config.json first of all
+        require_nothing_of_others(Path(save_directory))  # now: the mixin removes a config.json first of all
         return super().save_pretrained(save_directory, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -218,10 +218,11 @@ def _unbatched(pictures: Any) -> Sequence[Any] | None:
 
 
 def as_rgb(picture: Any) -> np.ndarray:
-    """[H, W, 3] uint8 RGB of anything that is an `AnyPicture`. Raises ValueError, ImageFileError for a file."""
+    """[H, W, 3] uint8 RGB of anything that is an `AnyPicture`. Raises ValueError, such as ImageFileError."""
     if isinstance(picture, str | os.PathLike):
         return read_image(Path(picture).expanduser())
     if isinstance(picture, Image.Image):
+        require_8_bits(picture.mode, "a picture of Pillow")
         picture = np.asarray(picture.convert("RGB"))
     if isinstance(picture, Tensor) and picture.dtype == torch.uint8 and picture.ndim == 3 and picture.shape[0] == 3:
         picture = picture.permute(1, 2, 0).cpu().numpy()

@@ -5,6 +5,7 @@ FOLDER/config.json         classes, how to look at pictures, and the run's optio
 FOLDER/README.md           the model card
 """
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,14 +45,30 @@ def save_shared(
         "classes": origin.class_set.to_dict(),
         "options": to_dict(options),
     }
-    write_json(folder / CONFIG, {SHARED: content})
-    write_text(folder / CARD, card_of(origin, name))
+    card = card_of(origin, name)
+    write_json(folder / CONFIG, {SHARED: content | {"card": _digest(card.encode())}})
+    write_text(folder / CARD, card)
 
 
-def require_no_run(folder: Path) -> None:
-    """Raise ValueError for the folder of a run, which has a config.json of its own."""
+def require_nothing_of_others(folder: Path) -> None:
+    """Raise ValueError where `save_shared` would write over what it has not written: the config.json of a run or of
+    another program, somebody's README.md, a model card that was edited."""
     if (folder / FOLDER).exists():
         raise ValueError(f"{folder}: is the folder of a run, whose config.json would be lost; choose another one")
+    config, card = folder / CONFIG, folder / CARD
+    try:
+        known = read_json(config)[SHARED] if config.exists() else {}
+        known.get("card")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{config}: is of another program and would be lost; choose another folder") from error
+    if card.exists() and known.get("card") != _digest(card.read_bytes()):
+        raise ValueError(
+            f"{card}: was not written here, or edited since, and would be lost; move it away, or choose another folder"
+        )
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def without_paths(config: Config) -> Config:
@@ -64,6 +81,7 @@ def without_paths(config: Config) -> Config:
         data_root=Config().data.data_root,
         weights=model.weights if model.weights in ("auto", "none") else Path(model.weights).name,
         init=None if model.init is None else Path(model.init.name),
+        cache=None,
         out=None,
     )
 
@@ -120,7 +138,7 @@ def _data(origin: Trained) -> Iterator[str]:
             "labelled source": config.data.src,
             "target, without labels": config.data.tgt,
             "step": f"{origin.step} of {config.optim.steps}",
-            "encoder": f"{config.model.backbone}, start weights {config.model.weights}",
+            "encoder": f"{config.model.backbone}, start weights {config.model.init or config.model.weights}",
             "head": f"{config.model.head}, {config.model.embed_dim} channels",
             "pictures are scaled into": config.data.tgt_size,
             "crop and batch": f"{config.data.crop}, {config.data.batch_size} + {config.data.batch_size}",
@@ -177,7 +195,7 @@ def scores_beside(origin: Trained) -> list[dict[str, Any]]:
 def _licence(origin: Trained) -> Iterator[str]:
     yield "## Licence"
     yield ""
-    yield f"Start weights of the encoder: {_terms(origin)}."
+    yield f"Start weights: {_terms(origin)}."
     yield "The terms of the training data are those of their publishers. The code that trained it has the MIT licence."
     yield ""
     yield "The method is that of *Dual-Level Interaction for Domain Adaptive Semantic Segmentation* by Dongyu Yao and"
@@ -185,8 +203,10 @@ def _licence(origin: Trained) -> Iterator[str]:
 
 
 def _terms(origin: Trained) -> str:
-    """The licence that comes with the encoder's start weights; published networks started from NVIDIA's."""
+    """The licence that comes with the start weights; published networks started from NVIDIA's."""
     model = origin.config.model
+    if model.init and not origin.family:
+        return f"those of the network in {model.init.name}, on whatever terms that has"
     return MIT_LICENCE if origin.family else encoder_licence(model.backbone, model.weights)
 
 

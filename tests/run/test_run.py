@@ -113,15 +113,19 @@ LEFT = {  # by a start that came to no checkpoint
         "config.json", "classes.json", "environment.json", "metrics.jsonl", "events.out.tfevents.1.a.2"
     ],
     "a panel": ["config.json", "panels/step_000100.png"],
+    "curves of a service": ["config.json", "tracker.json", "wandb/offline-run-1/run.wandb"],
     "half a checkpoint": ["config.json", "checkpoints/.step_000100.pt.77.partial", ".config.json.77.partial"],
     "the lock of a process that was killed": ["lock", "config.json"],
 }  # fmt: skip
 
 
-def fill(folder: Path, names: list[str]) -> None:
+WRITTEN = {"config.json": json.dumps(to_dict(Config())), "metrics.jsonl": '{"step": 999}\n'}  # as a run does
+
+
+def fill(folder: Path, names: list[str], **written: str) -> None:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("left")
+        (folder / name).write_text((WRITTEN | written).get(name, "left"))
 
 
 @pytest.mark.parametrize("left", LEFT)
@@ -133,7 +137,7 @@ def test_a_start_that_came_to_no_checkpoint_is_taken_over(tmp_path, left):
         assert from_dict(json.loads((run.folder / "config.json").read_text())) == config
     for name in LEFT[left]:
         path = tmp_path / "run" / name
-        assert not path.exists() or path.read_text() != "left"
+        assert not path.exists() or path.read_text() not in ("left", WRITTEN["metrics.jsonl"])
     assert not (tmp_path / "run" / "lock").exists()
 
 
@@ -155,7 +159,31 @@ def test_anything_else_is_left_alone(tmp_path, names, instead):
         with pytest.raises(FileExistsError, match=f"a run is never overwritten.*{instead}"):
             refuse(config)
     assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()) == sorted(names)
-    assert {(tmp_path / name).read_text() for name in names} == {"left"}
+    assert {(tmp_path / name).read_text() for name in names} <= {"left", *WRITTEN.values()}
+
+
+FINISHED = ["config.json", "classes.json", "metrics.jsonl", "panels/step_040000.png"]  # its checkpoints were moved
+
+
+@pytest.mark.parametrize(
+    "names, written",
+    [
+        (FINISHED, {"metrics.jsonl": '{"step": 950}\n{"step": 1000}\n'}),
+        (FINISHED, {"metrics.jsonl": "no line of ours\n"}),
+        (["config.json"], {"config.json": '{"model_type": "segformer"}'}),
+        (["config.json"], {"config.json": "not JSON"}),
+        (["config.json", "wandb/offline-run-1/run.wandb"], {}),  # of another program: ours has its tracker.json
+        (["wandb/offline-run-1/run.wandb"], {}),
+        (["metrics.jsonl"], {}),
+    ],
+)
+def test_what_only_looks_like_a_start_is_left_alone(tmp_path, names, written):
+    fill(tmp_path, names, **written)
+    before = {name: (tmp_path / name).read_text() for name in names}
+    for refuse in (start, require_place):
+        with pytest.raises(FileExistsError, match=r"a run is never overwritten.*or remove it"):
+            refuse(changed(Config(), out=tmp_path))
+    assert {name: (tmp_path / name).read_text() for name in names} == before
 
 
 def refused_in_a_child(act: Callable[[], object]) -> str:

@@ -4,6 +4,7 @@ import inspect
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -135,6 +136,9 @@ def test_what_makes_no_sense_is_one_message(run, network, picture, tmp_path):
     for empty in (np.zeros((0, 9, 3), np.uint8), torch.zeros(3, 9, 0, dtype=torch.uint8), Image.new("RGB", (0, 9))):
         with pytest.raises(ValueError, match="pixels has nothing in it"):
             network(empty)
+    for deep in (Image.new("I;16", (9, 9)), Image.new("F", (9, 9)), Image.new("I", (9, 9))):
+        with pytest.raises(ValueError, match=r"a picture of Pillow: more than 8 bits per channel \(mode [IF]"):
+            network(deep)
     for name, value in {"size": (64, 64), "device": 5, "network": 0}.items():
         with pytest.raises(TypeError, match=f"{name}: expected text, got "):
             dida.load(run, **{name: value})
@@ -161,8 +165,7 @@ def test_a_shared_folder_holds_the_network_and_nothing_of_the_machine(run, netwo
         assert part in card
     with pytest.raises(ValueError, match=r"^network teacher: .* holds student alone"):
         dida.load(folder, network="teacher")
-    (folder / "README.md").write_text("of an older step")
-    network.save_pretrained(folder)
+    network.save_pretrained(folder)  # over what was written so
     assert (folder / "README.md").read_text() == card
     (run / "config.json").write_text("its options")
     with pytest.raises(ValueError, match="is the folder of a run"):
@@ -179,6 +182,32 @@ REPORT = {
     "student": {"mIoU": {"19": 12.34}, "IoU": {"road": 50.0, "train": None}},
     "teacher": {"mIoU": {"19": 11.0}, "IoU": {"road": 49.0, "train": None}},
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("README.md", "my project"), ("config.json", '{"model_type": "segformer"}'), ("config.json", "not JSON"),
+     ("config.json", '{"dida": 3}'), ("README.md", None)],
+)  # fmt: skip
+def test_sharing_writes_over_nothing_of_others(network, tmp_path, name, content):
+    if content is None:  # a card that was written here, and edited
+        network.save_pretrained(tmp_path)
+        content = (tmp_path / name).read_text() + "Trained on our own streets.\n"
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=f"{name}: .* would be lost"):
+        network.save_pretrained(tmp_path)
+    assert (tmp_path / name).read_text() == content
+
+
+def test_a_card_names_the_network_that_a_run_began_with_and_no_place(run, tmp_path):
+    folder = tmp_path / "begun"
+    config = tiny_config(folder, init=Path("/home/alice/segformer.b5.pth"), cache=Path("/home/alice/cache"))
+    write_checkpoint(folder / "checkpoints" / "step_000400.pt", config)
+    dida.load(folder, device="cpu").save_pretrained(tmp_path / "shared")
+    card = (tmp_path / "shared" / "README.md").read_text()
+    assert "Start weights: those of the network in segformer.b5.pth, on whatever terms that has" in card
+    assert "random weights" not in card
+    assert "alice" not in card + (tmp_path / "shared" / "config.json").read_text()
 
 
 def test_a_network_goes_to_the_hub_and_comes_back(network, picture, monkeypatch, tmp_path):
