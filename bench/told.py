@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.tables.trainings import require_told
 from dida.assemble import Parts, assemble
 from dida.batch import IGNORE, Belief, Prediction
 from dida.command import USER_ERRORS, USER_ERRORS_OF_READING, say_what_is_logged, told_in_one_line
@@ -25,12 +26,13 @@ from dida.data.domains import LabelledDomain, UnlabelledDomain
 from dida.data.pairs import Pairs
 from dida.data.scaled_files import Scaled, ScaledFiles, Size
 from dida.loop import train
-from dida.machine.signals import Signals
+from dida.machine.signals import Signals, Stopped
 from dida.machine.streams import standard_streams
 from dida.method.bank import InstanceBank
 from dida.method.passes import Believe
 from dida.method.prior import ClassShares
 from dida.recipes import from_command_line, oracle
+from dida.state import run_folder
 
 LEVELS = {"semantic": (True, False), "instance": (False, True), "both": (True, True)}  # z-hat, q-hat
 
@@ -116,10 +118,17 @@ def main(args: list[str]) -> None:
     config = from_command_line(options, program)
     say_what_is_logged()
     with told_in_one_line(program, *USER_ERRORS_OF_READING, debug=config.debug):
-        labelled = domains.labelled(oracle(config).data.src, config.data.data_root, "train")
-        parts = told_parts(assemble(config), labelled, config.data.batch_size, level)
+        if config.resume:
+            require_told(run_folder(config.resume), level)
+        parts = assemble(config)
+        labelled = domains.labelled(oracle(config).data.src, config.data.data_root, "train").seen_as(parts.class_set)
+        parts = told_parts(parts, labelled, config.data.batch_size, level)
     with told_in_one_line(program, *USER_ERRORS, debug=config.debug):
-        train(config, parts)
+        try:
+            train(config, parts)
+        except Stopped:
+            print(f"it was told: not train.py but {program} {level} goes on with it", flush=True)
+            raise
 
 
 if __name__ == "__main__":

@@ -69,6 +69,8 @@ def assemble(config: Config, world: World = ALONE) -> Parts:
     """
     begun = begun_run(config) if config.resume else None  # first: what was edited is named, not what it breaks
     _require_equal_parts(config, world)
+    if config.run.eval_target_labels and not (config.run.eval_every or config.resume):
+        raise ValueError("--eval-target-labels scores when a run looks at itself: it needs --eval-every N")
     device = find_device(config.run.device)
     pairs, pixels_C = build_pairs(config)
     class_set = pairs.source.class_set
@@ -126,8 +128,6 @@ def build_pairs(config: Config) -> tuple[Pairs, Tensor]:
     """The endless stream of samples, and the source's pixels per class [C] int64. Raises OSError or ValueError."""
     data = config.data
     source = labelled_sources(data.src, data.data_root, "train")
-    if len(source.class_set) < 2:
-        raise ValueError(f"--src {data.src} declares one class, {source.class_set.names[0]}: nothing to tell apart")
     target = domains.unlabelled(data.tgt, data.data_root, "train")
     statistics = source.statistics()
     crop = (data.crop, data.crop)
@@ -184,17 +184,24 @@ def load_networks(config: Config, class_set: ClassSet, device: torch.device) -> 
     model = config.model
     student = build_student(config, class_set)
     require_any_size(student.backbone, model.backbone, config.data.crop)
-    _log.info(load_backbone(student.backbone, model.backbone, model.weights))
-    imagenet = None
-    if config.teach.feature_weight > 0 and not class_set.things:
-        _log.info("feature distance off: it compares things, and none of the classes is said to be one")
-    elif config.teach.feature_weight > 0 and model.weights != "none":
-        imagenet = copy.deepcopy(student.backbone).to(device)
-    elif config.teach.feature_weight > 0:
-        _log.info("feature distance off: with --weights none there are no ImageNet features to stay close to")
-    if model.init and not config.resume:  # a resumed run has weights of its own
+    keeps_close = _keeps_close(config, class_set)
+    if keeps_close or not config.resume:  # a resumed run has weights of its own
+        _log.info(load_backbone(student.backbone, model.backbone, model.weights))
+    imagenet = copy.deepcopy(student.backbone).to(device) if keeps_close else None
+    if model.init and not config.resume:
         _log.info(start_from_init(student, model, class_set))
     return student, imagenet
+
+
+def _keeps_close(config: Config, class_set: ClassSet) -> bool:
+    """Whether there is a feature distance; says so where it was asked for and cannot be."""
+    if config.teach.feature_weight == 0:
+        return False
+    if not class_set.things:
+        _log.info("feature distance off: it compares things, and none of the classes is said to be one")
+    elif config.model.weights == "none":
+        _log.info("feature distance off: with --weights none there are no ImageNet features to stay close to")
+    return bool(class_set.things) and config.model.weights != "none"
 
 
 def build_state(

@@ -157,7 +157,7 @@ class Keeper:
                 print(f"{stopped.kind.name} after step {self._parts.state.step}{self._way_on()}", flush=True)
             raise
         except Exception as error:
-            error.add_note(f"stopped after step {self._parts.state.step}{self._way_on()}")
+            error.add_note(f"stopped after step {self._parts.state.step}{self._way_on(error)}")
             raise
 
     def _require_same(self) -> None:
@@ -190,8 +190,10 @@ class Keeper:
         state, classes = self._parts.state, self._parts.class_set.to_dict()
         state.save(run.folder, run.config, classes, self._listing, keep=self._every.keep)
 
-    def _way_on(self) -> str:
+    def _way_on(self, error: Exception | None = None) -> str:
         folder, step = self._folder, self._parts.state.step
+        if not self._saved and isinstance(error, NonFinite):
+            return f", nothing is saved yet; {folder} keeps what was found, so start again with another --out"
         if not self._saved:
             return ", nothing is saved yet; the same command starts again"
         kept = "saved" if self._saved == step else f"{latest(folder).name} is the last that was saved"

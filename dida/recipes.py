@@ -191,13 +191,16 @@ def from_command_line(args: list[str], program: str = "train.py") -> Config:
     base = Config()
     base = of_data(base, given(args, "src", base.data.src), given(args, "tgt", base.data.tgt))
     base = changed(base, tgt=given(args, "tgt", base.data.tgt), tgt_size=given(args, "tgt-size", base.data.tgt_size))
-    base = _of_given_steps(base, args)
+    base = _following(base, args)
     recipe = RECIPES.get(given(args, "recipe", base.recipe), paper)
     method = METHODS.get(given(args, "method", base.method), dida)
     return read_command_line(Config, args, program, method(recipe(base)))
 
 
-def _of_given_steps(config: Config, args: list[str]) -> Config:
+def _following(config: Config, args: list[str]) -> Config:
+    """What follows from options that are given: schedules from steps, and that pixels count where they are said."""
+    if given(args, "rare-class-pixels", ""):
+        config = changed(config, rare_class_share=0.0)
     given_steps = given(args, "steps", "")
     try:
         steps = int(given_steps) if len(given_steps) < 16 else 0  # a long number is slow to read at all
@@ -218,7 +221,7 @@ def _as_saved(path: Path, args: list[str], program: str) -> Config:
                 f"{program}: --{name} {word} is a set of options, and {path} holds all options, those of {had}; "
                 "leave one of the two out"
             )
-    return _of_given_steps(saved, args)
+    return _following(saved, args)
 
 
 def _resumed(path: Path, args: list[str], program: str) -> Config:

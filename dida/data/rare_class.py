@@ -74,8 +74,9 @@ def rare_classes(
     classes = np.array([c for c, found in enumerate(files) if len(found) > 0], dtype=np.int64)
     if len(classes) == 0:
         raise ValueError(
-            f"no label file has more than {np.min(min_pixels):.0f} pixels of any class: lower --rare-class-pixels (or "
-            "--rare-class-share) for small pictures, or leave rare classes alone with --no-rare-class-sampling"
+            f"no label file has more than {np.min(min_pixels):.0f} pixels of any class: lower "
+            f"{'--rare-class-pixels' if np.ndim(min_pixels) == 0 else '--rare-class-share'} for small pictures, or "
+            "leave rare classes alone with --no-rare-class-sampling"
         )
     if dropped:
         _log.warning(

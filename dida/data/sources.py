@@ -83,12 +83,21 @@ def labelled_sources(text: str, root: Path, split: str) -> Sources:
     """What --src names. Raises ValueError or FileNotFoundError as `domains.labelled`."""
     names, weights = _parsed(text)
     first, *others = (domains.labelled(name, root, split) for name in names)
+    require_two_classes(first.class_set, text)
     return Sources((first, *(_as_first(other, first.class_set) for other in others)), weights)
 
 
 def source_surveys(text: str, root: Path, split: str) -> list[Survey]:
-    """A survey of each domain that --src names, for checks."""
-    return [domains.survey(name, root, split) for name in _parsed(text)[0]]
+    """A survey of each domain that --src names, for checks. Raises as `labelled_sources`."""
+    surveys = [domains.survey(name, root, split) for name in _parsed(text)[0]]
+    require_two_classes(surveys[0].domain.class_set, text)
+    return surveys
+
+
+def require_two_classes(class_set: ClassSet, text: str) -> None:
+    """Raise ValueError for a source, as --src names it, that has one class."""
+    if len(class_set) < 2:
+        raise ValueError(f"--src {text} declares one class, {class_set.names[0]}: nothing to tell apart")
 
 
 def published_mean_of_all(text: str) -> int | None:

@@ -13,6 +13,7 @@ from dida.data.image_file import ImageFileError
 
 _CODECS = {".mp4": "mp4v", ".avi": "MJPG"}  # by the ending of the file that is written; OpenCV always has these two
 _USUAL_RATE = 25.0  # frames a second, where a file does not say
+_MOST = 2**16 - 1  # that fits into MPEG-4's half of a fraction
 # Headers say a frame or two more than there are, after a cut for instance; more than this share is a damaged file.
 _MAY_BE_MISSING = 0.01
 
@@ -26,8 +27,7 @@ class VideoFile:
         self._capture = cv2.VideoCapture(str(path)) if path.is_file() else None
         if self._capture is None or not self._capture.isOpened():
             raise ImageFileError(f"{path}: not a readable video")
-        rate = self._capture.get(cv2.CAP_PROP_FPS)
-        self.rate = rate if math.isfinite(rate) and rate > 0 else _USUAL_RATE  # frames a second
+        self.rate = _rate_to_write(self._capture.get(cv2.CAP_PROP_FPS))  # frames a second
         self.count = max(int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)  # that the header promises
         self.least = max(math.ceil(self.count * (1 - _MAY_BE_MISSING)) - 2, 1)  # that a whole one has
 
@@ -83,6 +83,16 @@ def whole_video(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None
         if writer is not None:
             writer.release()
         partial.unlink(missing_ok=True)
+
+
+def _rate_to_write(rate: float) -> float:
+    """The rate of a video as a file can have it, or what is usual where its header says nothing sensible.
+
+    MPEG-4 takes fractions whose numerator has 16 bits, and OpenCV makes one with a power of ten below the line.
+    """
+    if not (math.isfinite(rate) and 0.001 <= rate <= _MOST):
+        return _USUAL_RATE
+    return next(rounded for digits in (3, 2, 1, 0) if (rounded := round(rate, digits)) * 10**digits <= _MOST)
 
 
 def _require_whole(partial: Path, frames: int, path: Path) -> None:

@@ -1,12 +1,15 @@
 """What is told is the truth of the very pixels that the teacher looks at, and nothing else changes."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from bench.told import LEVELS, Told, main, told_parts
+from bench.told import __file__ as told_file
 from dida import recipes
 from dida.assemble import Parts, assemble
 from dida.batch import IGNORE, Belief, InstanceTarget
@@ -93,12 +96,15 @@ def test_a_run_that_is_told_has_true_pseudo_labels(toy, method, level):
         assert torch.equal(term.factor.argmax(1)[known_BHW], truth_BHW[known_BHW])
 
 
-def test_it_is_a_training_like_any_other_and_goes_on(toy, tmp_path):
+def test_it_is_a_training_like_any_other_and_goes_on(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", [told_file, "semantic", "..."])  # as it is typed
     run = tmp_path / "run"
     main(["semantic", "--data-root", str(toy), *OPTIONS, "--method", "daformer", "--log-every", "1", "--out", str(run)])
     assert [line["step"] for line in read_metrics(run / "metrics.jsonl")] == [1, 2]
     main(["semantic", "--resume", str(run), "--steps", "3"])
     assert checkpoints(run)[-1].stem == "step_000003"
+    with pytest.raises(SystemExit, match=r"environment.json: .*told.py semantic trained, so level both was not told"):
+        main(["both", "--resume", str(run), "--steps", "4"])
 
 
 @pytest.mark.parametrize(
@@ -113,6 +119,26 @@ def test_what_cannot_be_told_is_said(toy, args, said):
     where = ["--data-root", str(toy)] if len(args) > 2 else []
     with pytest.raises(SystemExit, match=said):
         main([*args, *where])
+
+
+def test_labels_are_train_ids_of_the_runs_own_classes(tmp_path, monkeypatch):
+    """The target has them in another order, and one that the source does not have."""
+    label = np.repeat(np.array([[7, 8, 9, 7]], np.uint8), 32, axis=0).repeat(16, axis=1)
+    for name, classes in {"sim": {"1": "floor", "2": "box"}, "real": {"7": "box", "8": "floor", "9": "rack"}}.items():
+        for i in range(2):
+            save_png(tmp_path / name / "images" / f"{i}.png", np.full((32, 64, 3), 99, np.uint8))
+            save_png(tmp_path / name / "labels" / f"{i}.png", label if name == "real" else label % 2 + 1)
+        (tmp_path / name / "classes.json").write_text(json.dumps(classes))
+    src, tgt = f"folder:{tmp_path / 'sim'}", f"folder:{tmp_path / 'real'}"
+    seen = []
+    monkeypatch.setattr("bench.told.train", lambda config, parts: seen.append(parts))
+    main(["both", *OPTIONS, "--src", src, "--tgt", tgt, "--weights", "none", "--backbone", "mit_b0", "--crop", "32",
+          "--out", str(tmp_path / "run")])  # fmt: skip
+    assert seen[0].class_set.names == ("floor", "box")
+    row = np.repeat([1, 0, IGNORE, 1], 16)
+    windows = {tuple(cut[::turn]) for left in range(33) for cut in [row[left : left + 32]] for turn in (1, -1)}
+    for label_HW in seen[0].method.believe.regenerate.truth(0):
+        assert {tuple(line) for line in label_HW.tolist()} < windows
 
 
 def test_labels_are_of_the_targets_own_pictures(toy):

@@ -253,6 +253,27 @@ def test_a_run_to_resume_goes_on_from_its_newest_checkpoint(toy, tmp_path):
     assert resumed.schedule.get_last_lr() == parts.state.schedule.get_last_lr()
 
 
+def test_a_run_that_stays_close_to_nothing_goes_on_without_its_start_weights(toy, tmp_path):
+    weights = tmp_path / "gone.pth"
+    weights.write_bytes((toy / "mit_b0.pth").read_bytes())
+    for feature_weight in ("0", "0.25"):
+        run = tmp_path / feature_weight
+        config = options(toy, "--weights", str(weights), "--feature-weight", feature_weight)
+        parts = assemble(config)
+        parts.state.save(run, to_dict(config), parts.class_set.to_dict())
+        (run / "config.json").write_text(json.dumps(to_dict(config)))
+    weights.unlink()
+    resumed = assemble(recipes.from_command_line(["--resume", str(tmp_path / "0")])).state
+    assert same(resumed.student.state_dict(), parts.state.student.state_dict())
+    with pytest.raises(OSError, match=r"gone\.pth"):
+        assemble(recipes.from_command_line(["--resume", str(tmp_path / "0.25")]))
+
+
+def test_a_look_at_the_targets_labels_needs_a_time(toy):
+    with pytest.raises(ValueError, match=r"--eval-target-labels .* needs --eval-every N"):
+        assemble(options(toy, "--eval-target-labels"))
+
+
 def test_init_is_where_both_networks_start_and_the_feature_distance_does_not(toy, tmp_path):
     start = assemble(options(toy, "--seed", "9"))
     path = start.state.save(tmp_path, {}, start.class_set.to_dict())

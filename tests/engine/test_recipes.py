@@ -71,6 +71,15 @@ def test_dacs_has_a_faster_teacher_and_every_row_and_nobody_else(base):
     assert base.teach.ignore_bottom > 0
 
 
+def test_pixels_that_are_given_count_where_a_share_would():
+    own = ["--src", "folder:x"]
+    assert recipes.from_command_line(own).data.rare_class_share > 0
+    given = recipes.from_command_line([*own, "--rare-class-pixels", "50"]).data
+    assert (given.rare_class_pixels, given.rare_class_share) == (50, 0)
+    both = recipes.from_command_line([*own, "--rare-class-pixels=50", "--rare-class-share", "0.1"]).data
+    assert (both.rare_class_pixels, both.rare_class_share) == (50, 0.1)
+
+
 def test_given_options_win_over_recipes():
     config = recipes.from_command_line(["--src=toy-gta5", "--method", "daformer", "--crop", "96", "--out", "x"])
     assert (config.data.tgt, config.data.crop, config.method, config.run.out) == (

@@ -12,7 +12,7 @@ from dida.data.classes import CITYSCAPES_CLASSES, ClassSet
 from dida.data.drawing import legend
 from dida.data.pictures import find_pictures
 from dida.data.transforms import scaled_image
-from dida.data.video_file import VideoFile, whole_video
+from dida.data.video_file import VideoFile, _rate_to_write, whole_video
 from dida.use import labelling
 from dida.use.evaluate import WHOLE_IMAGE, Inference
 from dida.use.labelling import Summary, label_pictures
@@ -204,6 +204,20 @@ def test_a_video_becomes_a_video_and_a_label_map_a_frame(tmp_path, name):
                 assert (train_ids == labeller(frame)).mean() > 0.999
                 blend = (frame.astype(float) + CITYSCAPES_CLASSES.palette[train_ids]) / 2
                 assert np.abs(overlaid - blend).mean() < 12  # of 255: it was compressed
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".avi"])
+@pytest.mark.parametrize("rate", [23.976, 29.97, 59.94, 119.88, 120.4567, 237.2634, 480.0])
+def test_a_video_of_any_rate_is_written_as_its_file_takes_it(tmp_path, ending, rate):
+    with whole_video(tmp_path / f"a{ending}", _rate_to_write(rate)) as write:
+        for _ in range(3):
+            write(np.zeros((16, 16, 3), np.uint8))
+    with VideoFile(tmp_path / f"a{ending}") as video:
+        assert video.rate == pytest.approx(rate, rel=1e-3)
+
+
+def test_a_rate_that_no_video_has_is_the_usual_one():
+    assert {_rate_to_write(rate) for rate in (0.0, -1.0, 1e-4, 90_000.0, float("nan"), float("inf"))} == {25.0}
 
 
 @pytest.mark.parametrize("size", [(63, 48), (64, 47), (33, 31)])
