@@ -30,7 +30,7 @@ def test_a_name_stands_for_one_set_of_options():
         assert {str(dict(other.options)) for other in rows if other.name == row.name} == {str(dict(row.options))}
 
 
-@pytest.mark.parametrize("name", ["candidates", "combinations", "finalists"])
+@pytest.mark.parametrize("name", ["candidates", "combinations", "finalists", "recipes"])
 def test_rows_to_choose_between_mean_the_same_whatever_the_recipe_is_now(setting, name):
     """A choice becomes the recipe, and what it was chosen from must not change with it."""
     rows = [row for row in TABLES[name].rows if not row.gone]
