@@ -32,7 +32,7 @@ def _title(found: Comparison) -> str:
 
 def _body(found: Comparison) -> str:
     """Which seeds, the table of means, and where the numbers come from."""
-    parts = (_seeds(found), _main_table(found), found.table.note, _guests(found), _provenance(found))
+    parts = (_seeds(found), _main_table(found), found.table.note, _guests(found), provenance(found))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -160,7 +160,7 @@ def _guests(found: Comparison) -> str:
     return f"† Trained by another source, and so not comparable with the rest: {_source(records)}."
 
 
-def _provenance(found: Comparison) -> str:
+def provenance(found: Comparison) -> str:
     own = [line for line in found.lines if line not in found.guests]
     records = [*(record for line in own for record in line.records.values()), *found.warm.values()]
     machines = sorted({_machine(record) for record in records})
