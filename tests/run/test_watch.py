@@ -108,7 +108,7 @@ def test_pictures_of_a_source_that_it_does_not_train_on_are_scored(toy, tmp_path
 
 def test_labels_that_are_asked_for_and_are_not_there(toy, tmp_path):
     config = options(toy, tmp_path / "run", eval_every=1, eval_target_labels=True)
-    pairs = assemble(changed(config, eval_every=0)).pairs
+    pairs = assemble(changed(config, eval_every=0, eval_target_labels=False)).pairs
     with pytest.raises((OSError, UserError, ValueError), match="val"):
         build_watch(changed(config, tgt=f"folder:{toy / 'toy/cityscapes/leftImg8bit/train'}"), pairs.source,
                     pairs.target)  # fmt: skip
