@@ -37,6 +37,7 @@ from bench.arguments import output_file
 from bench.compiled import launches
 from bench.counted_step import build_step, count_second_step, without_branch
 from bench.meter import CUDA_BLOCK, TensorMeter
+from bench.step_counts import as_on_a_gpu
 from tests import cases
 from tests.cases import MAIN, Scene, resized
 
@@ -158,7 +159,8 @@ def count_rest(scene: Scene, backbone: str = "mit_b5") -> Rest:
     state, method = build_step(scene, backbone)
     meter, alive = TensorMeter(block=CUDA_BLOCK), {}
     method = without_branch(method, lambda where: alive.update({where: meter.live}))
-    count_second_step(state, method, scene, meter)
+    with as_on_a_gpu(meter):
+        count_second_step(state, method, scene, meter)
     return Rest(alive["gather"], alive["loss"], meter.peak)
 
 

@@ -5,7 +5,7 @@ python -m bench.figures similarity OUT.png RUN             Fig. 5: what the bank
 python -m bench.figures distribution OUT.png RUN RUN ...   Fig. 9: how frequent classes are, from source to bank
 
 A run is its folder or a checkpoint in it. Beside every picture OUT.png stands OUT.json: commit, machine, checkpoints
-and the numbers that were drawn. Fig. 8 is drawn by `python -m bench.tables --table 8a 8b --render`.
+and the numbers that were drawn. Fig. 8 is drawn by `python -m bench.tables --table 8a 8b --split test --render`.
 """
 
 import sys

@@ -37,15 +37,18 @@ class TablesOptions:
     """Run the rows of the paper's tables over several seeds, and render what came out (--render)."""
 
     table: tuple[Literal[
-        "methods", "1", "2", "3", "4", "5", "regeneration", "6", "7", "8a", "8b", "recipes", "loss", "precision",
-        "candidates", "combinations", "finalists",
+        "methods", "1", "2", "3", "4", "5", "regeneration", "6", "7", "8a", "8b", "recipes", "loss", "limits",
+        "precision", "candidates", "combinations", "finalists",
     ], ...] = ("methods",)  # fmt: skip
     """Tables to run: methods is Tables I and II, regeneration the rows of Table V over DAFormer, 8a sweeps the
-    size of the bank, 8b the steps between its updates; recipes is the paper's instance level and the advised one over
-    DAFormer, loss what L_ins adds to each; precision is DIDA in bf16 and in fp32; candidates, combinations of the best
-    and finalists are for choosing, on val and with seeds from 100 up."""
-    data: Literal["toy", "toy-night", "toy-fog", "toy-pretrained", "real"] = "toy"
-    """The toy benchmark, its other targets, the toy from ImageNet weights, or GTA5 (SYNTHIA for Table 2) to
+    size of the bank, 8b the steps between its updates; recipes is DIDA as printed and with a class prior over
+    DAFormer, loss what L_ins adds to each, limits what true labels of the target would bring; precision is DIDA in bf16
+    and in fp32; candidates, combinations of the best and finalists are for choosing, on val and with seeds from 100
+    up."""
+    data: Literal[
+        "toy", "toy-night", "toy-fog", "toy-pretrained", "toy-pretrained-night", "toy-pretrained-fog", "real"
+    ] = "toy"
+    """The toy benchmark, its other targets, the three from ImageNet weights, or GTA5 (SYNTHIA for Table 2) to
     Cityscapes."""
     seeds: str = "0-7"
     """Seeds, such as 0-7 or 100,102."""

@@ -117,7 +117,10 @@ def looked_runs(options: ChoosingOptions) -> tuple[str, list[Looked]]:
             runs.append(Looked(content["row"], content["seed"], looks, _reported(content)))
     found = {digest: runs for digest, runs in found.items() if runs}
     if not found:
-        raise ValueError(f"no record in {records} has looks: train with --eval-every N --eval-target-labels")
+        raise ValueError(
+            f'no record in {records} has looks: bench.tables --options="--eval-every N --eval-target-labels" trains '
+            "such runs, with a --work and --results of their own where rows are there already"
+        )
     digest = max(found, key=lambda key: len(found[key]))
     return digest, sorted(found[digest], key=lambda run: (run.seed, run.row))
 

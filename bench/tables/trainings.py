@@ -37,6 +37,8 @@ NOT_OPTIONS = MAY_CHANGE | {"resume", "check_data", "out", "init", "seed"}
 NO_BANK = {"selecting": "off", "instance_loss": "off", "regenerate_semantic": "none"}
 OF_THE_BANK = {f.name for f in fields(InstanceConfig)} - NO_BANK.keys()
 
+_TOLD = ROOT / "bench" / "told.py"
+
 # What a record keeps of a training's environment.json.
 TRAINED_WITH = ("python", "torch", "triton", "cuda", "gpu", "cpu", "platform", "threads")
 
@@ -114,7 +116,8 @@ class Training:
     @property
     def options(self) -> dict[str, Any]:
         """Every option that the numbers depend on, and those of the warm start."""
-        return resolved(self.arguments) | {"warm_start": self.warm.options if self.warm else None}
+        told = {"told": self.row.told, "told_by": _digest_of_told()} if self.row.told else {}
+        return resolved(self.arguments) | told | {"warm_start": self.warm.options if self.warm else None}
 
     @cached_property
     def folder(self) -> Path:
@@ -131,12 +134,17 @@ class Training:
     def command(self) -> list[str]:
         """Start it, or go on where it stopped."""
         if checkpoints(self.folder):
-            return [*script("train.py"), "--resume", str(self.folder), *self.place]
+            return [*self.program, "--resume", str(self.folder), *self.place]
         if self.folder.exists():
             shutil.rmtree(self.folder)  # it stopped before its first checkpoint, and train.py never overwrites a run
         init = ["--init", str(self.warm.folder)] if self.warm else []
         out = ["--out", str(self.folder)]
-        return [*script("train.py"), *self.arguments, "--seed", str(self.seed), *init, *out, *self.place]
+        return [*self.program, *self.arguments, "--seed", str(self.seed), *init, *out, *self.place]
+
+    @property
+    def program(self) -> list[str]:
+        """What trains."""
+        return [sys.executable, "-u", "-m", "bench.told", self.row.told] if self.row.told else script("train.py")
 
     @property
     def place(self) -> list[str]:
@@ -187,7 +195,7 @@ class Scoring:
             same = found["options"] == self.training.options
         else:
             then = flat(Config()) | found["options"]  # an option that it lacks is newer; its default is what was done
-            same = then.items() >= self.training.row.options.items()
+            same = then.items() >= self.training.row.options.items() and then.get("told", "") == self.training.row.told
         return found if same else None
 
     def done(self) -> bool:
@@ -206,6 +214,8 @@ class Scoring:
         runs = [run.folder for run in (training, training.warm) if run]
         environments = [json.loads(path.read_text()) for run in runs for path in sorted(run.glob("environment*.json"))]
         source, trained = origin(environments), environments[0]
+        if training.row.told:
+            require_told(training.folder, training.row.told)
         if source["digest"] != training.setting.digest or source_digest(ROOT) != training.setting.digest:
             raise ValueError(
                 f"no record: it would be of source {training.setting.digest}, but the source was changed since "
@@ -298,6 +308,20 @@ def _add_training(training: Training, tasks: dict[Path, Task]) -> Task | None:
         log = training.folder.with_name(training.folder.name + ".log")
         tasks[training.folder] = Task(name, training.command, training.done, log, warm)
     return tasks[training.folder]
+
+
+def require_told(run: Path, level: str) -> None:
+    """Raise ValueError unless all of a run was told this level: its environment files have the command lines."""
+    for path in sorted(run.glob("environment*.json")):
+        typed = json.loads(path.read_text())["argv"][:2]
+        if typed != [str(_TOLD), level]:
+            raise ValueError(f"{path}: {' '.join(typed)} trained, so level {level} was not told all the time")
+
+
+@cache
+def _digest_of_told() -> str:
+    """Of what tells: it is no part of the source whose digest a record has."""
+    return hashlib.sha256(_TOLD.read_bytes()).hexdigest()[:16]
 
 
 def script(name: str) -> list[str]:
