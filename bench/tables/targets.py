@@ -69,7 +69,7 @@ def by_target(found: Mapping[str, Mapping[str, Comparison]], split: str) -> str:
         for i, line in enumerate(first[name].lines):
             if line.against is not None and line.against is not line:
                 cells = [_cell(tables[name].lines[i], tables[name]) for tables in found.values()]
-                rows.append([_label(line, name), *cells])
+                rows += [[_label(line, name), *cells]] if any(cell != NONE for cell in cells) else []
     head = [_head(tables["recipes"]) for tables in found.values()]
     what = (
         f"Points of mIoU over DAFormer on {split}, below over the same without L_ins: paired differences of students, "
