@@ -166,7 +166,7 @@ def _foreign(folder: Path) -> Iterator[str]:
     """Files of a folder that are no part of a start which came to no checkpoint, by name.
 
     Others have a config.json or a folder wandb/ too, and a finished run whose checkpoints were moved has nothing but
-    such files left: so it must say what it is, and its log must end before the first checkpoint was due.
+    such files left: so it must say what it is, and its log must end where the first checkpoint was due, or before.
     """
     begun = []
     for path in _files(folder):
@@ -187,7 +187,7 @@ def _came_to_no_checkpoint(folder: Path) -> bool:
         last = max((line["step"] for line in read_metrics(folder / "metrics.jsonl")), default=0)
     except (OSError, ValueError, KeyError):
         return False
-    return last < min(config.run.save_every, config.optim.steps)
+    return last <= config.run.save_every and last < config.optim.steps  # the line of a step is written before its save
 
 
 def _free_name(path: Path) -> Path:

@@ -52,7 +52,7 @@ def save_shared(
 
 def require_nothing_of_others(folder: Path) -> None:
     """Raise ValueError where `save_shared` would write over what it has not written: the config.json of a run or of
-    another program, somebody's README.md, a model card that was edited."""
+    another program, weights without one, somebody's README.md, a model card that was edited."""
     if (folder / FOLDER).exists():
         raise ValueError(f"{folder}: is the folder of a run, whose config.json would be lost; choose another one")
     config, card = folder / CONFIG, folder / CARD
@@ -61,6 +61,8 @@ def require_nothing_of_others(folder: Path) -> None:
         known.get("card")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{config}: is of another program and would be lost; choose another folder") from error
+    if not config.exists() and (weights := folder / WEIGHTS[0]).exists():
+        raise ValueError(f"{weights}: was not written here and would be lost; choose another folder")
     if card.exists() and known.get("card") != _digest(card.read_bytes()):
         raise ValueError(
             f"{card}: was not written here, or edited since, and would be lost; move it away, or choose another folder"

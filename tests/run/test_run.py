@@ -119,7 +119,8 @@ LEFT = {  # by a start that came to no checkpoint
 }  # fmt: skip
 
 
-WRITTEN = {"config.json": json.dumps(to_dict(Config())), "metrics.jsonl": '{"step": 999}\n'}  # as a run does
+# As a run does, to the end of its log where its first checkpoint was not written whole.
+WRITTEN = {"config.json": json.dumps(to_dict(Config())), "metrics.jsonl": '{"step": 1000}\n'}
 
 
 def fill(folder: Path, names: list[str], **written: str) -> None:
@@ -168,7 +169,7 @@ FINISHED = ["config.json", "classes.json", "metrics.jsonl", "panels/step_040000.
 @pytest.mark.parametrize(
     "names, written",
     [
-        (FINISHED, {"metrics.jsonl": '{"step": 950}\n{"step": 1000}\n'}),
+        (FINISHED, {"metrics.jsonl": '{"step": 1000}\n{"step": 1050}\n'}),
         (FINISHED, {"metrics.jsonl": "no line of ours\n"}),
         (["config.json"], {"config.json": '{"model_type": "segformer"}'}),
         (["config.json"], {"config.json": "not JSON"}),

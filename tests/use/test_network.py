@@ -187,7 +187,7 @@ REPORT = {
 @pytest.mark.parametrize(
     ("name", "content"),
     [("README.md", "my project"), ("config.json", '{"model_type": "segformer"}'), ("config.json", "not JSON"),
-     ("config.json", '{"dida": 3}'), ("README.md", None)],
+     ("config.json", '{"dida": 3}'), ("README.md", None), ("model.safetensors", "of another program")],
 )  # fmt: skip
 def test_sharing_writes_over_nothing_of_others(network, tmp_path, name, content):
     if content is None:  # a card that was written here, and edited
