@@ -17,6 +17,7 @@ from bench.record import NONE, table
 from bench.tables.__main__ import TablesOptions, parse_seeds, setting
 from bench.tables.comparison import Comparison, Line, collect
 from bench.tables.render import provenance
+from bench.tables.rows import DAFORMER
 from bench.tables.seeds import Paired
 from dida.options import read_command_line
 
@@ -44,16 +45,17 @@ class TargetsOptions:
 
 
 def collected(options: TargetsOptions) -> dict[str, dict[str, Comparison]]:
-    """By benchmark and table, what is known. Raises ValueError where nothing is."""
+    """By benchmark and table, what is known. Raises ValueError where nothing is, or as `collect`."""
     seeds = parse_seeds(options.seeds)
     found: dict[str, dict[str, Comparison]] = {}
     for data in options.data:
-        where = TablesOptions(data=data, split=options.split, results=options.results)
-        try:
-            recipes = collect("recipes", setting(where, "recipes"), seeds, options.digest)
-            loss = collect("loss", setting(where, "loss"), seeds, recipes.setting.digest)
-        except ValueError:
+        trained = TablesOptions(data=data, split=options.split, results=options.results)
+        where = setting(trained, "recipes")
+        baseline = (f"{options.digest or '*'}/{DAFORMER.name}_s{seed}_{options.split}.json" for seed in seeds)
+        if not any(any(where.records.glob(name)) for name in baseline):
             continue  # nothing was trained there yet
+        recipes = collect("recipes", where, seeds, options.digest)
+        loss = collect("loss", setting(trained, "loss"), seeds, recipes.setting.digest)
         found[data] = {"recipes": recipes, "loss": loss}
     if not found:
         raise ValueError(f"no record of {' or '.join(options.data)} on {options.split} for seeds {options.seeds}")
