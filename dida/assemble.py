@@ -199,9 +199,11 @@ def _keeps_close(config: Config, class_set: ClassSet) -> bool:
         return False
     if not class_set.things:
         _log.info("feature distance off: it compares things, and none of the classes is said to be one")
-    elif config.model.weights == "none":
+        return False
+    if config.model.weights == "none":
         _log.info("feature distance off: with --weights none there are no ImageNet features to stay close to")
-    return bool(class_set.things) and config.model.weights != "none"
+        return False
+    return True
 
 
 def build_state(
