@@ -187,7 +187,7 @@ def load_networks(config: Config, class_set: ClassSet, device: torch.device) -> 
     keeps_close = _keeps_close(config, class_set)
     if keeps_close or not config.resume:  # a resumed run has weights of its own
         _log.info(load_backbone(student.backbone, model.backbone, model.weights))
-    imagenet = copy.deepcopy(student.backbone).to(device) if keeps_close else None
+    imagenet = copy.deepcopy(student.encoder()).to(device) if keeps_close else None
     if model.init and not config.resume:
         _log.info(start_from_init(student, model, class_set))
     return student, imagenet

@@ -1,10 +1,12 @@
 """The whole network: shapes, keys, gradients, and what it says of a backbone that cannot be used."""
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 
 from dida.batch import Prediction
+from dida.data.transforms import Normalise
 from dida.models.segmentor import Segmentor, build_backbone, require_any_size
 
 
@@ -63,6 +65,28 @@ def test_drop_path_reaches_the_backbone():
 def test_backbone_with_a_finer_first_map_gives_its_last_four():
     with torch.device("meta"):
         assert build_backbone("resnet18", drop_path=0.0).feature_info.reduction() == [4, 8, 16, 32]
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "mobilevit_xxs", "tf_efficientnet_b0.ap_in1k"])
+def test_a_backbone_sees_pictures_normalised_as_when_its_weights_were_trained(name):
+    published = timm.get_pretrained_cfg(name)
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (published.mean, published.std))
+    assert not torch.allclose(mean, Normalise().mean / 255, atol=0.01)
+    segmentor = Segmentor(name, classes=5, embed_dim=16).eval()
+    picture = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = segmentor.backbone((picture / 255 - mean) / std)
+        stages = segmentor.encoder()(Normalise()(picture))
+        deepest = segmentor(Normalise()(picture)).deepest
+    torch.testing.assert_close(stages, expected, rtol=1e-3, atol=1e-4)
+    assert torch.equal(deepest, stages[-1])
+    assert {key.split(".")[0] for key in segmentor.state_dict()} == {"backbone", "decode_head"}
+
+
+@pytest.mark.parametrize("name", ["mit_b0", "resnet18", "pvt_v2_b0", "convnext_atto"])
+def test_a_backbone_trained_on_imagenets_normalisation_sees_the_very_numbers(name):
+    segmentor, image = Segmentor(name, classes=5, embed_dim=16), torch.randn(1, 3, 64, 64)
+    assert segmentor.as_trained(image) is image
 
 
 @pytest.mark.parametrize("typo", ["mitb5", "mit-b5", "MiT_B5", "mit_b5s"])
