@@ -3,10 +3,8 @@
     python -m bench.lite0 data/lite0.safetensors
     python train.py ... --backbone tf_efficientnet_lite0 --weights data/lite0.safetensors
 
-The package (Apache-2.0) keeps the tensors in the order of timm's model of the same network. They were trained on
-pictures scaled to -1 .. 1; ours are normalised with ImageNet's mean and deviation, so the first convolution and the
-batch norm behind it take that difference in. Inside a picture it is exact; padding is zero in both scales, which is
-another colour in each.
+The package (Apache-2.0) keeps the tensors in the order of timm's model of the same network, trained on pictures scaled
+to -1 .. 1 as that is.
 """
 
 from pathlib import Path
@@ -17,10 +15,8 @@ import torch
 from torch import Tensor
 
 from bench.arguments import described, output_file
-from dida.batch import MEAN, STD
 
 BACKBONE = "tf_efficientnet_lite0"
-THEIR_MEAN, THEIR_STD = 127.5, 127.5  # of bytes
 
 
 def published() -> dict[str, Tensor]:
@@ -35,7 +31,7 @@ def published() -> dict[str, Tensor]:
 
 
 def converted() -> dict[str, Tensor]:
-    """The state dict of timm's classifier, for pictures normalised as ours.
+    """The state dict of timm's classifier.
 
     Raises:
         ImportError: as `published`.
@@ -45,14 +41,7 @@ def converted() -> dict[str, Tensor]:
     ours = timm.create_model(BACKBONE).state_dict()
     if [tensor.shape for tensor in theirs.values()] != [tensor.shape for tensor in ours.values()]:
         raise ValueError(f"the package's weights are not those of timm's {BACKBONE}: other shapes or another order")
-    state = dict(zip(ours, theirs.values(), strict=True))
-    mean, std = torch.tensor(MEAN), torch.tensor(STD)
-    # Theirs sees (x - 127.5) / 127.5 = y std / 127.5 + (mean - 127.5) / 127.5 for our y = (x - mean) / std.
-    first = state["conv_stem.weight"]  # [32, 3, 3, 3]
-    offset = (first * ((mean - THEIR_MEAN) / THEIR_STD).view(1, 3, 1, 1)).sum((1, 2, 3))
-    state["bn1.running_mean"] = state["bn1.running_mean"] - offset
-    state["conv_stem.weight"] = first * (std / THEIR_STD).view(1, 3, 1, 1)
-    return {name: tensor.contiguous() for name, tensor in state.items()}
+    return {name: tensor.contiguous() for name, tensor in zip(ours, theirs.values(), strict=True)}
 
 
 def main(path: Path) -> None:
