@@ -33,7 +33,8 @@ def save_shared(
     """Weights and config of one network, for `read_stored`, and its model card. Raises OSError."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     # "format" is what transformers, and the hub's own pages, ask of a file
-    write_bytes(folder / WEIGHTS[0], safetensors.torch.save(tensors, metadata={"format": "pt"}))
+    write_bytes(folder / WEIGHTS[0], safetensors.torch.save(tensors, metadata={"format": "pt", **_WRITTEN_HERE}))
+    write_text(folder / CARD, _signed(card_of(origin, name)))
     options = changed(without_paths(origin.config), tgt_size=f"{size[0]}x{size[1]}")
     content = {
         "format": SHARED_FORMAT,
@@ -45,32 +46,55 @@ def save_shared(
         "classes": origin.class_set.to_dict(),
         "options": to_dict(options),
     }
-    card = card_of(origin, name)
-    write_json(folder / CONFIG, {SHARED: content | {"card": _digest(card.encode())}})
-    write_text(folder / CARD, card)
+    write_json(folder / CONFIG, {SHARED: content})  # last: without it the folder is not read
+
+
+_WRITTEN_HERE = {"written_by": "dida"}  # in the header of the weights
 
 
 def require_nothing_of_others(folder: Path) -> None:
     """Raise ValueError where `save_shared` would write over what it has not written: the config.json of a run or of
-    another program, weights without one, somebody's README.md, a model card that was edited."""
+    another program, their weights, somebody's README.md, a model card that was edited. Each file says so by itself, as
+    a save may have been killed between two of them."""
     if (folder / FOLDER).exists():
         raise ValueError(f"{folder}: is the folder of a run, whose config.json would be lost; choose another one")
-    config, card = folder / CONFIG, folder / CARD
-    try:
-        known = read_json(config)[SHARED] if config.exists() else {}
-        known.get("card")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{config}: is of another program and would be lost; choose another folder") from error
-    if not config.exists() and (weights := folder / WEIGHTS[0]).exists():
+    config, weights, card = folder / CONFIG, folder / WEIGHTS[0], folder / CARD
+    if config.exists() and not _is_ours(config):
+        raise ValueError(f"{config}: is of another program and would be lost; choose another folder")
+    if weights.exists() and not _WRITTEN_HERE.items() <= _header_of(weights).items():
         raise ValueError(f"{weights}: was not written here and would be lost; choose another folder")
-    if card.exists() and known.get("card") != _digest(card.read_bytes()):
+    if card.exists() and not _is_signed(card):
         raise ValueError(
             f"{card}: was not written here, or edited since, and would be lost; move it away, or choose another folder"
         )
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _is_ours(config: Path) -> bool:
+    try:
+        return isinstance(read_json(config)[SHARED], dict)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _header_of(weights: Path) -> dict[str, str]:
+    try:
+        with safetensors.safe_open(weights, "pt") as opened:
+            return opened.metadata() or {}
+    except (OSError, safetensors.SafetensorError):
+        return {}
+
+
+def _signed(card: str) -> str:
+    """With a last line, which the hub does not show, by which an edited card is known."""
+    return f"{card}<!-- written by dida {hashlib.sha256(card.encode()).hexdigest()} -->\n"
+
+
+def _is_signed(card: Path) -> bool:
+    try:
+        text = card.read_bytes().decode()
+    except (OSError, UnicodeDecodeError):
+        return False
+    return text == _signed("".join(text.splitlines(keepends=True)[:-1]))
 
 
 def without_paths(config: Config) -> Config:

@@ -165,8 +165,12 @@ def test_a_shared_folder_holds_the_network_and_nothing_of_the_machine(run, netwo
         assert part in card
     with pytest.raises(ValueError, match=r"^network teacher: .* holds student alone"):
         dida.load(folder, network="teacher")
-    network.save_pretrained(folder)  # over what was written so
-    assert (folder / "README.md").read_text() == card
+    for lost in ((), ("config.json",), ("config.json", "README.md"), ("model.safetensors",)):  # as a kill leaves it
+        for name in lost:
+            (folder / name).unlink()
+        network.save_pretrained(folder)  # over what was written so
+        assert (folder / "README.md").read_text() == card
+        assert np.array_equal(dida.load(folder)(picture), network(picture))
     (run / "config.json").write_text("its options")
     with pytest.raises(ValueError, match="is the folder of a run"):
         network.save_pretrained(run)
@@ -187,7 +191,8 @@ REPORT = {
 @pytest.mark.parametrize(
     ("name", "content"),
     [("README.md", "my project"), ("config.json", '{"model_type": "segformer"}'), ("config.json", "not JSON"),
-     ("config.json", '{"dida": 3}'), ("README.md", None), ("model.safetensors", "of another program")],
+     ("config.json", '{"dida": 3}'), ("README.md", None), ("README.md", ""),
+     ("model.safetensors", "of another program")],
 )  # fmt: skip
 def test_sharing_writes_over_nothing_of_others(network, tmp_path, name, content):
     if content is None:  # a card that was written here, and edited
