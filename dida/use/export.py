@@ -78,7 +78,10 @@ class Agreement(NamedTuple):
 
 
 def write_torch(program: Deployed, path: Path) -> None:
-    """A program of torch.export, for `torch.export.load`. Raises OSError."""
+    """A program of torch.export, for `torch.export.load`.
+
+    Raises OSError, and ValueError for a backbone that sees pictures by rules of their size.
+    """
     content = io.BytesIO()
     with torch.no_grad():
         torch.export.save(_traced(program), content)
@@ -88,7 +91,7 @@ def write_torch(program: Deployed, path: Path) -> None:
 def write_onnx(program: Deployed, path: Path, trained: Trained) -> None:
     """One file; what a program needs to know beside it (classes, colours, size) is in its metadata.
 
-    Raises ImportError where onnx and onnxscript are not installed, OSError.
+    Raises ImportError where onnx and onnxscript are not installed, and as `write_torch`.
     """
     with torch.no_grad():
         written = torch.onnx.export(
@@ -122,7 +125,21 @@ def _traced(program: Deployed) -> torch.export.ExportedProgram:
     dim = torch.export.Dim
     low, high = SIDE
     shapes = {0: dim("batch", min=1), 2: dim("height", min=low, max=high), 3: dim("width", min=low, max=high)}
-    return torch.export.export(program.eval().cpu(), (example,), dynamic_shapes={"pictures": shapes})
+    if any(_pads_by_size(module) for module in program.modules()):  # tracing would not come to an end
+        raise ValueError(f"the backbone pads by the size of its picture, as TensorFlow does; {_NO_PROGRAM}")
+    try:
+        return torch.export.export(program.eval().cpu(), (example,), dynamic_shapes={"pictures": shapes})
+    except (AssertionError, RuntimeError) as error:  # whatever PyTorch has found in the backbone
+        why = " ".join(str(error).split())[:200]
+        raise ValueError(f"the backbone has rules for sizes of its own ({why} ...); {_NO_PROGRAM}") from error
+
+
+_NO_PROGRAM = "no program for any size can be made of it. --format safetensors writes what `dida.load` reads"
+
+
+def _pads_by_size(module: nn.Module) -> bool:
+    """Whether it is one of timm's Conv2dSame, MaxPool2dSame, ...; some say `same_pad` where they need no such rule."""
+    return type(module).__name__.endswith("Same") and getattr(module, "same_pad", True)
 
 
 def run_torch(path: Path) -> Run:

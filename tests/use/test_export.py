@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
+from dida.batch import Prediction
 from dida.command import run_export
 from dida.config import changed
+from dida.models.segmentor import Segmentor
 from dida.options import read_command_line
 from dida.options.export import ExportConfig
-from dida.use.export import INPUT, Agreement, Deployed, compare, drawn_pictures, own_pictures, run_onnx
+from dida.use.export import INPUT, Agreement, Deployed, compare, drawn_pictures, own_pictures, run_onnx, write_torch
 from dida.use.trained import load_trained
 from tests.engine.checkpoints import tiny_config, write_checkpoint
 
@@ -122,3 +125,26 @@ def test_what_cannot_be_done_is_one_message(run, tmp_path, monkeypatch):
     assert "is the folder of a run" in refusal(run, "--format", "safetensors", "--out", run)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "needs onnx, onnxscript, onnxruntime: not installed" in refusal(run)
+
+
+class EvenOnly(nn.Module):
+    """As mobilevit and mvitv2 do, it treats some sizes in another way."""
+
+    def forward(self, image):
+        scores = image if image.shape[2] % 2 == 0 else image[:, :, 1:]
+        return Prediction(scores, image, image)
+
+
+@pytest.mark.parametrize(
+    ("network", "why"),
+    [
+        (Segmentor("tf_efficientnet_lite0", classes=3, embed_dim=16), "pads by the size of its picture"),
+        (EvenOnly(), r"has rules for sizes of its own \(.*height"),
+    ],
+    ids=["padding", "rule"],
+)
+def test_a_backbone_of_which_no_program_can_be_made_is_refused(tmp_path, network, why):
+    with pytest.raises(ValueError, match=f"^the backbone {why}.* --format safetensors writes what") as refused:
+        write_torch(Deployed(network), tmp_path / "network.pt2")
+    assert len(str(refused.value)) < 500
+    assert not list(tmp_path.iterdir())
