@@ -75,7 +75,8 @@ def by_target(found: Mapping[str, Mapping[str, Comparison]], split: str) -> str:
     head = [_head(tables["recipes"]) for tables in found.values()]
     what = (
         f"Points of mIoU over DAFormer on {split}, below over the same without L_ins: paired differences of students, "
-        "95 % t intervals over the seeds in brackets, **bold** where they leave 0 out."
+        "95 % t intervals over the seeds in brackets, **bold** where they leave 0 out; of fewer seeds than DAFormer "
+        "where that is said."
     )
     sources = [f"- {_head(tables['recipes'])}: {provenance(tables['recipes'])}" for tables in found.values()]
     return "\n\n".join([what, table(["", *head], rows), "\n".join(sources)])
@@ -95,17 +96,25 @@ def _head(found: Comparison) -> str:
 def _mean(line: Line, tables: Mapping[str, Comparison]) -> str:
     found = tables["recipes"]
     spread = line.spread(found.quantities[found.headline])
-    return NONE if spread is None else f"{spread.mean:.2f} ({spread.n} seeds)"
+    return NONE if spread is None else f"{spread.mean:.2f} ({_seeds(spread.n)})"
 
 
 def _cell(line: Line, found: Comparison) -> str:
-    difference = line.difference(found.quantities[found.headline])
-    return NONE if difference is None else _interval(difference, line.resolved(difference))
+    quantity = found.quantities[found.headline]
+    difference, baseline = line.difference(quantity), found.lines[0].spread(quantity)
+    if difference is None:
+        return NONE
+    fewer = baseline is not None and difference.n < baseline.n
+    return _interval(difference, line.resolved(difference)) + (f" ({_seeds(difference.n)})" if fewer else "")
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seeds" if count > 1 else "one seed"
 
 
 def _interval(difference: Paired, resolved: bool) -> str:
     if difference.n == 1:
-        return f"{difference.mean:+.2f} (one seed)"
+        return f"{difference.mean:+.2f}"
     bold = "**" if resolved else ""
     return f"{bold}{difference.mean:+.2f}{bold} [{difference.low:+.2f}, {difference.high:+.2f}]"
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from bench.tables import targets
-from bench.tables.rows import DAFORMER, PAPER, PAPER_ALONE, PRIOR
+from bench.tables.rows import DAFORMER, PAPER, PAPER_ALONE, PRIOR, PRIOR_SCALED
 from bench.tables.targets import TargetsOptions, targets_command
 from tests.bench.tables.records import cells, on, put
 
@@ -24,6 +24,7 @@ def options(tmp_path) -> TargetsOptions:
             put(where, DAFORMER, seed, 40.0 + seed)
             for row, gain, more in gains:
                 put(where, row, seed, 40.0 + seed + gain + more * seed)
+        put(where, PRIOR_SCALED, 1, 44.0)
     return TargetsOptions(results=tmp_path / "results")
 
 
@@ -36,7 +37,10 @@ def test_gains_stand_side_by_side(options):
     assert cells(text, PRIOR.label)[1:] == ["**+2.10** [+1.85, +2.35]", "**+3.10** [+2.85, +3.35]"]
     adds = cells(text, f"{PRIOR.label}: what L_ins adds")
     assert [cell.partition(" ")[0] for cell in adds[1:]] == ["**+1.60**", "**+4.10**"]
-    assert "ẑ scaling" not in text  # nothing was trained of it
+    assert cells(text, PRIOR_SCALED.label)[1:] == ["+3.00 (one seed)"] * 2
+    assert "no L_ins" not in text.replace(PAPER_ALONE.label, "").replace(
+        "same without L_ins", ""
+    )  # nothing was trained of the other one
 
 
 def test_it_is_written_beside_the_records_and_into_its_block(options, tmp_path):
