@@ -71,4 +71,4 @@ def build_step(scene: Scene, backbone: str, **speed: Any) -> tuple[TrainState, M
     state = build_state(config, classes, torch.ones(len(classes)), meta)
     state.step = config.instance.bank_start
     state.step_rng = lambda: StepRandom(random.Random(0), torch.Generator())  # the meta device has no generator
-    return state, build_method(config, classes, imagenet=copy.deepcopy(state.student.backbone))
+    return state, build_method(config, classes, imagenet=copy.deepcopy(state.student.encoder()))

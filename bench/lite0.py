@@ -3,8 +3,8 @@
     python -m bench.lite0 data/lite0.safetensors
     python train.py ... --backbone tf_efficientnet_lite0 --weights data/lite0.safetensors
 
-The package (Apache-2.0) keeps the tensors in the order of timm's model of the same network, trained on pictures scaled
-to -1 .. 1 as that is.
+The package (Apache-2.0) keeps the tensors in the order of timm's model of the same network. Both were trained on
+pictures scaled to -1 .. 1.
 """
 
 from pathlib import Path

@@ -160,7 +160,7 @@ def build_contenders(
     """DAFormer, then DIDA for every K; networks and optimizer are shared, each has its bank and its count of steps."""
     torch.manual_seed(config.run.seed)
     shared = build_state(config, class_set, pixels_C, device)
-    imagenet = build_student(config, class_set).backbone.to(device)  # with random weights, which cost the same
+    imagenet = build_student(config, class_set).encoder().to(device)  # with random weights, which cost the same
     contenders = []
     for name, size in (("daformer", 0), *(("dida", k) for k in slots)):
         of_its_own = changed(recipes.METHODS[name](config), bank_size=size or config.instance.bank_size)

@@ -67,7 +67,8 @@ class ModelConfig:
     head: Literal["daformer", "segformer"] = "daformer"
     """What reads the stages: DAFormer's context-aware fusion, or SegFormer's, which looks at one pixel alone."""
     weights: str = "auto"
-    """ImageNet weights of the encoder: auto (from the hub), none, or a .pth/.safetensors file."""
+    """ImageNet weights of the encoder: auto (from the hub), none, or a .pth/.safetensors file. Pictures are normalised
+    as for those of the tag that --backbone names, by default timm's first."""
     init: Path | None = None
     """Network that student and teacher start from, all of it: whatever eval.py takes for RUN (of a run its student)."""
     embed_dim: Annotated[int, Range(1, 1 << 14)] = 256

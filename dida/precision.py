@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dida.machine.distributed import ALONE, World
 from dida.models.in_parts import InParts
 from dida.models.mit import compile_blocks, recompute_blocks
+from dida.models.renormalise import Renormalise
 
 Precision = Literal["fp32", "tf32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -145,8 +146,8 @@ class Bfloat16Networks(Networks):
 
 
 def in_bfloat16(network: nn.Module) -> nn.Module:
-    """A copy with weights in bfloat16 and the batch norms of the network itself."""
-    norms = {id(m): m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    """A copy with weights in bfloat16, and what normalises in float32: the very modules of the network."""
+    norms = {id(m): m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm | Renormalise)}
     cast = copy.deepcopy(network, norms)
     with torch.no_grad():
         for module in cast.modules():

@@ -46,7 +46,7 @@ DIDA = {
     "models": ("batch", "machine", "models"),
     "method": _METHOD,
     "optim": (),
-    "precision": ("machine.distributed", "models.in_parts", "models.mit"),
+    "precision": ("machine.distributed", "models.in_parts", "models.mit", "models.renormalise"),
     "state": ("errors", "machine", "method.bank", "method.prior", "method.views", "precision"),
     "recipes": ("config", "machine.files", "options", "state"),
     "step": ("batch", "method.passes", "optim", "state"),

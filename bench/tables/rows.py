@@ -157,7 +157,7 @@ FIRST_REPAIR = _dida(
 _WHOLE = _candidate("prior-0.3", "prior on the student's side, λ = 0.3")
 _WHOLE_SCALED = _candidate("prior-scale", "prior on the student's side, ẑ and q̂ scaling", **_SCALED)
 _SCALED_ROOT = _candidate("scale-root", "ẑ and q̂ scaling, weights to the power 1/2", instance_weights="root", **_SCALED)
-_SCALED_ALONE = _dida("regenerate-scale-alone", "ẑ scaling, no L_ins", regenerate_semantic="scale", instance_loss="off")
+SCALED_ALONE = _dida("regenerate-scale-alone", "ẑ scaling, no L_ins", regenerate_semantic="scale", instance_loss="off")
 
 PAPER = _dida("recipe-paper", "the paper's recipe", recipe="paper")
 PAPER_ALONE = _dida("recipe-paper-alone", "the paper's regeneration, no L_ins", recipe="paper", instance_loss="off")
@@ -210,7 +210,7 @@ TABLES = {
         "What each regeneration adds to DAFormer (rows of Table V)",
         (
             *_REGENERATIONS,
-            _SCALED_ALONE,
+            SCALED_ALONE,
         ),
         DAFORMER,
         "DAFormer is the same trainer with bank, L_ins and regeneration off; the paper smooths ẑ and scales q̂.",
@@ -234,7 +234,7 @@ TABLES = {
     ),
     "recipes": Table(
         "DIDA as printed, and with a class prior",
-        (PAPER, PAPER_ALONE, PRIOR, _SCALED_ALONE, PRIOR_SCALED),
+        (PAPER, PAPER_ALONE, PRIOR, SCALED_ALONE, PRIOR_SCALED),
         DAFORMER,
         "DAFormer is the same trainer with bank, L_ins and regeneration off. All have the toy's schedule.",
     ),
@@ -243,7 +243,7 @@ TABLES = {
         (
             replace(PAPER_ALONE, paired=False), PAPER,
             replace(PAPER_ALONE, paired=False), PRIOR,
-            replace(_SCALED_ALONE, paired=False), PRIOR_SCALED,
+            replace(SCALED_ALONE, paired=False), PRIOR_SCALED,
         ),
     ),
     "limits": Table(
@@ -317,7 +317,7 @@ TABLES = {
     ),
     "finalists": Table(
         "What the instance level could be: the best, also from ImageNet weights; chosen between on val",
-        (FIRST_REPAIR, _SCALED_ALONE, _WHOLE, _WHOLE_SCALED, _SCALED_ROOT),
+        (FIRST_REPAIR, SCALED_ALONE, _WHOLE, _WHOLE_SCALED, _SCALED_ROOT),
         DAFORMER,
         "Seeds from 100 up. Where a row does not say otherwise: λ = 0.3, ẑ smoothing with φ = 0.7, q̂ scaling, t = 0.1.",
     ),

@@ -70,13 +70,13 @@ def by_target(found: Mapping[str, Mapping[str, Comparison]], split: str) -> str:
     for name in ("recipes", "loss"):
         for i, line in enumerate(first[name].lines):
             if line.against is not None and line.against is not line:
-                cells = [_cell(tables[name].lines[i], tables[name]) for tables in found.values()]
+                cells = [_cell(tables[name].lines[i], tables) for tables in found.values()]
                 rows += [[_label(line, name), *cells]] if any(cell != NONE for cell in cells) else []
     head = [_head(tables["recipes"]) for tables in found.values()]
     what = (
         f"Points of mIoU over DAFormer on {split}, below over the same without L_ins: paired differences of students, "
-        "95 % t intervals over the seeds in brackets, **bold** where they leave 0 out; of fewer seeds than DAFormer "
-        "where that is said."
+        "95 % t intervals over the seeds in brackets, **bold** where they leave 0 out. A cell that names its seeds has "
+        "fewer of them than DAFormer."
     )
     sources = [f"- {_head(tables['recipes'])}: {provenance(tables['recipes'])}" for tables in found.values()]
     return "\n\n".join([what, table(["", *head], rows), "\n".join(sources)])
@@ -99,9 +99,10 @@ def _mean(line: Line, tables: Mapping[str, Comparison]) -> str:
     return NONE if spread is None else f"{spread.mean:.2f} ({_seeds(spread.n)})"
 
 
-def _cell(line: Line, found: Comparison) -> str:
+def _cell(line: Line, tables: Mapping[str, Comparison]) -> str:
+    found = tables["recipes"]
     quantity = found.quantities[found.headline]
-    difference, baseline = line.difference(quantity), found.lines[0].spread(quantity)
+    difference, baseline = line.difference(quantity), found.lines[0].spread(quantity)  # of DAFormer
     if difference is None:
         return NONE
     fewer = baseline is not None and difference.n < baseline.n

@@ -17,8 +17,7 @@ class FeatureDistance:
     """weight * mean over thing cells of || F4_student - F4_imagenet ||_2 on the deepest stage.
 
     `encoder` is a frozen copy of the backbone with its ImageNet weights: image [B, 3, H, W] -> its stages. It is a
-    constant of the method and therefore in no checkpoint. Its weights are of the dtype that the student computes in;
-    distances are float32 at least.
+    constant of the method and therefore in no checkpoint. Distances are float32 at least.
     """
 
     encoder: nn.Module
@@ -29,7 +28,7 @@ class FeatureDistance:
     def __call__(self, seen: Prediction, source: LabelledCrops) -> Tensor:
         dtype = torch.promote_types(seen.deepest.dtype, torch.float32)
         with torch.no_grad():
-            imagenet = self.encoder(source.image.to(seen.deepest.dtype))[-1].to(dtype)
+            imagenet = self.encoder(source.image)[-1].to(dtype)
             thing_Bhw = self.thing_cells(source.label, tuple(imagenet.shape[-2:]))
         distance_Bhw = torch.linalg.vector_norm(seen.deepest.to(dtype) - imagenet, dim=1)
         # No thing in the crop: the mean over nothing is 0 here, not NaN.

@@ -6,13 +6,13 @@ from difflib import get_close_matches
 import timm
 import torch
 import torch.nn.functional as F
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import FeatureInfo
 from torch import Tensor, nn
 
-from dida.batch import MEAN, STD, Prediction
+from dida.batch import Prediction
 from dida.models.daformer import DAFormerHead
 from dida.models.mit import MixVisionTransformer  # and registers mit_b0 .. mit_b5 with timm
+from dida.models.renormalise import as_trained
 
 STRIDES = [4, 8, 16, 32]
 
@@ -57,38 +57,20 @@ class Segmentor(nn.Module):
         logits = F.interpolate(logits.to(image.dtype), image.shape[2:], mode="bilinear", align_corners=False)
         return Prediction(logits, embed, maps[-1])
 
-    def encoder(self) -> nn.Module:
-        """Normalised image -> the maps of its stages, with the very modules of this network."""
-        return nn.Sequential(self.as_trained, self.backbone)
+    def encoder(self) -> "Encoder":
+        """What sees the image: the very modules of this network."""
+        return Encoder(self.as_trained, self.backbone)
 
 
-class Renormalise(nn.Module):
-    """A picture normalised as everywhere here, by ImageNet's mean and deviation, to one normalised by others."""
+class Encoder(nn.Module):
+    """Normalised image [B, 3, H, W] -> the maps of its stages, of the dtype of the weights."""
 
-    factor: Tensor
-    shift: Tensor
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        """`mean` and `std` of RGB in 0 .. 1, as timm writes them."""
+    def __init__(self, as_trained: nn.Module, backbone: nn.Module) -> None:
         super().__init__()
-        factor = [imagenet / 255 / other for imagenet, other in zip(STD, std, strict=True)]
-        shift = [(imagenet / 255 - m) / s for imagenet, m, s in zip(MEAN, mean, std, strict=True)]
-        # buffers in no state dict: they follow from the name of the backbone
-        self.register_buffer("factor", torch.tensor(factor).view(3, 1, 1), persistent=False)
-        self.register_buffer("shift", torch.tensor(shift).view(3, 1, 1), persistent=False)
+        self.as_trained, self.backbone = as_trained, backbone
 
-    def forward(self, image: Tensor) -> Tensor:
-        """[B, 3, H, W], of the same dtype."""
-        return (image * self.factor + self.shift).to(image.dtype)
-
-
-def as_trained(name: str) -> nn.Module:
-    """What shows a backbone pictures as its published weights saw them: most of timm's had ImageNet's mean and
-    deviation, as MiT had, and some had others."""
-    published = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    if published is None or (published.mean, published.std) == (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD):
-        return nn.Identity()
-    return Renormalise(published.mean, published.std)
+    def forward(self, image: Tensor) -> list[Tensor]:
+        return self.backbone(self.as_trained(image).to(next(self.backbone.parameters()).dtype))
 
 
 def build_backbone(name: str, drop_path: float) -> nn.Module:

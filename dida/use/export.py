@@ -8,12 +8,15 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from textwrap import shorten
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import UserError
+from torch.fx.experimental.symbolic_shapes import ConstraintViolationError, GuardOnDataDependentSymNode
 
 from dida.batch import MEAN, STD
 from dida.data.image_file import read_image
@@ -129,12 +132,14 @@ def _traced(program: Deployed) -> torch.export.ExportedProgram:
         raise ValueError(f"the backbone pads by the size of its picture, as TensorFlow does; {_NO_PROGRAM}")
     try:
         return torch.export.export(program.eval().cpu(), (example,), dynamic_shapes={"pictures": shapes})
-    except (AssertionError, RuntimeError) as error:  # whatever PyTorch has found in the backbone
-        why = " ".join(str(error).split())[:200]
-        raise ValueError(f"the backbone has rules for sizes of its own ({why} ...); {_NO_PROGRAM}") from error
+    except NOT_TRACED as error:
+        why = shorten(str(error), 200, placeholder=" ...")
+        raise ValueError(f"PyTorch cannot trace the backbone for any size ({why}); {_NO_PROGRAM}") from error
 
 
-_NO_PROGRAM = "no program for any size can be made of it. --format safetensors writes what `dida.load` reads"
+# What torch.export raises for code that treats some sizes in another way.
+NOT_TRACED = (UserError, ConstraintViolationError, GuardOnDataDependentSymNode)
+_NO_PROGRAM = "no such program can be made of it. --format safetensors writes what `dida.load` reads"
 
 
 def _pads_by_size(module: nn.Module) -> bool:

@@ -21,7 +21,7 @@ from dida.models.pretrained import MIT_LICENCE, encoder_licence
 from dida.models.weight_file import CONFIG
 from dida.state import FOLDER
 from dida.use.evaluate import Inference
-from dida.use.stored import NETWORKS, SHARED, SHARED_FORMAT, WEIGHTS
+from dida.use.stored import NETWORKS, SHARED, SHARED_FORMAT, WEIGHTS, WRITTEN_HERE, written_here
 from dida.use.trained import Trained
 
 CARD = "README.md"  # as the hub calls it
@@ -33,7 +33,7 @@ def save_shared(
     """Weights and config of one network, for `read_stored`, and its model card. Raises OSError."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     # "format" is what transformers, and the hub's own pages, ask of a file
-    write_bytes(folder / WEIGHTS[0], safetensors.torch.save(tensors, metadata={"format": "pt", **_WRITTEN_HERE}))
+    write_bytes(folder / WEIGHTS[0], safetensors.torch.save(tensors, metadata={"format": "pt", **WRITTEN_HERE}))
     write_text(folder / CARD, _signed(card_of(origin, name)))
     options = changed(without_paths(origin.config), tgt_size=f"{size[0]}x{size[1]}")
     content = {
@@ -49,9 +49,6 @@ def save_shared(
     write_json(folder / CONFIG, {SHARED: content})  # last: without it the folder is not read
 
 
-_WRITTEN_HERE = {"written_by": "dida"}  # in the header of the weights
-
-
 def require_nothing_of_others(folder: Path) -> None:
     """Raise ValueError where `save_shared` would write over what it has not written: the config.json of a run or of
     another program, their weights, somebody's README.md, a model card that was edited. Each file says so by itself, as
@@ -61,11 +58,12 @@ def require_nothing_of_others(folder: Path) -> None:
     config, weights, card = folder / CONFIG, folder / WEIGHTS[0], folder / CARD
     if config.exists() and not _is_ours(config):
         raise ValueError(f"{config}: is of another program and would be lost; choose another folder")
-    if weights.exists() and not _WRITTEN_HERE.items() <= _header_of(weights).items():
-        raise ValueError(f"{weights}: was not written here and would be lost; choose another folder")
+    if weights.exists() and not written_here(weights):
+        raise ValueError(f"{weights}: was not written by this version of dida and would be lost; choose another folder")
     if card.exists() and not _is_signed(card):
         raise ValueError(
-            f"{card}: was not written here, or edited since, and would be lost; move it away, or choose another folder"
+            f"{card}: was not written by this version of dida, or edited since, and would be lost; "
+            "move it away, or choose another folder"
         )
 
 
@@ -74,14 +72,6 @@ def _is_ours(config: Path) -> bool:
         return isinstance(read_json(config)[SHARED], dict)
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def _header_of(weights: Path) -> dict[str, str]:
-    try:
-        with safetensors.safe_open(weights, "pt") as opened:
-            return opened.metadata() or {}
-    except (OSError, safetensors.SafetensorError):
-        return {}
 
 
 def _signed(card: str) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from torch import Tensor
@@ -61,6 +62,8 @@ def read_stored(place: Path | str, **hub: Any) -> Stored:
         if (path / CONFIG).is_file() and isinstance(shared := _json(path / CONFIG).get(SHARED), dict):
             return _read_shared(path, shared)
         if weights := next((path / name for name in WEIGHTS if (path / name).is_file()), None):
+            if written_here(weights):
+                raise ValueError(f"{path}: there is no {CONFIG} in it; the save was cut short, save it again")
             return _of_published(weights, read_published(weights))
     path = latest(path)
     if path.suffix == SUFFIXES[0]:
@@ -152,6 +155,18 @@ def _read_shared(folder: Path, shared: dict[str, Any]) -> Stored:
     except (ValueError, KeyError, TypeError) as error:
         why = error if isinstance(error, ValueError) else f"not what was written ({error!r})"
         raise ValueError(f"{folder / CONFIG}: {why}") from error
+
+
+WRITTEN_HERE = {"written_by": "dida"}  # in the header of weights, so that they are known without their config
+
+
+def written_here(weights: Path) -> bool:
+    """Whether a file is one of `sharing.py`, whose classes and options stand in a config beside it."""
+    try:
+        with safetensors.safe_open(weights, "pt") as opened:
+            return WRITTEN_HERE.items() <= (opened.metadata() or {}).items()
+    except (OSError, safetensors.SafetensorError):
+        return False
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def tiny(method: str = "dida", **options) -> Config:
 def build(config: Config, *, imagenet: bool = False, device: str = "cpu") -> tuple[TrainState, Method]:
     """State and method of a run, from the config alone; every class has pixels in the source."""
     torch.manual_seed(config.run.seed)
-    encoder = build_student(config, CITYSCAPES_CLASSES).backbone.to(device) if imagenet else None
+    encoder = build_student(config, CITYSCAPES_CLASSES).encoder().to(device) if imagenet else None
     torch.manual_seed(config.run.seed)
     state = build_state(config, CITYSCAPES_CLASSES, torch.ones(CLASSES), torch.device(device))
     return state, build_method(config, CITYSCAPES_CLASSES, imagenet=encoder)

@@ -223,7 +223,7 @@ def test_the_feature_distance_is_to_the_encoders_first_weights(toy):
     distance = parts.method.source_pass.feature_distance
     assert isinstance(distance, FeatureDistance)
     assert distance.weight == 0.25
-    kept = distance.encoder[1]  # behind what normalises pictures for it
+    kept = distance.encoder.backbone
     assert same(kept.state_dict(), torch.load(toy / "mit_b0.pth"))
     assert same(kept.state_dict(), parts.state.student.backbone.state_dict())
     before = weights_of(kept)
@@ -282,7 +282,7 @@ def test_init_is_where_both_networks_start_and_the_feature_distance_does_not(toy
     parts = assemble(options(toy, *init))
     for network in (parts.state.student, parts.state.teacher):
         assert same(network.state_dict(), start.state.student.state_dict())
-    encoder = parts.method.source_pass.feature_distance.encoder[1]
+    encoder = parts.method.source_pass.feature_distance.encoder.backbone
     assert same(encoder.state_dict(), torch.load(toy / "mit_b0.pth"))
     with pytest.raises(ValueError, match=r"--init .*: not the weights of mit_b0 with --embed-dim 32"):
         assemble(options(toy, *init, "--embed-dim", "32"))

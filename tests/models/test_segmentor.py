@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from dida.batch import Prediction
 from dida.data.transforms import Normalise
 from dida.models.segmentor import Segmentor, build_backbone, require_any_size
+from dida.precision import in_bfloat16
 
 
 def test_size_with_b5_is_the_published_one():
@@ -80,13 +81,29 @@ def test_a_backbone_sees_pictures_normalised_as_when_its_weights_were_trained(na
         deepest = segmentor(Normalise()(picture)).deepest
     torch.testing.assert_close(stages, expected, rtol=1e-3, atol=1e-4)
     assert torch.equal(deepest, stages[-1])
-    assert {key.split(".")[0] for key in segmentor.state_dict()} == {"backbone", "decode_head"}
+    assert {"as_trained.factor", "as_trained.shift"} <= segmentor.state_dict().keys()
+
+
+def test_weights_that_saw_other_pictures_are_not_taken_for_those_of_a_backbone():
+    of_another_tag = Segmentor("tf_efficientnet_b0.ap_in1k", classes=5, embed_dim=16).state_dict()
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*as_trained\.factor"):
+        Segmentor("tf_efficientnet_b0", classes=5, embed_dim=16).load_state_dict(of_another_tag)
+
+
+def test_pictures_are_normalised_in_float32_for_weights_in_bfloat16():
+    segmentor = Segmentor("tf_efficientnet_lite0", classes=5, embed_dim=16).eval()
+    cast, image = in_bfloat16(segmentor), torch.randn(1, 3, 64, 64)
+    assert torch.equal(cast.as_trained(image), segmentor.as_trained(image))
+    with torch.no_grad():
+        assert torch.equal(in_bfloat16(segmentor.encoder())(image)[-1], cast(image).deepest)
+        assert cast(image).deepest.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("name", ["mit_b0", "resnet18", "pvt_v2_b0", "convnext_atto"])
 def test_a_backbone_trained_on_imagenets_normalisation_sees_the_very_numbers(name):
     segmentor, image = Segmentor(name, classes=5, embed_dim=16), torch.randn(1, 3, 64, 64)
     assert segmentor.as_trained(image) is image
+    assert {key.split(".")[0] for key in segmentor.state_dict()} == {"backbone", "decode_head"}
 
 
 @pytest.mark.parametrize("typo", ["mitb5", "mit-b5", "MiT_B5", "mit_b5s"])

@@ -168,6 +168,9 @@ def test_a_shared_folder_holds_the_network_and_nothing_of_the_machine(run, netwo
     for lost in ((), ("config.json",), ("config.json", "README.md"), ("model.safetensors",)):  # as a kill leaves it
         for name in lost:
             (folder / name).unlink()
+        if "config.json" in lost:
+            with pytest.raises(ValueError, match=r"shared: there is no config\.json in it; the save was cut short"):
+                dida.load(folder)
         network.save_pretrained(folder)  # over what was written so
         assert (folder / "README.md").read_text() == card
         assert np.array_equal(dida.load(folder)(picture), network(picture))
