@@ -17,7 +17,7 @@ from bench.gpu.program import Program, begin, stage_parser
 from bench.gpu.runner import CHECKOUT
 from dida.data.toy import Counts, generate
 
-ROWS = ("source", "dacs", "daformer", "dida")
+ROWS = ("source", "dacs", "daformer", "dida_recipe-paper", "dida_prior")
 SEEDS = {"cuda": "0-7", "cpu": "0"}
 FEW = Counts(source=3, source_val=1, target=3, val=1, test=1)  # on a CPU, to try the command
 TO_END = 3.0  # seconds in which the runs end when the time is up

@@ -126,7 +126,7 @@ class Comparison:
         """The number that the paper prints for this row."""
         if quantity == ("mIoU 16" if self.paper_data == "synthia" else "mIoU 19"):
             return row.paper.get(self.paper_data)
-        return CLASS_IOU[self.paper_data].get(row.name, {}).get(quantity)
+        return CLASS_IOU[self.paper_data].get(row.printed or row.name, {}).get(quantity)
 
 
 def collect(name: str, setting: Setting, seeds: Sequence[int], digest: str | None = None) -> Comparison:

@@ -112,8 +112,9 @@ def start(checkout: Path, folder: Path, *more: str) -> subprocess.Popen:
     """The command, for DIDA and one seed."""
     folder.mkdir(exist_ok=True)
     words = [
-        "--seeds", "0", "--rows", "dida", "--warm-steps", "2", "--branch-steps", "3", "--device", "cpu",
-        "--work", str(folder / "runs"), "--results", str(folder / "results"), f"--options={TINY}", *more,
+        "--table", "8b", "--rows", "dida", "--seeds", "0", "--warm-steps", "2", "--branch-steps", "3",
+        "--device", "cpu", "--work", str(folder / "runs"), "--results", str(folder / "results"),
+        f"--options={TINY}", *more,
     ]  # fmt: skip
     command = [sys.executable, "-m", "bench.tables", *words]
     return subprocess.Popen(command, cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
