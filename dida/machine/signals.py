@@ -62,6 +62,10 @@ class Signals:
         try:
             self.raise_caught()
             yield
+        except Exception as error:
+            if _was_stop(error):
+                self.raise_caught()
+            raise
         finally:
             self._interrupts = outer
             if not outer:
@@ -122,6 +126,15 @@ def _ends(error: BaseException | None) -> bool:
         if isinstance(error, Stopped):
             return True
         error = error.__context__
+    return False
+
+
+def _was_stop(error: BaseException | None) -> bool:
+    """Whether an error is what somebody made of Stopped: Python 3.11 of all that comes up while a class is made."""
+    while error is not None:
+        if isinstance(error, Stopped):
+            return True
+        error = error.__cause__
     return False
 
 

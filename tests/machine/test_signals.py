@@ -75,6 +75,42 @@ def test_a_request_that_is_lost_on_its_way_is_made_again(swallow, wait, monkeypa
         block()
 
 
+class NamedWhileStopped:
+    """Python 3.11 makes a RuntimeError of whatever comes up where a class gets its names, Stopped included."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def make_a_class() -> None:
+    type("Made", (), {"part": NamedWhileStopped()})
+
+
+def wrap() -> None:
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except BaseException as error:
+        raise ValueError("what a library says of it") from error
+
+
+@pytest.mark.parametrize("work", [make_a_class, wrap])
+def test_a_request_that_others_made_an_error_of_is_still_one(work):
+    with pytest.raises(Stopped, match="143"), Signals() as listening, listening.interrupting():
+        work()
+
+
+def fail_on_the_way_out() -> None:
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        raise OSError("no space left on the disk")
+
+
+def test_an_error_of_its_own_on_the_way_out_is_told():
+    with pytest.raises(OSError, match="disk"), Signals() as listening, listening.interrupting():
+        fail_on_the_way_out()
+
+
 def test_what_a_block_does_at_its_end_is_not_ended(monkeypatch):
     monkeypatch.setattr(signals, "LOOK_AGAIN", 0.02)
     done = []
