@@ -63,7 +63,8 @@ class Signals:
             self.raise_caught()
             yield
         except Exception as error:
-            if _was_stop(error):
+            # Python 3.11 makes a RuntimeError of whatever comes up while a class is made, and a library may as well
+            if isinstance(error.__cause__, Stopped):
                 self.raise_caught()
             raise
         finally:
@@ -126,15 +127,6 @@ def _ends(error: BaseException | None) -> bool:
         if isinstance(error, Stopped):
             return True
         error = error.__context__
-    return False
-
-
-def _was_stop(error: BaseException | None) -> bool:
-    """Whether an error is what somebody made of Stopped: Python 3.11 of all that comes up while a class is made."""
-    while error is not None:
-        if isinstance(error, Stopped):
-            return True
-        error = error.__cause__
     return False
 
 
