@@ -63,10 +63,12 @@ def read_stored(place: Path | str, **hub: Any) -> Stored:
             return _read_shared(path, shared)
         if weights := next((path / name for name in WEIGHTS if (path / name).is_file()), None):
             if written_here(weights):
-                raise ValueError(f"{path}: there is no {CONFIG} in it; the save was cut short, save it again")
+                raise ValueError(f"{path}: there is no {CONFIG} of this network in it; save it again")
             return _of_published(weights, read_published(weights))
     path = latest(path)
     if path.suffix == SUFFIXES[0]:
+        if written_here(path):
+            raise ValueError(f"{path}: what it needs stands beside it; name its folder, {path.parent}")
         return _of_published(path, read_published(path))
     try:
         return _read_checkpoint(path)

@@ -165,11 +165,13 @@ def test_a_shared_folder_holds_the_network_and_nothing_of_the_machine(run, netwo
         assert part in card
     with pytest.raises(ValueError, match=r"^network teacher: .* holds student alone"):
         dida.load(folder, network="teacher")
+    with pytest.raises(ValueError, match=rf"what it needs stands beside it; name its folder, {folder}$"):
+        dida.load(folder / "model.safetensors")  # it has 19 classes, as Cityscapes, and perhaps others
     for lost in ((), ("config.json",), ("config.json", "README.md"), ("model.safetensors",)):  # as a kill leaves it
         for name in lost:
             (folder / name).unlink()
         if "config.json" in lost:
-            with pytest.raises(ValueError, match=r"shared: there is no config\.json in it; the save was cut short"):
+            with pytest.raises(ValueError, match=r"shared: there is no config\.json of this network in it"):
                 dida.load(folder)
         network.save_pretrained(folder)  # over what was written so
         assert (folder / "README.md").read_text() == card
