@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import UserError
+from torch._dynamo.exc import UserError as RulesForSizes  # what torch.export raises for code that has them
 from torch.fx.experimental.symbolic_shapes import ConstraintViolationError, GuardOnDataDependentSymNode
 
 from dida.batch import MEAN, STD
@@ -132,13 +132,11 @@ def _traced(program: Deployed) -> torch.export.ExportedProgram:
         raise ValueError(f"the backbone pads by the size of its picture, as TensorFlow does; {_NO_PROGRAM}")
     try:
         return torch.export.export(program.eval().cpu(), (example,), dynamic_shapes={"pictures": shapes})
-    except NOT_TRACED as error:
+    except (RulesForSizes, ConstraintViolationError, GuardOnDataDependentSymNode) as error:
         why = shorten(str(error), 200, placeholder=" ...")
         raise ValueError(f"PyTorch cannot trace the backbone for any size ({why}); {_NO_PROGRAM}") from error
 
 
-# What torch.export raises for code that treats some sizes in another way.
-NOT_TRACED = (UserError, ConstraintViolationError, GuardOnDataDependentSymNode)
 _NO_PROGRAM = "no such program can be made of it. --format safetensors writes what `dida.load` reads"
 
 

@@ -1,6 +1,7 @@
 """A written program says what the network says, and a wrong one is found out."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -138,13 +139,13 @@ class EvenOnly(nn.Module):
 @pytest.mark.parametrize(
     ("network", "why"),
     [
-        (Segmentor("tf_efficientnet_lite0", classes=3, embed_dim=16), "the backbone pads by the size of its picture"),
-        (EvenOnly(), r"PyTorch cannot trace the backbone for any size \(.*height"),
+        (partial(Segmentor, "tf_efficientnet_lite0"), "the backbone pads by the size of its picture"),
+        (EvenOnly, r"PyTorch cannot trace the backbone for any size \(.*height"),
     ],
     ids=["padding", "rule"],
 )
 def test_a_backbone_of_which_no_program_can_be_made_is_refused(tmp_path, network, why):
     with pytest.raises(ValueError, match=f"^{why}.* --format safetensors writes what") as refused:
-        write_torch(Deployed(network), tmp_path / "network.pt2")
+        write_torch(Deployed(network()), tmp_path / "network.pt2")
     assert len(str(refused.value)) < 500
     assert not list(tmp_path.iterdir())
