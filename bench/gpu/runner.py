@@ -1,16 +1,17 @@
-"""Stages one after another, each with its time and its log; whatever becomes of one, the next one runs."""
+"""Groups of stages one after another, each stage with its time and log; whatever becomes of one, the next runs."""
 
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.gpu.command import Running, last_lines_of
 from bench.gpu.ledger import DONE, FAILED, LOGS, RESULTS, RUNNING, TIMED_OUT, Ledger
-from bench.gpu.stages import GATE, Stage
+from bench.gpu.stages import GATE, Stage, groups_of
 from dida.machine.signals import Signals
 
 CHECKOUT = Path(__file__).parents[2]
@@ -46,7 +47,6 @@ class Runner:
         self.ledger = Ledger(request.out, work, plan, asked)
         self.signals = Signals()
         self._until = time.monotonic() + request.seconds - RESERVE
-        self._background: dict[str, Running] = {}
 
     def left(self) -> float:
         return self._until - time.monotonic()
@@ -55,17 +55,11 @@ class Runner:
         try:
             self.ledger.save()
             self._unpack_wheels()
-            for stage in self.plan:
-                if stage.background:
-                    self._background[stage.name] = self._start(stage, self.left())
-            for stage in self.plan:
-                self._one(stage)
-                if self.signals.caught or (stage.name == GATE and self.obstacles()):
+            for group in groups_of(self.plan):
+                self._together(group)
+                if self.signals.caught or self.obstacles():
                     break
         finally:
-            for name, command in self._background.items():  # nobody waited for these
-                command.end()
-                self.ledger.note(name, FAILED, command.seconds(), "ended: the command was over before its turn")
             self.ledger.save()
             self.signals.restore()
         return self._status()
@@ -76,22 +70,41 @@ class Runner:
             return []
         return self.ledger.found(GATE).get("obstacles") or [f"the stage {GATE} did not end well"]
 
-    def _one(self, stage: Stage) -> None:
-        if self.left() < stage.needs and stage.name not in self._background:
-            self.ledger.stages[stage.name]["why"] = f"{self.left():.0f} s were left, and it needs {stage.needs:.0f}"
-            return
-        limit = min(PATIENCE[self.request.device] * stage.seconds, max(self.left(), 0.0))
-        said = f"== {stage.name}, {self.request.seconds - RESERVE - self.left():.0f} s gone, at most {limit:.0f} s"
-        print(said, flush=True)
-        command = self._background.pop(stage.name, None) or self._start(stage, limit)
-        self.ledger.note(stage.name, RUNNING)
-        self.ledger.save()
-        self._watch(stage, command, limit)
-        end = last_lines_of(command.log, SHOWN_LINES)
-        print("\n".join(f"   {line}" for line in end.splitlines()))
-        outcome = self.ledger.stages[stage.name]
-        print(f"-> {stage.name}: {outcome['outcome']} in {outcome['seconds']} s", flush=True)
-        self.ledger.save()
+    def _together(self, group: Sequence[Stage]) -> None:
+        """Run these at the same time, until the last of them has ended."""
+        with self._begun(group) as running:
+            news = time.monotonic() + NEWS
+            while running:
+                time.sleep(POLL)
+                for stage, (command, limit) in list(running.items()):
+                    command.shorten_log()
+                    if command.status() is not None or command.seconds() > limit or self.signals.caught:
+                        del running[stage]
+                        self._finish(stage, command)
+                if time.monotonic() > news:
+                    self.ledger.save_what_is_new()
+                    news = time.monotonic() + NEWS
+
+    @contextmanager
+    def _begun(self, group: Sequence[Stage]) -> Iterator[dict[Stage, tuple[Running, float]]]:
+        """Of those that have the time for it the command and its limit; what still runs behind the block is ended."""
+        running: dict[Stage, tuple[Running, float]] = {}
+        try:
+            for stage in group:
+                left = self.left()
+                if left < stage.needs:
+                    self.ledger.stages[stage.name]["why"] = f"{left:.0f} s were left, and it needs {stage.needs:.0f}"
+                    continue
+                limit = min(PATIENCE[self.request.device] * stage.seconds, left)
+                gone = self.request.seconds - RESERVE - left
+                print(f"== {stage.name}, {gone:.0f} s gone, at most {limit:.0f} s", flush=True)
+                running[stage] = self._start(stage, limit), limit
+                self.ledger.note(stage.name, RUNNING)
+            self.ledger.save()
+            yield running
+        finally:
+            for command, _ in running.values():
+                command.end()
 
     def _start(self, stage: Stage, limit: float) -> Running:
         command = [
@@ -102,15 +115,8 @@ class Runner:
         ]  # fmt: skip
         return Running(command, folder=CHECKOUT, log=self.ledger.log_path(stage.name), environment=self._environment())
 
-    def _watch(self, stage: Stage, command: Running, limit: float) -> None:
-        """Until it ends, its time is up or a signal comes; then nothing of it is left."""
-        until, news = time.monotonic() + limit, time.monotonic() + NEWS
-        while command.status() is None and time.monotonic() < until and not self.signals.caught:
-            time.sleep(POLL)
-            command.shorten_log()
-            if time.monotonic() > news:
-                self.ledger.save_what_is_new()
-                news = time.monotonic() + NEWS
+    def _finish(self, stage: Stage, command: Running) -> None:
+        """It has ended, its time is up or a signal came: nothing of it is left, and what became of it is kept."""
         seconds = command.seconds()
         status, survivors = command.end()
         left = f"these processes could not be ended: {survivors}" if survivors else None
@@ -121,6 +127,11 @@ class Runner:
         else:
             how = f"exit status {status}" if status is not None else f"ended by {self.signals.caught} to the command"
             self.ledger.note(stage.name, FAILED, seconds, "; ".join(filter(None, [how, left])))
+        end = last_lines_of(command.log, SHOWN_LINES)
+        print("\n".join(f"   {line}" for line in end.splitlines()))
+        outcome = self.ledger.stages[stage.name]
+        print(f"-> {stage.name}: {outcome['outcome']} in {outcome['seconds']} s", flush=True)
+        self.ledger.save()
 
     def _environment(self) -> dict[str, str]:
         """Our packages and the wheels come first; compiled code is shared by the stages."""

@@ -1,10 +1,11 @@
 """What is run on a GPU, in this order: small things first, and what is written as it goes loses nothing to a time-out.
 
-Times are those of an H100.
+What measures no time shares the machine with its like; what does has it for itself. Times are those of an H100.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 GATE = "facts"  # the stage that says whether anything can be measured here; without it nothing else is
 
@@ -20,7 +21,7 @@ class Stage:
     command: tuple[str, ...]  # arguments of Python
     seconds: float  # at most
     needs: float = 8.0  # it is not begun with less than this left
-    background: bool = False  # begun at once, beside the others, and waited for at its place
+    beside: str | None = None  # measures no time, and runs at the same time as its neighbours of that name
 
 
 def _ours(module: str, *arguments: str) -> tuple[str, ...]:
@@ -36,30 +37,30 @@ def _bench(op: str, *slots: int, seconds: float, compiling: float = 0.0, needs: 
 
 STAGES = (
     Stage(GATE, _ours("facts"), 45),
-    Stage("build", _ours("build"), 60, background=True),
-    Stage("kernels", _ours("compile_kernels"), 90, background=True),
+    Stage("build", _ours("build"), 60, beside="compiling"),
+    Stage("kernels", _ours("compile_kernels"), 90, beside="compiling"),
     Stage("smoke", _ours("agreement", "--tests", "smoke"), 70, needs=20),
-    Stage("no-waiting", _ours("agreement", "--tests", "step"), 90, needs=15),
-    Stage("step-precision", _ours("step_precision"), 50, needs=20),
+    Stage("agreement", _ours("agreement", "--tests", "all"), 200, needs=40, beside="is it right"),
+    Stage("no-waiting", _ours("agreement", "--tests", "step"), 150, needs=15, beside="is it right"),
+    Stage("step-precision", _ours("step_precision"), 120, needs=20, beside="is it right"),
+    Stage("whole-run", _ours("whole_run"), 150, needs=30, beside="is it right"),
     Stage("step-cost", _ours("step_cost", "--precision", "bf16", "fp32", "tf32"), 90, needs=25),
     Stage("step-variants", _ours("step_variants"), 130, needs=25),
     Stage("step-cost-compiled", _ours("step_cost", "--precision", "bf16", "--compile"), 90, needs=40),
     Stage("network-parts", _ours("network_parts"), 25),
-    Stage("agreement", _ours("agreement", "--tests", "all"), 155, needs=40),
-    _bench("instance_loss", 300, 3000, seconds=60, compiling=25),
+    _bench("instance_loss", 300, 3000, seconds=75, compiling=25),
     _bench("class_similarity", 300, 3000, seconds=40, compiling=12),
     _bench("boundary_mask", 300, seconds=20, compiling=5),
     _bench("bank_update", 300, seconds=20, compiling=5),
     _bench("instance_loss", 30_000, 100_000, seconds=40),
     _bench("class_similarity", 30_000, 100_000, seconds=30),
-    Stage("whole-run", _ours("whole_run"), 75, needs=30),
     Stage("throughput", _ours("throughput"), 45, needs=20),
     Stage("profile", _ours("profile_kernels"), 60, needs=15),
-    Stage("toy-table", _ours("toy_table"), 200, needs=60),
     _bench("bank_similarity", 300, seconds=20),
     _bench("scatter", 300, seconds=20),
     _bench("gather", 300, seconds=20),
-    Stage("sanitizer", _ours("sanitizer"), 600, needs=40),
+    Stage("sanitizer", _ours("sanitizer"), 600, needs=40, beside="what is left"),
+    Stage("toy-table", _ours("toy_table"), 600, needs=60, beside="what is left"),
 )
 
 
@@ -72,3 +73,10 @@ def chosen_stages(names: Sequence[str], at_most: float | None = None) -> list[St
     if at_most is None:
         return chosen
     return [replace(stage, seconds=min(stage.seconds, at_most), needs=min(stage.needs, at_most)) for stage in chosen]
+
+
+def groups_of(plan: Sequence[Stage]) -> Iterator[list[Stage]]:
+    """The stages that run at the same time, group after group."""
+    numbered = enumerate(plan)
+    for _, group in groupby(numbered, key=lambda entry: entry[1].beside or entry[0]):
+        yield [stage for _, stage in group]

@@ -114,21 +114,40 @@ def test_what_finds_no_time_is_not_begun(tmp_path):
     assert "it needs 1000" in results(out)["stages"]["long"]["why"]
 
 
-def test_a_stage_in_the_background_runs_beside_the_others(tmp_path):
-    seen = tmp_path / "seen"
-    wait = f"import pathlib, time\nwhile not pathlib.Path('{seen}').exists(): time.sleep(0.05)"
+def waits_for(path: Path) -> str:
+    return f"import pathlib, time\nwhile not pathlib.Path('{path}').exists(): time.sleep(0.05)\n"
+
+
+def touches(path: Path) -> str:
+    return f"import pathlib; pathlib.Path('{path}').touch(); "
+
+
+def test_neighbours_run_at_the_same_time_and_have_ended_before_the_next(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
     out = tmp_path / "out"
-    touch = f"import pathlib; pathlib.Path('{seen}').touch()"
-    assert run(out, stage("asks", wait), stage("build", touch, background=True)) == 0
-    assert outcomes(out) == {"asks": DONE, "build": DONE}
+    status = run(
+        out,
+        stage("one", touches(one) + waits_for(two), 60, beside="both"),
+        stage("two", waits_for(one) + touches(two) + "time.sleep(1); " + touches(tmp_path / "end"), 60, beside="both"),
+        stage("alone", f"import os, sys; sys.exit(not os.path.exists('{tmp_path / 'end'}'))"),
+    )
+    assert outcomes(out) == {"one": DONE, "two": DONE, "alone": DONE}
+    assert status == 0
+
+
+def test_one_that_hangs_beside_others_is_ended_at_its_own_time(tmp_path):
+    out = tmp_path / "out"
+    run(out, stage("hangs", SLEEP, SOON, beside="both"), stage("well", "import time; time.sleep(2)", beside="both"))
+    assert outcomes(out) == {"hangs": TIMED_OUT, "well": DONE}
+    assert results(out)["stages"]["hangs"]["seconds"] < 2
 
 
 def test_without_the_gate_nothing_is_measured(tmp_path, capsys):
     out = tmp_path / "out"
     gate = "import json, sys; to = sys.argv[sys.argv.index('--to') + 1]; "
     gate += "open(to, 'w').write(json.dumps({'obstacles': ['there is no CUDA device']})); sys.exit(1)"
-    assert run(out, stage(GATE, gate), stage("build", SLEEP, background=True), stage("next", KEEP)) == 2
-    assert outcomes(out) == {GATE: FAILED, "build": FAILED, "next": NOT_REACHED}
+    assert run(out, stage(GATE, gate), stage("next", KEEP)) == 2
+    assert outcomes(out) == {GATE: FAILED, "next": NOT_REACHED}
     assert "there is no CUDA device" in capsys.readouterr().out
     assert run(out, stage(GATE, "import os; os.abort()"), stage("next", KEEP)) == 2
     assert outcomes(out) == {GATE: FAILED, "next": NOT_REACHED}

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import dida_kernels
 from bench.gpu.facts import NEEDED
 from bench.gpu.runner import CHECKOUT
-from bench.gpu.stages import GATE, STAGES, chosen_stages
+from bench.gpu.stages import GATE, STAGES, chosen_stages, groups_of
 
 
 def modules() -> list[str]:
@@ -26,15 +26,27 @@ def test_small_things_come_first_and_a_large_bank_last():
     """What most depends on is known before anything that may take the time away."""
     order = [stage.name for stage in STAGES]
     pairs = (
-        ("smoke", "step-cost"),
-        ("step-cost", "agreement"),
+        ("smoke", "agreement"),
         ("build", "agreement"),
+        ("agreement", "step-cost"),
         ("agreement", "bench-instance_loss-300-3000"),
         ("bench-bank_update-300", "bench-instance_loss-30000-100000"),
         ("whole-run", "sanitizer"),
     )
     for before, after in pairs:
         assert order.index(before) < order.index(after)
+
+
+def test_what_measures_time_has_the_machine_for_itself():
+    together = [{stage.name for stage in group} for group in groups_of(STAGES)]
+    assert [group for group in together if len(group) > 1] == [
+        {"build", "kernels"},
+        {"agreement", "no-waiting", "step-precision", "whole-run"},
+        {"sanitizer", "toy-table"},
+    ]
+    assert set.union(*together) == {stage.name for stage in STAGES}
+    some = chosen_stages(["no-waiting", "build", "bench-scatter-300"])
+    assert [len(group) for group in groups_of(some)] == [1, 1, 1, 1]
 
 
 def test_every_op_is_timed_in_a_process_of_its_own():
