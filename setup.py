@@ -31,6 +31,9 @@ MACHINE_CODE = ("80", "86", "90", "100", "120")  # as far as nvcc knows them; an
 ARCHS = "DIDA_CUDA_ARCHS"  # says otherwise
 INTERMEDIATE = "90"  # compiled by the driver on whatever comes after
 CPP_FLAGS = ["-std=c++20", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
+# What is linked statically stays inside: a second CUDA runtime must not stand in for torch's, and of a second
+# libstdc++, which some compilers bring, the half that torch finds and the half that we find do not work together.
+LINK_FLAGS = ["-Wl,--exclude-libs,ALL"] if sys.platform == "linux" else []
 
 
 class WithoutExtension(Exception):
@@ -92,6 +95,7 @@ def extension() -> Extension:
         ],
         library_dirs=[str(home / "lib")],
         libraries=["torch", "torch_cpu", "c10"],
+        extra_link_args=LINK_FLAGS,
     )
     if nvcc:
         headers, libraries = _toolkit(nvcc)
@@ -99,8 +103,6 @@ def extension() -> Extension:
         built.extra_compile_args += [f"-isystem{headers}"]
         built.library_dirs += libraries
         built.libraries += ["c10_cuda", "cudart_static", "rt", "dl", "pthread"]
-        # A second CUDA runtime in the process must not stand in for torch's.
-        built.extra_link_args += ["-Wl,--exclude-libs,libcudart_static.a"]
     return built
 
 

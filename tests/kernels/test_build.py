@@ -1,6 +1,7 @@
 """What setup.py does where the extension cannot or must not be built: it says so, and fails only if it was told to."""
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -48,3 +49,28 @@ def test_an_architecture_that_nvcc_does_not_know_is_named():
     assert result.returncode != 0
     assert "DIDA_CUDA_ARCHS" in result.stderr
     assert result.stderr.rstrip().endswith("got 7")
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not (shutil.which("g++") and shutil.which("nm")), reason="of GNU's tools"
+)
+def test_a_static_libstdcpp_stays_inside(tmp_path, monkeypatch):
+    """On a machine with such a compiler what the extension exported of it met torch's own, and every error crashed."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["setup.py", "--name"])
+    flags = runpy.run_path("setup.py")["LINK_FLAGS"]
+    source = tmp_path / "prints.cpp"
+    source.write_text(
+        '#include <sstream>\nextern "C" int said(long x) { return (std::ostringstream() << x).good(); }\n'
+    )
+
+    def exported(*flags: str) -> set[str]:
+        library = str(tmp_path / "prints.so")
+        subprocess.run(["g++", "-shared", "-fPIC", "-static-libstdc++", *flags, str(source), "-o", library], check=True)
+        listed = subprocess.run(["nm", "-D", "--defined-only", library], check=True, capture_output=True, text=True)
+        return {line.split()[-1] for line in listed.stdout.splitlines()}
+
+    numbers = "num_put"  # how a stream prints one
+    assert any(numbers in name for name in exported())  # this compiler can do it
+    assert not any(numbers in name for name in exported(*flags))
+    assert "said" in exported(*flags)

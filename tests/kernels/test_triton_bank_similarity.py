@@ -41,12 +41,13 @@ def test_one_hundred_thousand_slots(monkeypatch):
 
 @pytest.mark.parametrize("temperature", [0.01, 0.03])
 def test_every_cosine_at_the_lower_end(temperature):
-    """All cosines are -1: the shift by 1/t is as far off as it can be."""
+    """All cosines are -1: the shift by 1/t is as far off as it can be, and its exponent rounded as 2/t is."""
     embed_ND = torch.randn(3, 8, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     bank_KD = -embed_ND[:1].expand(5, 8)
     with dida_kernels.backend("triton"):
         q_NK = dida_kernels.bank_similarity(embed_ND, bank_KD, temperature=temperature)
-    torch.testing.assert_close(q_NK, torch.full_like(q_NK, 1 / 5), rtol=1e-6, atol=0)
+    rounded = 2 / temperature * torch.finfo(torch.float32).eps
+    torch.testing.assert_close(q_NK, torch.full_like(q_NK, 1 / 5), rtol=rounded, atol=0)
 
 
 def test_a_tiny_gradient_survives_float16():

@@ -61,7 +61,8 @@ def test_one_hundred_thousand_slots(monkeypatch):
         for module in (fused, packed_bank):
             monkeypatch.setattr(module, "SEGMENT", 1024)
     scene = Scene("many", B=1, C=19, K=100_003, D=16, hw=(1, 2), HW=(1, 2))
-    assert_agrees("instance_loss", "triton", call("instance_loss", scene, device=DEVICE))
+    # Thousands of blocks are added one after another; PyTorch adds in a tree, and is luckier on some processors.
+    assert_agrees("instance_loss", "triton", call("instance_loss", scene, device=DEVICE), slack=4)
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.03])
