@@ -33,7 +33,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the two files")
     parser.add_argument("--seconds", type=seconds, default=545, help="for all stages (default: 545)")
     parser.add_argument("--stages", nargs="+", default=[], choices=[stage.name for stage in STAGES], metavar="NAME",
-                        help=f"only these: {', '.join(stage.name for stage in STAGES)}")  # fmt: skip
+                        help=f"only these, in this order: {', '.join(stage.name for stage in STAGES)}")  # fmt: skip
+    parser.add_argument("--again", type=Path, metavar="RESULTS",
+                        help="results.json of an earlier command: what passed there is not run again")  # fmt: skip
     parser.add_argument("--at-most", type=seconds, help="for any stage, where there is less time than its own limit")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: tiny sizes, to try the command")
     parser.add_argument("--wheels", type=Path, help="folder of wheels of packages that are missing here")
@@ -43,7 +45,9 @@ def main() -> int:
         folder = getattr(options, name)
         if folder is not None and not folder.is_dir():
             parser.error(f"--{name} {folder}: no such folder")
-    request = Request(options.out, options.seconds, options.device, options.banks, options.wheels)
+    if options.again is not None and not options.again.is_file():
+        parser.error(f"--again {options.again}: no such file")
+    request = Request(options.out, options.seconds, options.device, options.banks, options.wheels, options.again)
     return run_stages(chosen_stages(options.stages, options.at_most), request)
 
 

@@ -2,6 +2,9 @@
 
 Kernels against their equations on fresh numbers, outputs filled with NaN before, two runs equal in every bit, no host
 synchronisation. A red test marks the numbers of its op (`doubts`) and hides no other.
+
+Where the time was up, or something was mended, a second command runs what has not passed yet (`--again`); what passed
+before is kept with it, and of which commit it is.
 """
 
 import os
@@ -16,6 +19,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from bench.gpu.passed_before import Before, passed_before
 from bench.gpu.program import Program, begin, stage_parser
 
 ON_GPU = (
@@ -65,10 +69,10 @@ SHOWN = 20  # red tests that the log names
 class Outcomes:
     """A pytest plugin: what became of every test so far."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, before: Before) -> None:
         self.program = program
-        self.tests: dict[str, str] = {}  # id -> passed, failed or skipped
-        self.why: dict[str, str] = {}  # of those that did not pass
+        self.tests = dict(before.tests)  # id -> passed, failed or skipped
+        self.why = dict(before.why)  # of those that did not pass
         self._saved = 0.0
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -104,7 +108,8 @@ def pytest_arguments(
     selection: Selection, processes: int, present: Callable[[str], Any] = find_spec
 ) -> tuple[list[str], str | None]:
     """What pytest is given, and what is done otherwise because a package is missing."""
-    arguments = [*selection.tests, "-p", "no:cacheprovider", "-p", "bench.gpu.fresh_worker"]
+    arguments = [*selection.tests, "-p", "no:cacheprovider"]
+    arguments += ["-p", "bench.gpu.fresh_worker", "-p", "bench.gpu.passed_before"]
     arguments += ["-k", selection.keyword] if selection.keyword else []
     arguments += ["-p", "no:benchmark"] if present("pytest_benchmark") else []  # a plugin that warns in every process
     if not present("xdist"):
@@ -140,8 +145,10 @@ def run_tests(program: Program, selection: Selection) -> int:
     os.environ["DIDA_SEED"] = secrets.token_hex(4)  # inherited by the test processes; tests/cases.py reads it
     processes = min(workers(memory_of_card(program.device)), selection.few or WORKERS)
     chosen, otherwise = pytest_arguments(selection, processes)
-    outcomes = Outcomes(program)
-    program.keep(seed=os.environ["DIDA_SEED"], otherwise=otherwise, status=None)
+    before = passed_before()
+    outcomes = Outcomes(program, before)
+    kept_from = {"tests": len(before.tests), **before.source} if before.tests else None
+    program.keep(seed=os.environ["DIDA_SEED"], otherwise=otherwise, before=kept_from, status=None)
     status = int(pytest.main(chosen, plugins=[outcomes]))
     outcomes.save()
     failed = [name for name, outcome in outcomes.tests.items() if outcome == "failed"]

@@ -17,6 +17,7 @@ from dida.machine.signals import Signals
 CHECKOUT = Path(__file__).parents[2]
 POLL = 0.1  # seconds
 NEWS = 5.0  # seconds between two looks at what a stage has written
+AGAIN = "DIDA_AGAIN"  # variable by which stages know of earlier results
 RESERVE = 5.0  # seconds kept for the end: killing, packing
 TO_SAY_SO = 3.0  # seconds that a stage is told to end before it is ended
 PATIENCE = {"cuda": 1, "cpu": 10}  # times a stage's seconds: they are a GPU's, and a CPU only tries the command
@@ -32,6 +33,7 @@ class Request:
     device: str = "cuda"
     banks: Path | None = None  # of real runs, for their test
     wheels: Path | None = None  # of packages that this machine lacks
+    again: Path | None = None  # results whose tests are not run once more where they passed
 
 
 class Runner:
@@ -142,7 +144,8 @@ class Runner:
             "TRITON_CACHE_DIR": os.environ.get("TRITON_CACHE_DIR", str(self.work / "triton")),
             "TORCHINDUCTOR_CACHE_DIR": str(self.work / "inductor"),
         }
-        return found | ({"DIDA_BANKS": str(self.request.banks.resolve())} if self.request.banks else {})
+        places = {"DIDA_BANKS": self.request.banks, AGAIN: self.request.again}
+        return found | {name: str(path.resolve()) for name, path in places.items() if path}
 
     @property
     def _site(self) -> Path:

@@ -1,4 +1,4 @@
-"""What is run on a GPU, in this order: small things first, and what is written as it goes loses nothing to a time-out.
+"""What is run on a GPU: small things first, and what is written as it goes loses nothing to a time-out.
 
 What measures no time shares the machine with its like; what does has it for itself. Times are those of an H100.
 """
@@ -44,7 +44,7 @@ STAGES = (
     Stage("no-waiting", _ours("agreement", "--tests", "step"), 150, needs=15, beside="is it right"),
     Stage("step-precision", _ours("step_precision"), 120, needs=20, beside="is it right"),
     Stage("whole-run", _ours("whole_run"), 150, needs=30, beside="is it right"),
-    Stage("step-cost", _ours("step_cost", "--precision", "bf16", "fp32", "tf32"), 90, needs=25),
+    Stage("step-cost", _ours("step_cost", "--precision", "bf16", "fp32", "tf32"), 110, needs=25),
     Stage("step-variants", _ours("step_variants"), 130, needs=25),
     Stage("step-cost-compiled", _ours("step_cost", "--precision", "bf16", "--compile"), 90, needs=40),
     Stage("network-parts", _ours("network_parts"), 25),
@@ -65,11 +65,12 @@ STAGES = (
 
 
 def chosen_stages(names: Sequence[str], at_most: float | None = None) -> list[Stage]:
-    """Those that are named, in their order, and the one that the others depend on; all where none is named.
+    """Those that are named, as they are named, behind the one that they depend on; all where none is named.
 
     `at_most`: seconds that none of them may take more than.
     """
-    chosen = [stage for stage in STAGES if not names or stage.name in names or stage.name == GATE]
+    known = {stage.name: stage for stage in STAGES}
+    chosen = [known[name] for name in dict.fromkeys((GATE, *(names or known)))]
     if at_most is None:
         return chosen
     return [replace(stage, seconds=min(stage.seconds, at_most), needs=min(stage.needs, at_most)) for stage in chosen]

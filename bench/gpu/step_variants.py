@@ -1,8 +1,8 @@
-"""The same step in other precisions, optimizers, layouts, as graphs and compiled: what would make it shorter.
+"""The same step in other precisions, optimizers, layouts and as graphs: what would make it shorter.
 
 Per variant: milliseconds of a step alone (wall), until the host has launched it (where that is as long, the host is the
 limit), of one in a row of steps (stream), of its kernels on the device (by the profiler), launches, and the peak of
-memory. Precision and compilation are the engine's own options; what it does not do is done to it here.
+memory. Precision is the engine's own option; what it does not do is done to it here. Compiled: `step_cost`.
 """
 
 import copy
@@ -28,8 +28,7 @@ from dida.models.mit import MixFFN
 from dida.precision import Precision, in_bfloat16, products_in
 from dida.step import train_step
 
-LEAST = 12.0  # seconds without which a variant is not begun
-TO_COMPILE = 45.0  # ... or compilation
+LEAST = 12.0  # seconds without which nothing more is begun
 
 
 @dataclass(frozen=True)
@@ -38,14 +37,13 @@ class Variant:
 
     name: str
     precision: Precision = "fp32"
-    compile: bool = False
     foreach: bool = False  # AdamW by operations on lists of tensors, as where it is not fused
     contiguous: bool = False  # maps in front of the depthwise convolutions, which are channels-last views of tokens
     benchmark: bool = False  # cuDNN tries all its algorithms
 
     @contextmanager
     def applied(self, contender: Contender) -> Iterator[Contender]:
-        (contender,) = computing([contender], precision=self.precision, compile=self.compile)
+        (contender,) = computing([contender], precision=self.precision)
         before = torch.backends.cudnn.benchmark
         torch.backends.cudnn.benchmark = self.benchmark
         hooks = [ffn.dwconv.register_forward_pre_hook(_contiguous) for ffn in self._feed_forwards(contender)]
@@ -76,8 +74,6 @@ VARIANTS = (
     Variant("bfloat16, contiguous depthwise", "bf16", contiguous=True),
     Variant("TF32, cuDNN benchmark", "tf32", benchmark=True),
     Variant("bfloat16, cuDNN benchmark", "bf16", benchmark=True),
-    Variant("bfloat16, compiled blocks", "bf16", compile=True),
-    Variant("TF32, compiled blocks", "tf32", compile=True),  # last: the networks themselves stay compiled
 )
 GRAPHS = {"encoder as a CUDA graph, TF32": torch.float32, "encoder as a CUDA graph, bfloat16": torch.bfloat16}
 
@@ -143,7 +139,7 @@ def timed_variant(
     return row
 
 
-# ---- graphs and the compiler ---------------------------------------------------------------------------------------
+# ---- graphs ---------------------------------------------------------------------------------------
 
 
 class Maps(nn.Module):
@@ -192,8 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = Rows(program, settings_of(workload))
     times = {"steps": workload.steps, "warm_up": workload.warm_up}
     for variant in (variant for variant in VARIANTS if variant.precision in precisions_on(device)):
-        least = TO_COMPILE if variant.compile else LEAST
-        rows.add(variant.name, lambda v=variant: timed_variant(v, contender, batch, device, **times), least)
+        rows.add(variant.name, lambda v=variant: timed_variant(v, contender, batch, device, **times))
     if program.device == "cuda":
         image, as_graph = batch.source.image, torch.cuda.make_graphed_callables
         for name, dtype in GRAPHS.items():
@@ -208,9 +203,9 @@ class Rows:
         self.program, self.rows = program, []
         program.keep(setting=setting, rows=self.rows)
 
-    def add(self, name: str, measure: Callable[[], dict[str, Any]], least: float = LEAST) -> None:
+    def add(self, name: str, measure: Callable[[], dict[str, Any]]) -> None:
         row: dict[str, Any] = {"name": name, "why": None}
-        if self.program.left() < least:
+        if self.program.left() < LEAST:
             row["why"] = "not tried, the time was up"
         else:
             start = time.monotonic()

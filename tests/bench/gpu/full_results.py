@@ -83,7 +83,6 @@ def full_results() -> dict:
         "step-variants": {
             "rows": [
                 variant_row("float32", 101.0), variant_row("TF32", 74.0), variant_row("bfloat16", 60.0),
-                variant_row("bfloat16, compiled blocks", 50.0),
                 {"name": "encoder as a graph", "why": None, "eager_stream_ms": 50.0, "graph_stream_ms": 30.0},
             ],
         },

@@ -1,6 +1,7 @@
 """Tests as a stage: outcomes are kept as they come, a red one marks its op and hides no other."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -17,7 +18,8 @@ from bench.gpu.agreement import (
     pytest_arguments,
     workers,
 )
-from bench.gpu.runner import CHECKOUT
+from bench.gpu.ledger import FORMAT
+from bench.gpu.runner import AGAIN, CHECKOUT
 
 OPS = tuple(dida_kernels.OPS)
 GATHER = "tests/kernels/test_agreement.py::test_agrees_with_the_equation[gather-triton-ordinary-torch.float32]"
@@ -104,7 +106,7 @@ def test_tests_that_a_gpu_would_have_run():
     assert needing_a_gpu({"a": "needs a CUDA device", "b": "gather: triton refuses: odd"}, tests) == ["a"]
 
 
-def outcomes_of(tmp_path, content: str, *, xdist: bool) -> tuple[int, dict]:
+def outcomes_of(tmp_path, content: str, *, xdist: bool, **environment: str) -> tuple[int, dict]:
     """What the stage finds of a file of tests: its status, and outcomes by the names of the tests."""
     (tmp_path / "test_it.py").write_text(content)
     command = f"""
@@ -118,7 +120,10 @@ if not {xdist}:
     agreement.pytest_arguments = lambda s, n: pytest_arguments(s, n, present=lambda name: None)
 sys.exit(run_tests(program(Path({str(tmp_path)!r})), Selection(({str(tmp_path / "test_it.py")!r},))))
 """
-    done = subprocess.run([sys.executable, "-c", command], cwd=CHECKOUT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", command], cwd=CHECKOUT, env=os.environ | environment, capture_output=True, text=True,
+        timeout=300,
+    )  # fmt: skip
     found = json.loads((tmp_path / "stage.json").read_text())
     return done.returncode, found | {"short": {name.partition("::")[2]: x for name, x in found["tests"].items()}}
 
@@ -148,6 +153,24 @@ def test_outcomes_are_kept_as_they_come(tmp_path):
     assert why["test_skipped"] == "it refuses"
     assert len(found["seed"]) == 8
     assert found["status"] is None  # it did not come to its end
+
+
+@pytest.mark.parametrize("xdist", [False, True])
+def test_what_has_passed_before_is_not_run_again(tmp_path, xdist):
+    if xdist:
+        pytest.importorskip("xdist")
+    tests = "def test_one(): assert {one}\ndef test_two(): assert {two}\ndef test_three(): assert {three}\n"
+    _, first = outcomes_of(tmp_path, tests.format(one=1, two=0, three=1), xdist=xdist)
+    assert list(first["short"].values()).count("passed") == 2
+    earlier = tmp_path / "results.json"
+    stages = {"facts": {"outcome": "done"}, "agreement": {"outcome": "failed"}}
+    header = {"commit": "abc", "digest": "d", "date": "today"}
+    found = {"facts": {"header": header}, "agreement": first | {"why": {}}}
+    earlier.write_text(json.dumps({"format": FORMAT, "stages": stages, "found": found}))
+    status, again = outcomes_of(tmp_path, tests.format(one=0, two=1, three=0), xdist=xdist, **{AGAIN: str(earlier)})
+    assert set(again["short"].values()) == {"passed"}  # the first and the third would fail now
+    assert status == 0
+    assert again["before"] == {"tests": 2} | header
 
 
 def test_a_lost_context_ends_its_process_and_reddens_one_test(tmp_path):
