@@ -22,6 +22,7 @@ import pytest
 from bench.gpu.passed_before import Before, passed_before
 from bench.gpu.program import Program, begin, stage_parser
 
+STEP = ("tests/engine/test_step_on_gpu.py",)
 ON_GPU = (
     "tests/kernels/test_agreement.py",
     "tests/kernels/test_training_size.py",
@@ -35,7 +36,7 @@ ON_GPU = (
     "tests/kernels/test_bank_update.py",
     "tests/kernels/test_real_banks.py",
     "tests/kernels/test_fuzz.py",
-    "tests/engine/test_step_on_gpu.py",
+    *STEP,
     "tests/use/test_evaluate.py::test_on_a_gpu_networks_are_scored_as_on_the_cpu",
     "tests/report/test_measure.py::test_on_a_gpu_the_same_is_counted",
     "tests/data/test_loader.py::test_batches_arrive_on_the_device",
@@ -56,8 +57,8 @@ SELECTIONS = {
         ("tests/kernels/test_agreement.py",),
         "test_agrees_with_the_equation and triton and (ordinary or stride_4 or same_grid) and not float16",
     ),
-    "step": Selection(("tests/engine/test_step_on_gpu.py",), few=4),
-    "all": Selection(ON_GPU),
+    "step": Selection(STEP, few=4),
+    "rest": Selection(tuple(test for test in ON_GPU if test not in STEP)),
 }
 WORKERS = 12  # test processes at most; each has a context of some 500 MB on the GPU,
 MEMORY_OF_A_WORKER = 6e9  # and beside the largest test there must be room for the contexts of the others
@@ -135,7 +136,7 @@ def needing_a_gpu(why: Mapping[str, str], tests: Mapping[str, str]) -> list[str]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = stage_parser(__doc__)
-    parser.add_argument("--tests", choices=tuple(SELECTIONS), default="all")
+    parser.add_argument("--tests", choices=tuple(SELECTIONS), default="rest")
     program, options = begin(parser, arguments)
     return run_tests(program, SELECTIONS[options.tests])
 

@@ -65,6 +65,7 @@ def test_every_file_with_a_test_for_a_gpu_is_run():
         if any(word in path.read_text() for word in words)
     }
     assert found == {test.partition("::")[0] for test in ON_GPU}
+    assert sorted(ON_GPU) == sorted(SELECTIONS["step"].tests + SELECTIONS["rest"].tests)  # each of them once
 
 
 def test_the_smoke_has_a_scene_of_every_kernel():
@@ -84,11 +85,12 @@ def test_the_smoke_has_a_scene_of_every_kernel():
 
 
 def test_what_is_not_installed_is_named():
-    arguments, otherwise = pytest_arguments(SELECTIONS["all"], 4)
-    assert arguments[: len(ON_GPU)] == list(ON_GPU)
+    rest = SELECTIONS["rest"]
+    arguments, otherwise = pytest_arguments(rest, 4)
+    assert arguments[: len(rest.tests)] == list(rest.tests)
     assert arguments[arguments.index("--numprocesses") + 1] == "4"
     assert otherwise is None
-    arguments, otherwise = pytest_arguments(SELECTIONS["all"], 4, present=lambda name: None)
+    arguments, otherwise = pytest_arguments(rest, 4, present=lambda name: None)
     assert "--numprocesses" not in arguments
     assert "one by one" in otherwise
 
