@@ -13,6 +13,7 @@ import argparse
 import json
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -255,10 +256,19 @@ def run_table(measured: Measurements) -> str:
     return markdown_table(["a whole run on the toy", ""], body) if body else ""
 
 
-def red_list(measured: Measurements) -> str:
-    """Tests that failed and findings of the sanitizer, by name."""
-    tests = dict.fromkeys(name for stage in ("smoke", "no-waiting", "agreement") for name in measured.red(stage))
-    return "\n".join(f"- RED: {name}" for name in (*tests, *measured.findings()))
+def tests_list(measured: Measurements) -> str:
+    """How many tests of agreement there were; those that failed, and findings of the sanitizer, by name."""
+    found = measured.found("agreement")
+    counts = Counter(found.get("tests", {}).values())
+    lines = []
+    if counts:
+        earlier = found.get("before")
+        said = (
+            f"tests of agreement: {counts['passed']:,} passed, {counts['failed']} failed, {counts['skipped']} skipped"
+        )
+        lines.append(said + (f"; {earlier['tests']:,} of them at commit {earlier['commit']}" if earlier else ""))
+    red = dict.fromkeys(name for stage in ("smoke", "no-waiting", "agreement") for name in measured.red(stage))
+    return "\n".join(f"- {line}" for line in (*lines, *(f"RED: {name}" for name in (*red, *measured.findings()))))
 
 
 def origin_line(measured: Measurements) -> str:
@@ -281,7 +291,7 @@ def origin_line(measured: Measurements) -> str:
 def tables(measured: Measurements) -> list[str]:
     """What a page shows: everything that has a number, and the targets in any case."""
     found = (
-        goals_table(measured), red_list(measured), ops_table(measured), call_parts_table(measured),
+        goals_table(measured), tests_list(measured), ops_table(measured), call_parts_table(measured),
         counters_table(measured), precision_table(measured), cost_table(measured), variants_table(measured),
         longest_kernels(measured, "bfloat16"), parts_table(measured), data_table(measured), run_table(measured),
         toy_table(measured), origin_line(measured),
