@@ -44,6 +44,7 @@ COMPILED_SLOTS = (300, 3000)  # K at which it is given its chance: it compiles f
 
 GPU_BACKENDS = ("cuda", "triton")  # the backends that are kernels of a GPU
 HOWS = ("launched", "replayed")  # from Python, and from a CUDA graph
+REGION = 16  # nodes of a side, 64 pixels: labels lie in regions, as those of pictures do
 
 # The sizes on a CPU. bank_update: one row per pixel, so that the equation is one index_add of 131 072 x 256.
 CPU_SCENES = {
@@ -92,6 +93,8 @@ def prepared(op: str, scene: Scene, dtype: torch.dtype, device: str) -> Prepared
 def scene_of(op: str, slots: int, device: str) -> Scene:
     """The bench's inputs with a bank of K `slots`, the default one of the tests under its own name."""
     scene = MAIN if device == "cuda" else CPU_SCENES[op]
+    if op == "bank_update" and device == "cuda":  # it takes longer where more classes meet
+        scene = resized(scene, region=REGION, valid="all")
     if slots == scene.K:
         return scene
     if op in ("scatter", "gather"):  # their [N, K] holds as many numbers at any K

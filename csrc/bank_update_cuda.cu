@@ -36,6 +36,7 @@ constexpr int TILE = 32;       // nodes, one per lane
 constexpr int THREADS = 128;   // and channels of a block; with SETS it makes 30 to 47 KB of shared memory
 constexpr int WARPS = THREADS / 32;
 constexpr int SETS = 40;       // both sets of 20 classes; more classes take further blocks, which read what they need
+constexpr int AHEAD = 4;       // pixels whose label and boundary are read at once
 constexpr int64_t MAX_BLOCKS = 256;
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
@@ -59,9 +60,12 @@ struct Tile {
   unsigned long long touched_of_warp[WARPS];   // bit s: set s has a weight in this tile
 };
 
-// The set of a pixel counted from `first_set`, or something outside of 0 .. SETS - 1.
+// The set of a pixel counted from `first_set`, or something outside of 0 .. SETS - 1. Both maps are read in any case: a
+// read that waits for what another has said takes twice as long.
 __device__ int64_t set_of(const LabelMap& map, int64_t classes, int64_t first_set, int64_t b, int y, int x) {
   const int64_t at = b * map.stride_B + y * map.stride_H + x * map.stride_W;
+  const uint8_t boundary =
+      map.boundary[b * map.boundary_stride_B + y * map.boundary_stride_H + x * map.boundary_stride_W];
   int64_t label;
   switch (map.dtype) {
     case Label::uint8: label = static_cast<const uint8_t*>(map.label)[at]; break;
@@ -69,8 +73,6 @@ __device__ int64_t set_of(const LabelMap& map, int64_t classes, int64_t first_se
     default: label = static_cast<const int64_t*>(map.label)[at];
   }
   if (label == IGNORE || label < 0 || label >= classes) return -1;
-  const bool boundary =
-      map.boundary[b * map.boundary_stride_B + y * map.boundary_stride_H + x * map.boundary_stride_W] != 0;
   return label + (boundary ? classes : 0) - first_set;
 }
 
@@ -87,20 +89,30 @@ __device__ void add(Tile& tile, int set, int node, unsigned weight) {
   if (before + weight < weight) atomicAdd(&tile.carry_Sn[set][node], 1u);
 }
 
-// A thread takes every 128th pixel of those that touch the nodes j .. j + nodes - 1 of row i in image b.
+// A thread takes every 128th pixel of those that touch the nodes j .. j + nodes - 1 of row i in image b, and reads some
+// of them before it adds the first: each would wait for memory.
 __device__ void collect(Tile& tile, const LabelMap& map, int64_t classes, int64_t first_set, const Axis& vertical,
                         const Axis& horizontal, int64_t b, int i, int j, int nodes) {
   const int y_begin = vertical.begin(i), x_begin = horizontal.begin(j);
   const int rows = vertical.end(i) - y_begin, columns = horizontal.end(j + nodes - 1) - x_begin;
-  for (int pixel = threadIdx.x; pixel < rows * columns; pixel += THREADS) {
-    const int y = y_begin + pixel / columns, x = x_begin + pixel % columns;
-    const int64_t set = set_of(map, classes, first_set, b, y, x);
-    if (set < 0 || set >= SETS) continue;
-    const unsigned row_weight = vertical.weight(y, i);
-    const int at = horizontal.position(x), left = at / horizontal.unit(), beyond = at - left * horizontal.unit();
-    const int node = left - j;  // the pixel lies between this node and the next, either of which may be another tile's
-    if (node >= 0) add(tile, static_cast<int>(set), node, row_weight * (horizontal.unit() - beyond));
-    if (beyond != 0 && node + 1 < nodes) add(tile, static_cast<int>(set), node + 1, row_weight * beyond);
+  for (int first = threadIdx.x; first < rows * columns; first += THREADS * AHEAD) {
+    int64_t sets[AHEAD];
+#pragma unroll
+    for (int n = 0; n < AHEAD; ++n) {
+      const int pixel = first + n * THREADS, y = y_begin + pixel / columns, x = x_begin + pixel % columns;
+      sets[n] = pixel < rows * columns ? set_of(map, classes, first_set, b, y, x) : -1;
+    }
+#pragma unroll
+    for (int n = 0; n < AHEAD; ++n) {
+      const int pixel = first + n * THREADS, y = y_begin + pixel / columns, x = x_begin + pixel % columns;
+      if (sets[n] < 0 || sets[n] >= SETS) continue;
+      const int set = static_cast<int>(sets[n]);
+      const unsigned row_weight = vertical.weight(y, i);
+      const int at = horizontal.position(x), left = at / horizontal.unit(), beyond = at - left * horizontal.unit();
+      const int node = left - j;  // the pixel lies between this node and the next, either of which may be another's
+      if (node >= 0) add(tile, set, node, row_weight * (horizontal.unit() - beyond));
+      if (beyond != 0 && node + 1 < nodes) add(tile, set, node + 1, row_weight * beyond);
+    }
   }
 }
 
@@ -129,7 +141,7 @@ __device__ void load(float (&value_n)[TILE], const T* tile, int64_t channel, con
     const int lane = threadIdx.x % 32, row = TILE + 1;  // the odd row length keeps lanes on different banks
     float* rows = stage + threadIdx.x / 32 * 32 * row;
     const int64_t first = channel - lane;
-#pragma unroll 8
+#pragma unroll 16  // so many reads are under way at once
     for (int d = 0; d < 32; ++d) {
       const bool inside = first + d < e.D && lane < nodes;
       rows[d * row + lane] = inside ? to_float(tile[(first + d) * e.stride_D + lane * e.stride_w]) : 0.0f;

@@ -40,6 +40,7 @@ class Scene:
     valid: str = "most"  # most | few (some rows have none) | middle (of the last image) | none | one_image | all
     weights: str = "ones"  # of valid pixels: ones | uneven (three orders of magnitude)
     log_prior: str = "none"  # none | uneven (from e^-8 to 1)
+    region: int = 1  # nodes of a side that share a class
     embed: str = "clustered"  # clustered | zeros (a patch of nodes is exactly zero)
     layout: str = "plain"  # plain | channels_last | strided | misaligned
     threshold: int = 2
@@ -138,7 +139,10 @@ class _Maker:
         self.scene, self.dtype = scene, dtype
         self.rng = torch.Generator().manual_seed(zlib.crc32((scene.name + scene.seed).encode()))
         self.centre_CD = self.normal(scene.C, scene.D)
-        self.node_class_Bhw = self.integers(scene.C, scene.B, *scene.hw)
+        sides = (-(-side // scene.region) for side in scene.hw)
+        regions_Bhw = self.integers(scene.C, scene.B, *sides)
+        enlarged_Bhw = regions_Bhw.repeat_interleave(scene.region, 1).repeat_interleave(scene.region, 2)
+        self.node_class_Bhw = enlarged_Bhw[:, : scene.hw[0], : scene.hw[1]]
 
     def normal(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self.rng, dtype=torch.float64)

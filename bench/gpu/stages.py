@@ -44,7 +44,7 @@ STAGES = (
     Stage("no-waiting", _ours("agreement", "--tests", "step"), 150, needs=15, beside="is it right"),
     Stage("step-precision", _ours("step_precision"), 120, needs=20, beside="is it right"),
     Stage("whole-run", _ours("whole_run"), 150, needs=30, beside="is it right"),
-    Stage("step-cost", _ours("step_cost", "--precision", "bf16", "fp32", "tf32"), 110, needs=25),
+    Stage("step-cost", _ours("step_cost", "--precision", "bf16", "fp32", "tf32"), 140, needs=25),
     Stage("step-variants", _ours("step_variants"), 130, needs=25),
     Stage("step-cost-compiled", _ours("step_cost", "--precision", "bf16", "--compile"), 90, needs=40),
     Stage("network-parts", _ours("network_parts"), 25),

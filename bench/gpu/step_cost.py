@@ -15,7 +15,7 @@ from bench.step import Contender, Stretch, add_differences, computing, peak_of_s
 from dida.batch import Batch
 from dida.precision import PRECISIONS
 
-TURNS = 2
+TURNS = 4
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
