@@ -22,7 +22,13 @@ SEEDS = {"cuda": "0-7", "cpu": "0"}
 FEW = Counts(source=3, source_val=1, target=3, val=1, test=1)  # on a CPU, to try the command
 TO_END = 3.0  # seconds in which the runs end when the time is up
 POLL = 1.0
-SHORT = ["--warm-steps", "2", "--branch-steps", "2", "--options=--crop 64 --embed-dim 16 --bank-size 40"]
+SHORT = [
+    "--warm-steps",
+    "2",
+    "--branch-steps",
+    "4",
+    "--options=--crop 64 --embed-dim 16 --bank-size 40 --bank-start 2 --bank-fill 1",
+]
 KEPT = ("row", "seed", "split", "minutes", "digest")
 
 
