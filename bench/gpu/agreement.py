@@ -145,6 +145,8 @@ def run_tests(program: Program, selection: Selection) -> int:
     """Run them on fresh numbers; 0 if some passed, none failed and none was skipped that a GPU would have run."""
     os.environ["DIDA_SEED"] = secrets.token_hex(4)  # inherited by the test processes; tests/cases.py reads it
     processes = min(workers(memory_of_card(program.device)), selection.few or WORKERS)
+    # The truth is calculated on the CPU, where a team of threads in each process would be twelve for every core.
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // processes))
     chosen, otherwise = pytest_arguments(selection, processes)
     before = passed_before()
     outcomes = Outcomes(program, before)

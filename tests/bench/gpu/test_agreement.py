@@ -136,6 +136,7 @@ def test_outcomes_are_kept_as_they_come(tmp_path):
         tmp_path,
         "import os, pytest\n"
         "def test_seed(): assert len(os.environ['DIDA_SEED']) == 8\n"
+        "def test_threads(): assert int(os.environ['OMP_NUM_THREADS']) == os.cpu_count()\n"  # of one process
         "def test_red(): assert 1 == 2, 'off by 1'\n"
         "def test_skipped(): pytest.skip('it refuses')\n"
         "@pytest.fixture\n"
@@ -147,8 +148,8 @@ def test_outcomes_are_kept_as_they_come(tmp_path):
     )
     assert status == -6
     assert found["short"] == {
-        "test_seed": "passed", "test_red": "failed", "test_skipped": "skipped", "test_teardown": "failed",
-        "test_last": "passed",
+        "test_seed": "passed", "test_threads": "passed", "test_red": "failed", "test_skipped": "skipped",
+        "test_teardown": "failed", "test_last": "passed",
     }  # fmt: skip
     why = {name.partition("::")[2]: said for name, said in found["why"].items()}
     assert "off by 1" in why["test_red"]
