@@ -60,18 +60,8 @@ struct Tile {
   unsigned long long touched_of_warp[WARPS];   // bit s: set s has a weight in this tile
 };
 
-// The set of a pixel counted from `first_set`, or something outside of 0 .. SETS - 1. Both maps are read in any case: a
-// read that waits for what another has said takes twice as long.
-__device__ int64_t set_of(const LabelMap& map, int64_t classes, int64_t first_set, int64_t b, int y, int x) {
-  const int64_t at = b * map.stride_B + y * map.stride_H + x * map.stride_W;
-  const uint8_t boundary =
-      map.boundary[b * map.boundary_stride_B + y * map.boundary_stride_H + x * map.boundary_stride_W];
-  int64_t label;
-  switch (map.dtype) {
-    case Label::uint8: label = static_cast<const uint8_t*>(map.label)[at]; break;
-    case Label::int32: label = static_cast<const int32_t*>(map.label)[at]; break;
-    default: label = static_cast<const int64_t*>(map.label)[at];
-  }
+// The set of a pixel counted from `first_set`, or something outside of 0 .. SETS - 1.
+__device__ int64_t set_of(int64_t label, uint8_t boundary, int64_t classes, int64_t first_set) {
   if (label == IGNORE || label < 0 || label >= classes) return -1;
   return label + (boundary ? classes : 0) - first_set;
 }
@@ -89,29 +79,37 @@ __device__ void add(Tile& tile, int set, int node, unsigned weight) {
   if (before + weight < weight) atomicAdd(&tile.carry_Sn[set][node], 1u);
 }
 
-// A thread takes every 128th pixel of those that touch the nodes j .. j + nodes - 1 of row i in image b, and reads some
-// of them before it adds the first: each would wait for memory.
+// A thread takes every 128th pixel of those that touch the nodes j .. j + nodes - 1 of row i in image b. It reads some of
+// them, without a branch between, before it looks at the first: each for itself would wait for memory.
+template <typename L>
 __device__ void collect(Tile& tile, const LabelMap& map, int64_t classes, int64_t first_set, const Axis& vertical,
                         const Axis& horizontal, int64_t b, int i, int j, int nodes) {
+  const L* label = static_cast<const L*>(map.label) + b * map.stride_B;
+  const uint8_t* boundary = map.boundary + b * map.boundary_stride_B;
   const int y_begin = vertical.begin(i), x_begin = horizontal.begin(j);
   const int rows = vertical.end(i) - y_begin, columns = horizontal.end(j + nodes - 1) - x_begin;
-  for (int first = threadIdx.x; first < rows * columns; first += THREADS * AHEAD) {
-    int64_t sets[AHEAD];
+  const int pixels = rows * columns;
+  for (int first = threadIdx.x; first < pixels; first += THREADS * AHEAD) {
+    L label_n[AHEAD];
+    uint8_t boundary_n[AHEAD];
 #pragma unroll
     for (int n = 0; n < AHEAD; ++n) {
-      const int pixel = first + n * THREADS, y = y_begin + pixel / columns, x = x_begin + pixel % columns;
-      sets[n] = pixel < rows * columns ? set_of(map, classes, first_set, b, y, x) : -1;
+      const int pixel = first + n * THREADS < pixels ? first + n * THREADS : pixels - 1;
+      const int y = y_begin + pixel / columns, x = x_begin + pixel % columns;
+      label_n[n] = label[y * map.stride_H + x * map.stride_W];
+      boundary_n[n] = boundary[y * map.boundary_stride_H + x * map.boundary_stride_W];
     }
 #pragma unroll
     for (int n = 0; n < AHEAD; ++n) {
-      const int pixel = first + n * THREADS, y = y_begin + pixel / columns, x = x_begin + pixel % columns;
-      if (sets[n] < 0 || sets[n] >= SETS) continue;
-      const int set = static_cast<int>(sets[n]);
-      const unsigned row_weight = vertical.weight(y, i);
-      const int at = horizontal.position(x), left = at / horizontal.unit(), beyond = at - left * horizontal.unit();
+      const int pixel = first + n * THREADS;
+      const int64_t set = set_of(label_n[n], boundary_n[n], classes, first_set);
+      if (pixel >= pixels || set < 0 || set >= SETS) continue;
+      const unsigned row_weight = vertical.weight(y_begin + pixel / columns, i);
+      const int at = horizontal.position(x_begin + pixel % columns);
+      const int left = at / horizontal.unit(), beyond = at - left * horizontal.unit();
       const int node = left - j;  // the pixel lies between this node and the next, either of which may be another's
-      if (node >= 0) add(tile, set, node, row_weight * (horizontal.unit() - beyond));
-      if (beyond != 0 && node + 1 < nodes) add(tile, set, node + 1, row_weight * beyond);
+      if (node >= 0) add(tile, static_cast<int>(set), node, row_weight * (horizontal.unit() - beyond));
+      if (beyond != 0 && node + 1 < nodes) add(tile, static_cast<int>(set), node + 1, row_weight * beyond);
     }
   }
 }
@@ -197,7 +195,11 @@ __global__ void __launch_bounds__(THREADS, 4)
     __syncthreads();  // the tile before this has been used
     clear(tile);
     __syncthreads();
-    collect(tile, map, classes, first_set, vertical, horizontal, b, i, j, nodes);
+    switch (map.dtype) {
+      case Label::uint8: collect<uint8_t>(tile, map, classes, first_set, vertical, horizontal, b, i, j, nodes); break;
+      case Label::int32: collect<int32_t>(tile, map, classes, first_set, vertical, horizontal, b, i, j, nodes); break;
+      default: collect<int64_t>(tile, map, classes, first_set, vertical, horizontal, b, i, j, nodes);
+    }
     __syncthreads();
     finish(tile, weight_S, pixels_per_unit);
     __syncthreads();

@@ -6,6 +6,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <cstdio>
 #include <string>
 
 #include "bank_update.h"
@@ -18,7 +19,11 @@ namespace {
 // linked a libstdc++ of its own beside torch's (seen with GCC 13), a number on its way there ended in a crash.
 std::string text(const char* x) { return x; }
 std::string text(int64_t x) { return std::to_string(x); }
-std::string text(double x) { return std::to_string(x); }
+std::string text(double x) {
+  char digits[32];
+  std::snprintf(digits, sizeof digits, "%g", x);
+  return digits;
+}
 std::string text(at::ScalarType x) { return c10::toString(x); }
 std::string text(at::Device x) { return x.str(); }
 std::string text(at::IntArrayRef sizes) {

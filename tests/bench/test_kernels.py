@@ -181,3 +181,13 @@ def test_floors_are_those_of_the_gpu_that_is_there():
 def test_inputs_of_the_tests_and_of_the_benches_are_the_same():
     x = kernels.prepared("gather", TINY, torch.float32, "cpu")
     torch.testing.assert_close(x.made.args[0].detach(), call("gather", TINY).args[0])
+
+
+def test_the_bank_is_updated_from_labels_in_regions():
+    scene = kernels.scene_of("bank_update", 300, "cuda")
+    assert scene.region == kernels.REGION
+    label_BHW = call("bank_update", resized(scene, D=1)).args[3]
+    side = kernels.REGION * scene.HW[0] // scene.hw[0]
+    regions = label_BHW.unflatten(1, (-1, side)).unflatten(3, (-1, side)).movedim(2, 3).flatten(3)
+    assert (regions == regions[..., :1]).all()
+    assert len(regions[..., 0].unique()) > scene.C // 2
