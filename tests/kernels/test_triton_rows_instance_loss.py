@@ -61,9 +61,10 @@ def test_one_hundred_thousand_slots(monkeypatch):
         for module in (fused, packed_bank):
             monkeypatch.setattr(module, "SEGMENT", 1024)
     scene = Scene("many", B=1, C=19, K=100_003, D=16, hw=(1, 2), HW=(1, 2))
-    # On a GPU a hundred thousand numbers are added one after another, which rounds them four times as much as the
-    # interpreter's blocks of 16 do; PyTorch, whose error the limit is made of, adds in a tree.
-    assert_agrees("instance_loss", "triton", call("instance_loss", scene, device=DEVICE), slack=16)
+    # On a GPU a hundred thousand numbers are added one after another; PyTorch, whose error the limit is made of, adds
+    # in a tree, and the interpreter adds long blocks. Seen on an H200: 11 times the limit.
+    slack = 1 if INTERPRETED else 16
+    assert_agrees("instance_loss", "triton", call("instance_loss", scene, device=DEVICE), slack=slack)
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.03])
