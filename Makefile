@@ -50,7 +50,7 @@ bench: .venv/ready
 
 ## On a machine with a GPU, in 545 s what fits: everything that needs one, stage by stage (bench/gpu/stages.py). It needs no
 ## .venv (PYTHON=python3), and where git does not travel DIDA_COMMIT=<hash>. Two files come back, in OUT. After a fix
-## STAGES="smoke agreement" runs those alone. Then, on any machine, tables, targets and the figure:
+## STAGES="build agreement no-waiting" runs those alone. Then, on any machine, tables, targets and the figure:
 ##     python -m bench.gpu.report OUT/results.json --results bench/results --page docs/performance.md
 OUT ?= runs/gpu
 gpu-check:

@@ -7,12 +7,12 @@ Stage by stage (bench/gpu/stages.py), each in a process group of its own with it
 whatever happens: results.json, everything that was measured and what became of every stage, and logs.tar.gz. Nothing is
 written into the checkout but the compiled extension.
 
-All of it takes an H100 or H200 a quarter of an hour, most of it compilation and starts of processes. Where a GPU is
-lent for less, two calls share it; the second finds the kernels of the first (TRITON_CACHE_DIR=/tmp/triton for both),
-and runs the tests that it left, or that were mended:
+All of it takes an H100 or H200 twenty minutes, most of them compilation and starts of processes. Where a GPU is lent
+for less, calls share it. A later one runs the tests that are not green yet, and finds the compiled kernels where it is the
+same machine (TRITON_CACHE_DIR=/tmp/triton for all); on another it needs `build` again:
 
-    --stages build kernels agreement no-waiting step-precision whole-run bench-instance_loss-300-3000 ...
-    --stages agreement step-cost step-cost-compiled step-variants sanitizer toy-table --again FIRST/results.json
+    --stages build kernels agreement no-waiting bench-instance_loss-300-3000 bench-class_similarity-300-3000 ...
+    --stages build kernels agreement step-cost step-cost-compiled whole-run sanitizer --again FIRST/results.json
 
 It needs no installation of ours: a Python with torch, triton, numpy, timm, opencv and pytest. Packages that are missing
 travel as wheels (--wheels). Where git does not travel, DIDA_COMMIT says which commit this is.

@@ -3,8 +3,8 @@
 Kernels against their equations on fresh numbers, outputs filled with NaN before, two runs equal in every bit, no host
 synchronisation. A red test marks the numbers of its op (`doubts`) and hides no other.
 
-Where the time was up, or something was mended, a second command runs what has not passed yet (`--again`); what passed
-before is kept with it, and of which commit it is.
+Where the time was up, or a test was mended, a second command runs what has not passed yet (`--again`); what passed
+before is kept with it, and of which commits it is.
 """
 
 import os
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from bench.gpu.passed_before import Before, passed_before
+from bench.gpu.passed_before import NOTHING, Before, kernels_digest, leave_out, seen_before
 from bench.gpu.program import Program, begin, stage_parser
 
 STEP = ("tests/engine/test_step_on_gpu.py",)
@@ -70,11 +70,23 @@ SHOWN = 20  # red tests that the log names
 class Outcomes:
     """A pytest plugin: what became of every test so far."""
 
-    def __init__(self, program: Program, before: Before) -> None:
+    def __init__(self, program: Program, before: Before = NOTHING) -> None:
         self.program = program
-        self.tests = dict(before.tests)  # id -> passed, failed or skipped
-        self.why = dict(before.why)  # of those that did not pass
+        self._before = before
+        self._new: dict[str, str] = {}  # id -> passed, failed or skipped
+        self._why: dict[str, str] = {}  # of those that did not pass
         self._saved = 0.0
+
+    @property
+    def tests(self) -> dict[str, str]:
+        """Outcomes by test, this command's and what is left of an earlier one's."""
+        before = dict.fromkeys(self._before.passed, "passed") | dict.fromkeys(self._before.failed, "failed")
+        return before | self._new
+
+    @property
+    def why(self) -> dict[str, str]:
+        """Of those that did not pass."""
+        return {name: why for name, why in (self._before.failed | self._why).items() if self.tests[name] != "passed"}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or report.outcome != "passed":
@@ -85,12 +97,12 @@ class Outcomes:
             self._note(report.nodeid, report)
 
     def _note(self, name: str, report: Any) -> None:
-        if self.tests.get(name) != "failed":  # a test that failed and whose teardown is well has failed
-            self.tests[name] = report.outcome
+        if self._new.get(name) != "failed":  # a test that failed and whose teardown is well has failed
+            self._new[name] = report.outcome
         if report.skipped and isinstance(report.longrepr, tuple):
-            self.why[name] = report.longrepr[2].removeprefix("Skipped: ")
+            self._why[name] = report.longrepr[2].removeprefix("Skipped: ")
         elif report.failed:
-            self.why[name] = report.longreprtext[-1500:]
+            self._why[name] = report.longreprtext[-1500:]
         if time.monotonic() - self._saved > SAVE_EVERY:
             self.save()
 
@@ -102,7 +114,7 @@ class Outcomes:
 def workers(memory_bytes: float | None) -> int:
     """How many test processes this machine and its card carry."""
     by_memory = WORKERS if memory_bytes is None else int(memory_bytes / MEMORY_OF_A_WORKER)
-    return max(1, min(WORKERS, os.cpu_count() or 1, by_memory))
+    return max(1, min(WORKERS, cores(), by_memory))
 
 
 def pytest_arguments(
@@ -117,6 +129,11 @@ def pytest_arguments(
         return arguments, "pytest-xdist is not installed: tests run one by one, and a lost context reddens what follows"
     # A worker whose context is lost is replaced, however often. (By group, xdist 3.8 hangs when a worker is gone.)
     return [*arguments, "--numprocesses", str(processes), "--dist", "load", "--max-worker-restart", "1000"], None
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory_of_card(device: str) -> float | None:
@@ -138,29 +155,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = stage_parser(__doc__)
     parser.add_argument("--tests", choices=tuple(SELECTIONS), default="rest")
     program, options = begin(parser, arguments)
-    return run_tests(program, SELECTIONS[options.tests])
+    before = seen_before(program.device) if options.tests == "rest" else NOTHING
+    return run_tests(program, SELECTIONS[options.tests], before)
 
 
-def run_tests(program: Program, selection: Selection) -> int:
-    """Run them on fresh numbers; 0 if some passed, none failed and none was skipped that a GPU would have run."""
+def run_tests(program: Program, selection: Selection, before: Before = NOTHING) -> int:
+    """Run them on fresh numbers, but for what passed `before`; 0 if some passed, none failed and none was skipped that
+    a GPU would have run."""
     os.environ["DIDA_SEED"] = secrets.token_hex(4)  # inherited by the test processes; tests/cases.py reads it
     processes = min(workers(memory_of_card(program.device)), selection.few or WORKERS)
     # The truth is calculated on the CPU, where a team of threads in each process would be twelve for every core.
-    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // processes))
+    os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // processes))
     chosen, otherwise = pytest_arguments(selection, processes)
-    before = passed_before()
+    leave_out(before.passed, program.to.with_suffix(".passed"))
     outcomes = Outcomes(program, before)
-    kept_from = {"tests": len(before.tests), **before.source} if before.tests else None
-    program.keep(seed=os.environ["DIDA_SEED"], otherwise=otherwise, before=kept_from, status=None)
-    status = int(pytest.main(chosen, plugins=[outcomes]))
+    earlier = {"tests": len(before.passed), "commit": before.commits} if before.commits else None
+    program.keep(seed=os.environ["DIDA_SEED"], kernels=kernels_digest(), otherwise=otherwise, before=earlier)
+    program.keep(status=None)
     outcomes.save()
-    failed = [name for name, outcome in outcomes.tests.items() if outcome == "failed"]
+    status = int(pytest.main(chosen, plugins=[outcomes]))
+    if status == pytest.ExitCode.NO_TESTS_COLLECTED and before.passed:
+        status = 0  # nothing was left to run
+    outcomes.save()
+    failed = [name for name, outcome in outcomes.tests.items() if outcome == "failed"]  # earlier ones, too
     skipped = needing_a_gpu(outcomes.why, outcomes.tests) if program.device == "cuda" else []
     program.keep(status=status, skipped_for_want_of_a_gpu=skipped)
     passed = sum(outcome == "passed" for outcome in outcomes.tests.values())
-    print("\n".join(filter(None, [otherwise, *(f"RED {name}" for name in failed[:SHOWN])])))
+    print("\n".join(filter(None, [before.note, otherwise, *(f"RED {name}" for name in failed[:SHOWN])])))
     print(f"{passed} of {len(outcomes.tests)} passed, {len(failed)} failed, {len(skipped)} skipped for want of a GPU")
-    return 0 if status == 0 and passed and not skipped else 1
+    return 0 if status == 0 and passed and not failed and not skipped else 1
 
 
 # ---- what a red test says of a number ------------------------------------------------------------------------------

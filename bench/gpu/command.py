@@ -53,6 +53,11 @@ class Running:
     def seconds(self) -> float:
         return time.monotonic() - self.began
 
+    def kill(self) -> None:
+        """End its process group, and wait for nothing: `end` does, and for those that left the group."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
     def shorten_log(self) -> None:
         """Cut the middle out of a log that is too long."""
         if self.log.stat().st_size <= LOG_BYTES:
@@ -68,8 +73,7 @@ class Running:
     def end(self) -> Ended:
         """End what still runs of it, children and those that left its process group included."""
         status = self.status()
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self.kill()
         until = time.monotonic() + GRACE
         while (left := self._left()) and time.monotonic() < until:
             for pid in left:

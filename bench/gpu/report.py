@@ -245,7 +245,7 @@ def run_table(measured: Measurements) -> str:
     found = measured.found("whole-run")
     body = []
     if trained := found.get("trained"):
-        body.append(["trained", f"{trained['steps']} steps in {trained['seconds']:.1f} s"])
+        body.append(["trained", f"{trained['steps']} steps"])
     if stopped := found.get("stopped"):
         body.append(["stopped by SIGTERM, saved", f"after step {stopped['after_step']}"])
     if resumed := found.get("resumed"):

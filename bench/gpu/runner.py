@@ -80,19 +80,29 @@ class Runner:
                 time.sleep(POLL)
                 for stage, (command, limit) in list(running.items()):
                     command.shorten_log()
-                    if command.status() is not None or command.seconds() > limit or self.signals.caught:
+                    if command.status() is not None or command.seconds() > limit:
                         del running[stage]
-                        self._finish(stage, command)
+                        self._finish(stage, command, command.status())
+                if self.signals.caught:
+                    self._end_all(running)
                 if time.monotonic() > news:
                     self.ledger.save_what_is_new()
                     news = time.monotonic() + NEWS
+
+    def _end_all(self, running: dict[Stage, tuple[Running, float]]) -> None:
+        """At once, and only then one by one: each may take its time to be gone."""
+        for command, _ in running.values():
+            command.kill()
+        while running:
+            stage, (command, _) = running.popitem()
+            self._finish(stage, command, None)
 
     @contextmanager
     def _begun(self, group: Sequence[Stage]) -> Iterator[dict[Stage, tuple[Running, float]]]:
         """Of those that have the time for it the command and its limit; what still runs behind the block is ended."""
         running: dict[Stage, tuple[Running, float]] = {}
         try:
-            for stage in group:
+            for stage in () if self.signals.caught else group:
                 left = self.left()
                 if left < stage.needs:
                     self.ledger.stages[stage.name]["why"] = f"{left:.0f} s were left, and it needs {stage.needs:.0f}"
@@ -117,10 +127,11 @@ class Runner:
         ]  # fmt: skip
         return Running(command, folder=CHECKOUT, log=self.ledger.log_path(stage.name), environment=self._environment())
 
-    def _finish(self, stage: Stage, command: Running) -> None:
-        """It has ended, its time is up or a signal came: nothing of it is left, and what became of it is kept."""
+    def _finish(self, stage: Stage, command: Running, status: int | None) -> None:
+        """It has ended with this status, its time is up or a signal came (None): nothing of it is left, and what became
+        of it is kept."""
         seconds = command.seconds()
-        status, survivors = command.end()
+        survivors = command.end().survivors
         left = f"these processes could not be ended: {survivors}" if survivors else None
         if status == 0:
             self.ledger.note(stage.name, DONE, seconds, left)

@@ -6,6 +6,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,13 @@ SUFFIXES = (".py", ".cpp", ".cu", ".h")
 RESULTS = ":(exclude)bench/results"  # as git names all but them
 
 
-def source_digest(tree: Path = TREE) -> str:
-    """16 hex digits that change with any byte or name of the source that trains and scores (`SOURCE`).
+def source_digest(tree: Path = TREE, source: Sequence[str] = SOURCE) -> str:
+    """16 hex digits that change with any byte or name of the source, by default the one that trains and scores.
 
     Two runs of one digest and equal options were made by the same code, whatever their commits are called.
     """
     digest = hashlib.sha256()
-    for name in SOURCE:
+    for name in source:
         top = tree / name
         for path in [top] if top.is_file() else sorted(p for p in top.rglob("*") if p.suffix in SUFFIXES):
             content = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,7 +1,6 @@
 """Tests as a stage: outcomes are kept as they come, a red one marks its op and hides no other."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 
 import dida_kernels
+from bench import record
 from bench.gpu import agreement
 from bench.gpu.agreement import (
     ON_GPU,
@@ -19,6 +19,7 @@ from bench.gpu.agreement import (
     workers,
 )
 from bench.gpu.ledger import FORMAT
+from bench.gpu.passed_before import NOTHING, Before, kernels_digest, seen_before
 from bench.gpu.runner import AGAIN, CHECKOUT
 
 OPS = tuple(dida_kernels.OPS)
@@ -96,7 +97,7 @@ def test_what_is_not_installed_is_named():
 
 
 def test_workers_leave_a_small_card_room_for_the_largest_test(monkeypatch):
-    monkeypatch.setattr(agreement.os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(agreement, "cores", lambda: 16)
     assert workers(80e9) == agreement.WORKERS
     assert workers(24 * 2**30) == 4
     assert workers(4e9) == 1
@@ -108,24 +109,21 @@ def test_tests_that_a_gpu_would_have_run():
     assert needing_a_gpu({"a": "needs a CUDA device", "b": "gather: triton refuses: odd"}, tests) == ["a"]
 
 
-def outcomes_of(tmp_path, content: str, *, xdist: bool, **environment: str) -> tuple[int, dict]:
+def outcomes_of(tmp_path, content: str, *, xdist: bool, before: Before = NOTHING) -> tuple[int, dict]:
     """What the stage finds of a file of tests: its status, and outcomes by the names of the tests."""
     (tmp_path / "test_it.py").write_text(content)
     command = f"""
 import sys
-from bench.gpu.agreement import Selection, run_tests, pytest_arguments
+from bench.gpu.agreement import Before, Selection, run_tests, pytest_arguments
 from bench.gpu import agreement
 from tests.bench.gpu.stage_files import program
 from pathlib import Path
 agreement.workers, agreement.SAVE_EVERY = lambda memory: 1, 0
 if not {xdist}:
     agreement.pytest_arguments = lambda s, n: pytest_arguments(s, n, present=lambda name: None)
-sys.exit(run_tests(program(Path({str(tmp_path)!r})), Selection(({str(tmp_path / "test_it.py")!r},))))
+sys.exit(run_tests(program(Path({str(tmp_path)!r})), Selection(({str(tmp_path / "test_it.py")!r},)), {before!r}))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", command], cwd=CHECKOUT, env=os.environ | environment, capture_output=True, text=True,
-        timeout=300,
-    )  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", command], cwd=CHECKOUT, capture_output=True, text=True, timeout=300)
     found = json.loads((tmp_path / "stage.json").read_text())
     return done.returncode, found | {"short": {name.partition("::")[2]: x for name, x in found["tests"].items()}}
 
@@ -136,7 +134,7 @@ def test_outcomes_are_kept_as_they_come(tmp_path):
         tmp_path,
         "import os, pytest\n"
         "def test_seed(): assert len(os.environ['DIDA_SEED']) == 8\n"
-        "def test_threads(): assert int(os.environ['OMP_NUM_THREADS']) == os.cpu_count()\n"  # of one process
+        "def test_threads(): assert int(os.environ['OMP_NUM_THREADS']) == len(os.sched_getaffinity(0))\n"
         "def test_red(): assert 1 == 2, 'off by 1'\n"
         "def test_skipped(): pytest.skip('it refuses')\n"
         "@pytest.fixture\n"
@@ -158,22 +156,75 @@ def test_outcomes_are_kept_as_they_come(tmp_path):
     assert found["status"] is None  # it did not come to its end
 
 
+@pytest.fixture
+def earlier(tmp_path, monkeypatch):
+    """A file of results, with what their stage of agreement found; it is what the command was given."""
+
+    def results(tests: dict[str, str], **found) -> None:
+        header = record.header("cpu") | {"commit": "abc"}
+        agreement = {"tests": tests, "why": {"tests/kernels/a": "off by 1"}, "kernels": kernels_digest()} | found
+        content = {
+            "format": FORMAT,
+            "stages": {"facts": {"outcome": "done"}, "agreement": {"outcome": "failed"}},
+            "found": {"facts": {"header": header | found.pop("header", {})}, "agreement": agreement},
+        }
+        (tmp_path / "results.json").write_text(json.dumps(content))
+        monkeypatch.setenv(AGAIN, str(tmp_path / "results.json"))
+
+    return results
+
+
+def test_what_passed_on_these_kernels_and_this_machine_counts(earlier):
+    assert seen_before("cpu") == NOTHING
+    tests = {f"tests/kernels/{name}": outcome for name, outcome in (("a", "failed"), ("b", "passed"), ("c", "skipped"))}
+    earlier(tests | {"tests/data/d": "passed"}, before={"tests": 1, "commit": "old"})
+    before = seen_before("cpu")
+    assert before.passed == ["tests/kernels/b"]  # what was skipped, and what needs more than kernels, runs again
+    assert before.failed == {"tests/kernels/a": "off by 1"}
+    assert before.commits == "old, abc"
+    earlier(tests, kernels="others")
+    assert seen_before("cpu").passed == []
+    assert "other kernels" in seen_before("cpu").note
+    earlier(tests, header={"torch": "1.0"})
+    assert seen_before("cpu").passed == []
+    assert "torch" in seen_before("cpu").note
+
+
 @pytest.mark.parametrize("xdist", [False, True])
-def test_what_has_passed_before_is_not_run_again(tmp_path, xdist):
+@pytest.mark.parametrize(
+    "now, status, outcomes",
+    [
+        ((0, 1, 0), 0, {"test_one": "passed", "test_two": "passed", "test_three": "passed"}),
+        ((1, 0, 1), 1, {"test_one": "passed", "test_two": "failed", "test_three": "passed"}),
+    ],
+)
+def test_what_has_passed_before_is_not_run_again(tmp_path, xdist, now, status, outcomes):
+    """The first and the third passed: whatever they would do now, they do not run. The second was red."""
     if xdist:
         pytest.importorskip("xdist")
-    tests = "def test_one(): assert {one}\ndef test_two(): assert {two}\ndef test_three(): assert {three}\n"
-    _, first = outcomes_of(tmp_path, tests.format(one=1, two=0, three=1), xdist=xdist)
-    assert list(first["short"].values()).count("passed") == 2
-    earlier = tmp_path / "results.json"
-    stages = {"facts": {"outcome": "done"}, "agreement": {"outcome": "failed"}}
-    header = {"commit": "abc", "digest": "d", "date": "today"}
-    found = {"facts": {"header": header}, "agreement": first | {"why": {}}}
-    earlier.write_text(json.dumps({"format": FORMAT, "stages": stages, "found": found}))
-    status, again = outcomes_of(tmp_path, tests.format(one=0, two=1, three=0), xdist=xdist, **{AGAIN: str(earlier)})
-    assert set(again["short"].values()) == {"passed"}  # the first and the third would fail now
-    assert status == 0
-    assert again["before"] == {"tests": 2} | header
+    names = ("one", "two", "three")
+    tests = "".join(f"def test_{name}(): assert {value}\n" for name, value in zip(names, now, strict=True))
+    _, first = outcomes_of(tmp_path, tests, xdist=xdist)
+    one, two, three = sorted(first["tests"], key=lambda name: names.index(name.rpartition("_")[2]))
+    before = Before([one, three], {two: "off by 1"}, "abc")
+    got, found = outcomes_of(tmp_path, tests, xdist=xdist, before=before)
+    assert got == status
+    assert {name.rpartition("::")[2]: outcome for name, outcome in found["tests"].items()} == outcomes
+    assert found["before"] == {"tests": 2, "commit": "abc"}
+
+
+def test_nothing_left_to_run_is_no_failure(tmp_path):
+    status, found = outcomes_of(tmp_path, "", xdist=False, before=Before(["tests/kernels/a"], {}, "abc"))
+    assert status == found["status"] == 0
+    assert found["tests"] == {"tests/kernels/a": "passed"}
+
+
+def test_what_was_red_is_red_until_it_has_run_again(tmp_path):
+    red = Before([], {"tests/kernels/a": "off by 1"}, "abc")
+    status, found = outcomes_of(tmp_path, "def test_one(): pass\n", xdist=False, before=red)
+    assert status == 1
+    assert found["tests"]["tests/kernels/a"] == "failed"
+    assert found["why"] == {"tests/kernels/a": "off by 1"}
 
 
 def test_a_lost_context_ends_its_process_and_reddens_one_test(tmp_path):

@@ -44,9 +44,7 @@ PREDICTED = "the GPU's time of a step in {} over its prediction"
 WORSE: dict[str, Callable[[dict], None]] = {
     "agreement tests that fail": lambda c: c["found"]["agreement"]["tests"].update({"t::x[gather]": "failed"}),
     "tests skipped though a GPU is there": lambda c: c["found"]["agreement"].update(skipped_for_want_of_a_gpu=["t::x"]),
-    "tests of a step that waits for nothing that fail": lambda c: c["found"]["no-waiting"]["tests"].update(
-        {"t::nothing_waits": "failed"}
-    ),
+    "tests of the step that fail": lambda c: c["found"]["no-waiting"]["tests"].update({"t::nothing_waits": "failed"}),
     "runs of compute-sanitizer with a finding": lambda c: c["found"]["sanitizer"]["found"].update({"racecheck x": "!"}),
     "instance_loss + class_similarity, K = 300": slower_branch,
     "... eager takes, both replayed": slower(4.2, "instance_loss", 300, "equation", "replayed"),

@@ -137,9 +137,9 @@ def test_neighbours_run_at_the_same_time_and_have_ended_before_the_next(tmp_path
 
 def test_one_that_hangs_beside_others_is_ended_at_its_own_time(tmp_path):
     out = tmp_path / "out"
-    run(out, stage("hangs", SLEEP, SOON, beside="both"), stage("well", "import time; time.sleep(2)", beside="both"))
+    run(out, stage("hangs", SLEEP, SOON, beside="both"), stage("well", "import time; time.sleep(8)", beside="both"))
     assert outcomes(out) == {"hangs": TIMED_OUT, "well": DONE}
-    assert results(out)["stages"]["hangs"]["seconds"] < 2
+    assert results(out)["stages"]["hangs"]["seconds"] < 7
 
 
 def test_without_the_gate_nothing_is_measured(tmp_path, capsys):
@@ -158,40 +158,49 @@ import sys
 from pathlib import Path
 from bench.gpu.runner import Request, run_stages
 from bench.gpu.stages import Stage
-plan = [Stage(name, ("-c", code), 50) for name, code in zip(sys.argv[2::2], sys.argv[3::2])]
+stages = zip(sys.argv[2::2], sys.argv[3::2])
+plan = [Stage(name, ("-c", code), 50, beside="both" if "two" in name else None) for name, code in stages]
 sys.exit(run_stages(plan, Request(Path(sys.argv[1]), 300, "cpu")))
 """
 
 
-def told(tmp_path: Path, what: signal.Signals) -> tuple[int, Path, Path]:
-    """A command that got this signal when it was in its second stage: its status, its files, and that stage's pid."""
-    out, pid = tmp_path / "out", tmp_path / "pid"
-    second = KEEP + f"import os; open('{pid}.new', 'w').write(str(os.getpid())); os.rename('{pid}.new', '{pid}'); "
-    plan = ["one", KEEP, "two", second + SLEEP, "three", KEEP]
+def told(tmp_path: Path, what: signal.Signals) -> tuple[int, Path, list[Path]]:
+    """A command that got this signal in its second stage and the one beside it: status, files, and these stages' pids.
+
+    Both take no notice of SIGTERM.
+    """
+    out, pids = tmp_path / "out", [tmp_path / "pid", tmp_path / "beside"]
+    deaf = "import os, signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    sleeping = [
+        KEEP + deaf + f"open('{pid}.new', 'w').write(str(os.getpid())); os.rename('{pid}.new', '{pid}'); " + SLEEP
+        for pid in pids
+    ]
+    plan = ["one", KEEP, "two", sleeping[0], "beside two", sleeping[1], "three", KEEP]
     process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(out), *plan], cwd=CHECKOUT, stdout=subprocess.PIPE)
     until = time.monotonic() + 60
-    while not pid.exists() and time.monotonic() < until:
+    while not all(pid.exists() for pid in pids) and time.monotonic() < until:
         time.sleep(0.05)
     process.send_signal(what)
     process.communicate(timeout=60)
-    return process.returncode, out, pid
+    return process.returncode, out, pids
 
 
 def test_told_to_stop_it_brings_back_what_there_is(tmp_path):
-    status, out, pid = told(tmp_path, signal.SIGTERM)
+    status, out, pids = told(tmp_path, signal.SIGTERM)
     assert status == 143
-    assert outcomes(out) == {"one": DONE, "two": FAILED, "three": NOT_REACHED}
+    assert outcomes(out) == {"one": DONE, "two": FAILED, "beside two": FAILED, "three": NOT_REACHED}
     found = results(out)
-    assert "SIGTERM" in found["stages"]["two"]["why"]
-    assert set(found["found"]) == {"one", "two"}
-    assert not alive(int(pid.read_text()))
+    assert all("SIGTERM" in found["stages"][name]["why"] for name in ("two", "beside two"))
+    assert set(found["found"]) == {"one", "two", "beside two"}
+    assert not any(alive(int(pid.read_text())) for pid in pids)
 
 
 def test_killed_it_leaves_what_it_had_written(tmp_path):
-    status, out, pid = told(tmp_path, signal.SIGKILL)
-    os.kill(int(pid.read_text()), signal.SIGKILL)  # nobody else can
+    status, out, pids = told(tmp_path, signal.SIGKILL)
+    for pid in pids:
+        os.kill(int(pid.read_text()), signal.SIGKILL)  # nobody else can
     assert status == -9
-    assert outcomes(out, killed=True) == {"one": DONE, "two": RUNNING, "three": NOT_REACHED}
+    assert outcomes(out, killed=True) == {"one": DONE, "two": RUNNING, "beside two": RUNNING, "three": NOT_REACHED}
 
 
 def test_what_a_stage_writes_is_kept_while_it_runs(tmp_path, monkeypatch):
