@@ -8,8 +8,8 @@ whatever happens: results.json, everything that was measured and what became of 
 written into the checkout but the compiled extension.
 
 All of it takes an H100 or H200 twenty minutes, most of them compilation and starts of processes. Where a GPU is lent
-for less, calls share it. A later one runs the tests that are not green yet, and finds the compiled kernels where it is the
-same machine (TRITON_CACHE_DIR=/tmp/triton for all); on another it needs `build` again:
+for less, calls share it. A later one runs the tests that are not green yet, and finds the compiled kernels where it is
+the same machine (TRITON_CACHE_DIR=/tmp/triton for all); on another it needs `build` again:
 
     --stages build kernels agreement no-waiting bench-instance_loss-300-3000 bench-class_similarity-300-3000 ...
     --stages build kernels agreement step-cost step-cost-compiled whole-run sanitizer --again FIRST/results.json
