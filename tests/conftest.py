@@ -1,5 +1,6 @@
 """What must be set before triton or one of our modules is imported, and what a machine without a GPU skips."""
 
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -41,3 +42,14 @@ def _signals() -> Iterator[None]:
     yield
     for kind, handler in before.items():
         signal.signal(kind, handler)
+
+
+@pytest.fixture(autouse=True)
+def _log() -> Iterator[None]:
+    """A command sets up the log of its process; the next test in it sees warnings alone, as if it were the first."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    for handler in set(root.handlers) - set(handlers):
+        root.removeHandler(handler)
