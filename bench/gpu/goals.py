@@ -121,7 +121,7 @@ def more_than_daformer(slots: int, what: str, unit: float = 1.0) -> Find:
     return find
 
 
-def compiled(method: str, slots: int, what: str) -> Find:
+def of_compiled(method: str, slots: int, what: str) -> Find:
     """Of a step in bfloat16 whose networks are compiled."""
 
     def find(measured: Measurements) -> float | None:
@@ -220,7 +220,7 @@ GOALS = (
     Goal("the step in TF32", "images/s", of_variant("TF32", "images_per_second"), _VARIANTS),
     Goal("the step in bfloat16", "images/s", of_variant("bfloat16", "images_per_second"), _VARIANTS),
     Goal("the step in bfloat16, compiled", "images/s",
-         compiled("dida", 300, "images_per_second"), ("step-cost-compiled",)),
+         of_compiled("dida", 300, "images_per_second"), ("step-cost-compiled",)),
     Goal("launching a float32 step, of the host", "ms", of_variant("float32", "host_ms"), _VARIANTS, 85, 130),
     Goal("precisions whose step is off by more than they may", "", _off, ("step-precision",), high=0),
     *(Goal(f"the GPU's time of a step in {name} over its prediction", "x", over_prediction(name), _VARIANTS,
