@@ -86,7 +86,8 @@ class Outcomes:
     @property
     def why(self) -> dict[str, str]:
         """Of those that did not pass."""
-        return {name: why for name, why in (self._before.failed | self._why).items() if self.tests[name] != "passed"}
+        tests = self.tests
+        return {name: why for name, why in (self._before.failed | self._why).items() if tests[name] != "passed"}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or report.outcome != "passed":
@@ -170,9 +171,10 @@ def run_tests(program: Program, selection: Selection, before: Before = NOTHING) 
     leave_out(before.passed, program.to.with_suffix(".passed"))
     outcomes = Outcomes(program, before)
     earlier = {"tests": len(before.passed), "commit": before.commits} if before.commits else None
-    program.keep(seed=os.environ["DIDA_SEED"], kernels=kernels_digest(), otherwise=otherwise, before=earlier)
-    program.keep(status=None)
-    outcomes.save()
+    program.keep(
+        seed=os.environ["DIDA_SEED"], kernels=kernels_digest(), otherwise=otherwise, before=earlier, status=None,
+        tests=outcomes.tests, why=outcomes.why,
+    )  # fmt: skip
     status = int(pytest.main(chosen, plugins=[outcomes]))
     if status == pytest.ExitCode.NO_TESTS_COLLECTED and before.passed:
         status = 0  # nothing was left to run
