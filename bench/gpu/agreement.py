@@ -21,6 +21,7 @@ import pytest
 
 from bench.gpu.passed_before import NOTHING, Before, kernels_digest, leave_out, seen_before
 from bench.gpu.program import Program, begin, stage_parser
+from dida.data.workers import usable_cores
 
 STEP = ("tests/engine/test_step_on_gpu.py",)
 ON_GPU = (
@@ -115,7 +116,7 @@ class Outcomes:
 def workers(memory_bytes: float | None) -> int:
     """How many test processes this machine and its card carry."""
     by_memory = WORKERS if memory_bytes is None else int(memory_bytes / MEMORY_OF_A_WORKER)
-    return max(1, min(WORKERS, cores(), by_memory))
+    return max(1, min(WORKERS, usable_cores(), by_memory))
 
 
 def pytest_arguments(
@@ -130,11 +131,6 @@ def pytest_arguments(
         return arguments, "pytest-xdist is not installed: tests run one by one, and a lost context reddens what follows"
     # A worker whose context is lost is replaced, however often. (By group, xdist 3.8 hangs when a worker is gone.)
     return [*arguments, "--numprocesses", str(processes), "--dist", "load", "--max-worker-restart", "1000"], None
-
-
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory_of_card(device: str) -> float | None:
@@ -166,7 +162,7 @@ def run_tests(program: Program, selection: Selection, before: Before = NOTHING) 
     os.environ["DIDA_SEED"] = secrets.token_hex(4)  # inherited by the test processes; tests/cases.py reads it
     processes = min(workers(memory_of_card(program.device)), selection.few or WORKERS)
     # The truth is calculated on the CPU, where a team of threads in each process would be twelve for every core.
-    os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // processes))
+    os.environ["OMP_NUM_THREADS"] = str(max(1, usable_cores() // processes))
     chosen, otherwise = pytest_arguments(selection, processes)
     leave_out(before.passed, program.to.with_suffix(".passed"))
     outcomes = Outcomes(program, before)

@@ -1,12 +1,11 @@
 """One pass over all files of a data set, in parallel and with a progress bar."""
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-from dida.data.workers import WorkerDied, start_method, start_worker
+from dida.data.workers import WorkerDied, start_method, start_worker, usable_cores
 from dida.machine.progress import Progress
 from dida.machine.signals import starting_workers
 
@@ -25,7 +24,7 @@ def sweep(
     system killed a process.
     """
     if workers is None:
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = usable_cores()
     with Progress(len(items), title, "file") as progress:
         if workers == 0 or len(items) < _WORTH_PROCESSES:
             return [_counted(progress, function(item)) for item in items]

@@ -40,6 +40,11 @@ START = "forkserver" if sys.version_info >= (3, 12) else "fork"
 _SHARED = "/dev/shm"
 
 
+def usable_cores() -> int:
+    """That this process may run on; a container or a scheduler may leave it fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def start_method() -> BaseContext:
     """How processes that read data are started; what they are handed must be picklable."""
     context = multiprocessing.get_context(START)

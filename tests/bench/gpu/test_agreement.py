@@ -97,7 +97,7 @@ def test_what_is_not_installed_is_named():
 
 
 def test_workers_leave_a_small_card_room_for_the_largest_test(monkeypatch):
-    monkeypatch.setattr(agreement, "cores", lambda: 16)
+    monkeypatch.setattr(agreement, "usable_cores", lambda: 16)
     assert workers(80e9) == agreement.WORKERS
     assert workers(24 * 2**30) == 4
     assert workers(4e9) == 1
