@@ -189,10 +189,11 @@ def _lines(name: str, setting: Setting, found: Mapping[str, dict[int, Record]]) 
         for row in rows:
             yield above if row == reference else Line(row, found[row.name], above)
         return
+    by_name: dict[str, Line] = {}
     for row in rows:
-        line = Line(row, found[row.name], above if row.paired else None)
-        above = line
-        yield line
+        compared = by_name[row.over] if row.over else above if row.paired else None
+        above = by_name[row.name] = Line(row, found[row.name], compared)
+        yield above
 
 
 def _same(row: Row, other: Row, setting: Setting) -> bool:

@@ -88,6 +88,9 @@ def caption(found: Comparison) -> str:
 def _seeds(found: Comparison) -> str:
     seeds = sorted({record["seed"] for record in found.records})
     compared = f"{found.table.against.label} as the recipe has it" if found.table.against else "the row above"
+    for line in found.lines:
+        if line.row.over and line.against is not None:
+            compared += f", of “{line.row.label}” to {line.against.row.label}"
     many = f"{len(seeds)} seed{'s' * (len(seeds) != 1)} ({_ranges(seeds)}); differences are to {compared}."
     return many + _warm_start(found)
 

@@ -24,6 +24,7 @@ class Row:
     printed: str = ""  # the method whose classes are printed, where the row has another name
     warm: bool = True  # branches from the seed's shared warm start, where the benchmark has one
     paired: bool = True  # is compared with the row above, where its table compares neighbours
+    over: str = ""  # the row of its table that it is compared with, by name, instead of the row above
     gone: str = ""  # the last commit whose train.py has all of its options: its records are shown, it is not run
     told: str = ""  # the level that is told the target's true labels, see bench/told.py
 
@@ -180,7 +181,7 @@ TABLES = {
         (
             SOURCE_PLAIN, SOURCE_ONLY, DACS, DAFORMER,
             replace(PAPER, label="DIDA, as printed", paper=_printed("dida"), printed="dida"),
-            replace(PRIOR, label="DIDA, as advised: L_ins with a class prior"),
+            replace(PRIOR, label="DIDA, as advised: L_ins with a class prior", over="daformer"),
             ORACLE,
         ),
         note="DAFormer is the same trainer with bank, L_ins and regeneration off. Source only and the oracle "

@@ -8,7 +8,7 @@ import pytest
 from bench.record import UNKNOWN
 from bench.tables.comparison import collect
 from bench.tables.render import as_csv, page, section, summary
-from bench.tables.rows import DAFORMER, TABLES
+from bench.tables.rows import DAFORMER, PAPER, PRIOR, TABLES
 from bench.tables.trainings import Setting
 from tests.bench.tables.records import cells, put
 
@@ -83,6 +83,14 @@ def test_no_difference_of_an_unknown_source_is_resolved(setting):
     found = collect("regeneration", setting, range(8))
     assert "**" not in page(found).partition("By class")[2].partition("|")[2]
     assert {row["resolved"] for row in csv.DictReader(as_csv(found).splitlines())} == {"no", ""}
+
+
+def test_a_row_that_names_another_is_compared_with_it(setting):
+    of_source(setting, OLD, [DAFORMER, PAPER, PRIOR], 2, more=3.0)
+    text = summary(collect("methods", setting, range(2)))
+    assert cells(text, "DIDA, as printed")[2] == "+3.00 [+3.00, +3.00]"
+    assert cells(text, "DIDA, as advised: L_ins with a class prior")[2] == "+6.00 [+6.00, +6.00]"
+    assert "differences are to the row above, of “DIDA, as advised: L_ins with a class prior” to DAFormer." in text
 
 
 def test_what_the_loss_adds_is_compared_recipe_by_recipe(setting):
