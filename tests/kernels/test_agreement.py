@@ -12,8 +12,10 @@ import torch
 
 import dida_kernels
 from dida_kernels.dispatch import ORDER
-from tests.cases import GRADIENT, SCENES, Scene, call, cast
+from tests.cases import GRADIENT, SCENES, Call, Scene, call, cast
 from tests.kernels.agreement import (
+    BANK,
+    EMBEDDINGS,
     HALF,
     assert_agrees,
     coldness,
@@ -90,6 +92,58 @@ def test_two_runs_agree_bit_for_bit(op, name):
     first, second = (run(operation, made, GRADIENT.get(op), name) for _ in range(2))
     for x, y in zip(first, second, strict=True):
         assert x is y is None or torch.equal(x, y)
+
+
+def scaled(op: str, made: Call, factor: float, *, bank: float = 1.0) -> Call:
+    """The same call with embeddings, and the rows of the bank, so many times as long."""
+    args = list(made.args)
+    for i in EMBEDDINGS[op]:
+        args[i] = args[i] * factor
+    args[BANK[op]] = args[BANK[op]] * bank
+    return Call(tuple(args), made.options)
+
+
+def of_directions() -> list:
+    return [
+        pytest.param(*pair.values, scene, id=f"{pair.id}-{scene}", marks=pair.marks)
+        for pair in pairs(registered=True)
+        for scene in ("ordinary", "same_grid")
+        if pair.values[0] in BANK
+    ]
+
+
+def made_for(op: str, name: str, scene: str) -> Call:
+    made = call(op, SCENES[scene], device=device_of(name))
+    if (reason := refusal(op, name, made)) is not None:
+        pytest.skip(f"{op}: {name} refuses: {reason}")
+    return made
+
+
+@pytest.mark.parametrize("factor", [2.0**-33, 2.0**33], ids=["short", "long"])
+@pytest.mark.parametrize("op, name, scene", of_directions())
+def test_lengths_say_nothing(op, name, scene, factor):
+    """Of embeddings of a length of 1e-10, or 1e10, cosines are what they are of any; the gradient is that of a cosine."""
+    made, gradient = made_for(op, name, scene), GRADIENT.get(op)
+    compute = getattr(dida_kernels, op)
+    output, slope = run(compute, made, gradient, name)
+    got, got_slope = run(compute, scaled(op, made, factor, bank=factor), gradient, name)
+    torch.testing.assert_close(got, output, rtol=1e-6, atol=1e-7)
+    if gradient is not None:
+        torch.testing.assert_close(got_slope * factor, slope, rtol=1e-5, atol=1e-6 * float(slope.abs().max()))
+
+
+@pytest.mark.parametrize("op, name, scene", of_directions())
+def test_what_is_shorter_than_the_shortest_has_no_direction(op, name, scene):
+    """See `equations.unit`: a length of 1e-14 is none, in embeddings and in the bank."""
+    made, gradient = made_for(op, name, scene), GRADIENT.get(op)
+    compute = getattr(dida_kernels, op)
+    for factors in ({"factor": 2.0**-50}, {"factor": 1.0, "bank": 2.0**-50}):
+        none = {key: 0.0 if factor < 1 else factor for key, factor in factors.items()}
+        output, slope = run(compute, scaled(op, made, **none), gradient, name)
+        got, got_slope = run(compute, scaled(op, made, **factors), gradient, name)
+        torch.testing.assert_close(got, output, rtol=0, atol=0)
+        if gradient is not None:
+            torch.testing.assert_close(got_slope, slope, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
