@@ -122,7 +122,7 @@ def made_for(op: str, name: str, scene: str) -> Call:
 @pytest.mark.parametrize("factor", [2.0**-33, 2.0**33], ids=["short", "long"])
 @pytest.mark.parametrize("op, name, scene", of_directions())
 def test_lengths_say_nothing(op, name, scene, factor):
-    """Of embeddings of a length of 1e-10, or 1e10, cosines are what they are of any; the gradient is that of a cosine."""
+    """Of embeddings of a length of 1e-10, or 1e10, cosines are those of any other length, and so is their gradient."""
     made, gradient = made_for(op, name, scene), GRADIENT.get(op)
     compute = getattr(dida_kernels, op)
     output, slope = run(compute, made, gradient, name)
