@@ -332,6 +332,19 @@ def test_a_source_whose_classes_changed_is_not_resumed(toy, tmp_path):
             assemble(changed(config, resume=tmp_path))
 
 
+def test_a_config_that_was_edited_is_not_gone_on_with(toy, tmp_path):
+    config = options(toy)
+    parts = assemble(config)
+    parts.state.save(tmp_path, to_dict(config), parts.class_set.to_dict())
+    edited = changed(config, phi=0.5, bank_every=7, resume=tmp_path)
+    said = (
+        r"^config\.json and step_000000\.pt differ in bank_every \(7 and 10\), phi \(0\.5 and 0\.9\); put config\.json"
+    )
+    with pytest.raises(ValueError, match=said):
+        assemble(edited)
+    assert assemble(changed(config, resume=tmp_path, workers=2, log_every=1)).state.step == 0  # nothing of the method
+
+
 def test_a_resumed_run_has_no_use_for_init(toy, tmp_path):
     config = changed(options(toy), init=tmp_path / "gone")
     parts = assemble(options(toy))
@@ -377,3 +390,8 @@ def test_a_batch_norm_of_one_number_is_refused_before_the_first_step(backbone):
         assembling._require_statistics(config, student)
     for other in (changed(config, crop=64), changed(config, batch_size=2)):
         assembling._require_statistics(other, student)
+
+
+def test_that_is_asked_of_every_run(toy):
+    with pytest.raises(ValueError, match=r"^--crop 32 with one picture at a time"):
+        assemble(options(toy, "--backbone", "test_resnet", "--crop", "32", "--batch-size", "1"))

@@ -197,16 +197,18 @@ REPORT = {
     ("name", "content"),
     [("README.md", "my project"), ("config.json", '{"model_type": "segformer"}'), ("config.json", "not JSON"),
      ("config.json", '{"dida": 3}'), ("README.md", None), ("README.md", ""),
+     ("README.md", b"des rues fran\xe7aises, as Latin-1 has them"),
      ("model.safetensors", "of another program")],
 )  # fmt: skip
 def test_sharing_writes_over_nothing_of_others(network, tmp_path, name, content):
     if content is None:  # a card that was written here, and edited
         network.save_pretrained(tmp_path)
         content = (tmp_path / name).read_text() + "Trained on our own streets.\n"
-    (tmp_path / name).write_text(content)
+    content = content if isinstance(content, bytes) else content.encode()
+    (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"{name}: .* would be lost"):
         network.save_pretrained(tmp_path)
-    assert (tmp_path / name).read_text() == content
+    assert (tmp_path / name).read_bytes() == content
 
 
 def test_a_card_names_the_network_that_a_run_began_with_and_no_place(run, tmp_path):
