@@ -108,6 +108,16 @@ def test_train_ids_in_place_of_raw_ids_are_noticed(tmp_path):
     assert "labels mostly void" in check_gta(tmp_path).problems
 
 
+@pytest.mark.parametrize("damaged", [1, 20])
+def test_of_a_list_that_is_shown_whole_nothing_is_left_out(tmp_path, damaged):
+    folder = make_gta(tmp_path, 21, size=(24, 16))
+    for path in sorted((folder / "images").iterdir())[:damaged]:
+        path.write_bytes(b"damaged")
+    report = str(check_gta(tmp_path))
+    assert report.count("not a readable image") == damaged
+    assert "more" not in report
+
+
 def test_long_lists_are_cut_in_print_only(tmp_path):
     folder = make_gta(tmp_path, 30, size=(24, 16))
     for path in sorted((folder / "images").iterdir())[:25]:

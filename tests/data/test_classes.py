@@ -90,6 +90,14 @@ def test_colourise():
     assert stack.tolist() == [[[[250, 250, 250]]], [[[0, 0, 0]]]]
 
 
+def test_the_colours_are_those_that_cityscapes_publishes():
+    published = (
+        "804080 f423e8 464646 66669c be9999 999999 faaa1e dcdc00 6b8e23 98fb98 "
+        "4682b4 dc143c ff0000 00008e 000046 003c64 005064 0000e6 770b20"
+    )
+    assert " ".join(bytes(colour).hex() for colour in CITYSCAPES_CLASSES.colours) == published
+
+
 def test_the_palette_cannot_be_changed():
     with pytest.raises(ValueError, match="read-only"):
         CITYSCAPES_CLASSES.palette[0] = 0

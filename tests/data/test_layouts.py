@@ -94,6 +94,34 @@ def test_what_is_missing_says_what_where_and_whence(tmp_path, name):
     assert "  the data: " in message
 
 
+# All classes of Mapillary Vistas 1.2 in the order of its config_v1.2.json, and those that are one of Cityscapes.
+VISTAS = """bird, ground animal, curb, fence, guard rail, barrier, wall, bike lane, crosswalk - plain, curb cut,
+parking, pedestrian area, rail track, road, service lane, sidewalk, bridge, building, tunnel,
+person, bicyclist, motorcyclist, other rider, lane marking - crosswalk, lane marking - general,
+mountain, sand, sky, snow, terrain, vegetation, water, banner, bench, bike rack, billboard, catch
+basin, cctv camera, fire hydrant, junction box, mailbox, manhole, phone booth, pothole, street
+light, pole, traffic sign frame, utility pole, traffic light, traffic sign (back), traffic sign
+(front), trash can, bicycle, boat, bus, car, caravan, motorcycle, on rails, other vehicle, trailer,
+truck, wheeled slow, car mount, ego vehicle, unlabeled""".replace("\n", " ").split(", ")
+ALIKE = {
+    "bike lane": "road", "crosswalk - plain": "road", "service lane": "road", "lane marking - crosswalk": "road",
+    "lane marking - general": "road", "manhole": "road", "pothole": "road", "curb": "sidewalk", "curb cut": "sidewalk",
+    "pedestrian area": "sidewalk", "utility pole": "pole", "traffic sign (front)": "traffic sign", "bicyclist": "rider",
+    "motorcyclist": "rider", "other rider": "rider", "on rails": "train",
+}  # fmt: skip
+
+
+def test_of_mapillarys_classes_each_has_its_own_or_none(tmp_path):
+    assert len(VISTAS) == 66
+    expected = {
+        raw: STREET[ALIKE.get(name, name)] for raw, name in enumerate(VISTAS) if ALIKE.get(name, name) in STREET
+    }
+    save_ids(tmp_path / "all.png", np.arange(66, dtype=np.uint8)[None])
+    for layout in LAYOUTS["mapillary"]:
+        (train_ids,) = read_label(tmp_path / "all.png", layout.raw).tolist()
+        assert {raw: train_id for raw, train_id in enumerate(train_ids) if train_id != IGNORE} == expected
+
+
 @pytest.mark.parametrize(
     "words, apart",
     [

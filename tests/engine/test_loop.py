@@ -19,6 +19,7 @@ from dida.data import domains
 from dida.data.domains import UnlabelledDomain
 from dida.errors import NonFinite
 from dida.loop import due
+from dida.machine.distributed import ALONE
 from dida.machine.signals import Stopped
 from dida.state import checkpoints, latest, load_checkpoint
 from tests.engine.short_runs import options, signalled_after
@@ -86,6 +87,18 @@ def test_things_happen_at_their_steps(toy, tmp_path, capsys):
     assert said[0] == f"run folder {folder}"
     assert [line.split()[1] for line in said if line.startswith("step ")] == ["2/5", "4/5", "5/5"]
     assert said[-2:] == ["done after step 5; score it with", f"    python eval.py {folder} --tgt toy-cityscapes"]
+
+
+@pytest.mark.parametrize("checked, steps", [(False, [4, 5]), (True, [1, 2, 3, 4, 5])])
+def test_processes_are_held_to_one_state_before_it_is_saved(toy, tmp_path, monkeypatch, checked, steps):
+    """And with DIDA_DEBUG=1 after every step."""
+    asked = []
+    monkeypatch.setattr(type(ALONE), "require_same", lambda world, named, when: asked.append((when, len(list(named)))))
+    monkeypatch.setattr(loop, "CHECKED", checked)
+    config = options(toy, tmp_path / "run", steps=5, save_every=4)
+    loop.train(config, assemble(config))
+    assert [when for when, _ in asked] == [f"after step {step}" for step in steps]
+    assert all(count > 100 for _, count in asked)  # tensors
 
 
 def test_a_resume_of_a_finished_run_says_that_nothing_was_left(toy, tmp_path, capsys):

@@ -54,6 +54,7 @@ def test_the_scores_are_those_of_eval(report, runs, tmp_path):
     assert row(report, "mIoU (19) near boundaries")[0] == f"{scores[0]['band']['mIoU']['19']:.1f}"
     cards = dict(re.findall("<div><b>(.*?)</b><span>(.*?)</span></div>", report))
     assert cards[f"{first:.1f}"] == "mIoU, percent, 19 classes"
+    assert "of pixels: student and teacher agree" in cards.values()
     assert cards[f"{scores[0]['band']['mIoU']['19']:.1f}"] == "mIoU within 3 pixels of a boundary"
     assert row(report, "pixels right")[:2] == [f"{values['aAcc']:.1f}" for values in scores]
     assert row(report, "road")[0] == f"{scores[0]['IoU']['road']:.1f}"
@@ -79,6 +80,8 @@ def test_every_picture_is_drawn_before_and_after_with_its_differences(report):
     assert captions[:5] == ["picture", "truth", "before: source", "after: dida", "dida against source"]
     assert "Largest gains" in report
     assert "Worst pictures" in report
+    keys = re.findall("<i [^>]*></i>([^<]*)", report)
+    assert "differ, only dida is right" in keys, keys
 
 
 def test_the_terminal_shows_the_gain_by_class(report, runs, capsys):

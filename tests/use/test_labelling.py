@@ -275,13 +275,15 @@ def test_a_video_that_is_not_written_whole_leaves_nothing(tmp_path, monkeypatch)
 # ---- what lies there -----------------------------------------------------------------------------------------------
 
 
-def test_pictures_are_found_below_a_folder_and_hidden_files_are_not(tmp_path):
+def test_pictures_are_found_below_a_folder_and_hidden_files_are_not(tmp_path, caplog):
     for name in ("b.png", "deep/er/A.JPG", "._b.png", "notes.txt", "film.MP4"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     found = find_pictures(tmp_path)
     assert [found.names[path].as_posix() for path in found.pictures] == ["b.png", "deep/er/A.JPG"]
     assert found.videos == [tmp_path / "film.MP4"]
+    (said,) = caplog.messages
+    assert said == f"1 files are neither pictures nor videos and are left out, e.g. {tmp_path / 'notes.txt'}"
     assert find_pictures(tmp_path / "b.png").pictures == [tmp_path / "b.png"]
     assert find_pictures(tmp_path / "notes.txt").pictures == [tmp_path / "notes.txt"]  # whose name says nothing
     (tmp_path / "empty").mkdir()
