@@ -1,5 +1,6 @@
 """The training loop: what it keeps, what it writes, and what a signal leaves."""
 
+import itertools
 import json
 import shlex
 import signal
@@ -87,6 +88,22 @@ def test_things_happen_at_their_steps(toy, tmp_path, capsys):
     assert said[0] == f"run folder {folder}"
     assert [line.split()[1] for line in said if line.startswith("step ")] == ["2/5", "4/5", "5/5"]
     assert said[-2:] == ["done after step 5; score it with", f"    python eval.py {folder} --tgt toy-cityscapes"]
+
+
+def test_the_log_has_the_rates_that_its_steps_had(toy, tmp_path, monkeypatch):
+    used = []
+    train_step = loop.train_step
+
+    def watched(state, batch, method):
+        rates = [group["lr"] for group in state.optimizer.param_groups]
+        used.append([min(rates), max(rates)])
+        return train_step(state, batch, method)
+
+    monkeypatch.setattr(loop, "train_step", watched)
+    config = options(toy, tmp_path / "run", log_every=1)
+    folder = loop.train(config, assemble(config))
+    assert all(before != after for before, after in itertools.pairwise(used))  # warm-up, then decay
+    assert [[line["lr"], line["lr_head"]] for line in metrics(folder)] == used
 
 
 @pytest.mark.parametrize("checked, steps", [(False, [4, 5]), (True, [1, 2, 3, 4, 5])])

@@ -62,6 +62,11 @@ def test_classes_are_those_that_the_file_names_or_those_of_cityscapes(tmp_path):
     assert (farm.class_set.names, farm.class_set.colours[0], farm.printed) == (FARM, (0, 1, 2), ())
     with pytest.raises(ValueError, match=r"c\.pth: tells 3 classes apart and names none of them"):
         read_stored(mmcv(tmp_path / "c.pth", three, CLASSES=None))
+    twice = transformers_folder(
+        tmp_path / "twice", network(3, segformer=True).state_dict(), ("a", *"abcdefghijklmnopqr")
+    )
+    with pytest.raises(ValueError, match=r"twice/model.safetensors: .*\ba\b"):
+        read_stored(twice)
     names = tuple(f"class {i}" for i in range(19))
     hub = read_stored(transformers_folder(tmp_path / "hub", network(3, segformer=True).state_dict(), names))
     assert (hub.class_set.names, len(set(hub.class_set.colours))) == (names, 19)
