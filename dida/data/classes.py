@@ -34,8 +34,13 @@ class ClassSet:
     def __post_init__(self) -> None:
         """Raises ValueError where the parts do not belong together."""
         C = len(self.names)
-        if not C or len(set(self.names)) != C or len(self.colours) != C or len(self.label_ids) != C:
-            raise ValueError(f"a class set needs names, each its own, and as many colours and label ids: {self}")
+        if not C or len(self.colours) != C or len(self.label_ids) != C:
+            raise ValueError(
+                f"a class set needs a name, a colour and a label id for each class, got {C}, {len(self.colours)} and "
+                f"{len(self.label_ids)}"
+            )
+        if twice := sorted({name for name in self.names if self.names.count(name) > 1}):
+            raise ValueError(f"two classes of one set are called {twice[0]!r}; each needs a name of its own")
         if C > IGNORE:
             raise ValueError(f"a label is one byte, in which {IGNORE} is no class: {C} classes do not fit")
         named = {*self.things, *(c for ids in self.means.values() for c in ids)}

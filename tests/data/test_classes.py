@@ -113,11 +113,11 @@ def test_a_class_set_survives_json(class_set):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"names": (), "colours": (), "label_ids": ()}, "a class set needs names"),
-        ({"names": ("field", "barn", "field")}, "each its own"),
-        ({"names": ("field", "barn")}, "as many colours and label ids"),
-        ({"colours": SMALL.colours[:2]}, "as many colours and label ids"),
-        ({"label_ids": (1, 2, 3, 4)}, "as many colours and label ids"),
+        ({"names": (), "colours": (), "label_ids": ()}, "for each class, got 0, 0 and 0"),
+        ({"names": ("field", "barn", "field")}, "two classes of one set are called 'field'"),
+        ({"names": ("field", "barn")}, "for each class, got 2, 3 and 3"),
+        ({"colours": SMALL.colours[:2]}, "for each class, got 3, 2 and 3"),
+        ({"label_ids": (1, 2, 3, 4)}, "for each class, got 3, 3 and 4"),
         ({"things": (2, 3)}, r"train ids 0 to 2, not \[3\]"),
         ({"things": (-1,)}, r"train ids 0 to 2, not \[-1\]"),
         ({"means": {2: (0, 9)}}, r"train ids 0 to 2, not \[9\]"),

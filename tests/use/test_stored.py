@@ -65,7 +65,7 @@ def test_classes_are_those_that_the_file_names_or_those_of_cityscapes(tmp_path):
     twice = transformers_folder(
         tmp_path / "twice", network(3, segformer=True).state_dict(), ("a", *"abcdefghijklmnopqr")
     )
-    with pytest.raises(ValueError, match=r"twice/model.safetensors: .*\ba\b"):
+    with pytest.raises(ValueError, match=r"twice/model.safetensors: two classes of one set are called 'a'"):
         read_stored(twice)
     names = tuple(f"class {i}" for i in range(19))
     hub = read_stored(transformers_folder(tmp_path / "hub", network(3, segformer=True).state_dict(), names))
