@@ -203,10 +203,8 @@ class _Maker:
             valid_BHW[0] = False
         if s.valid == "all":
             valid_BHW[:] = True
-        if (
-            s.valid != "none" and not valid_BHW.any()
-        ):  # by chance, in a scene of one or two pixels: it would test nothing
-            valid_BHW[-1, -1, -1] = True
+        if s.valid != "none":  # by chance none would count in a scene of one or two pixels, which would test nothing
+            valid_BHW[-1, -1, -1] |= ~valid_BHW.any()
         return valid_BHW
 
     def weight_BHW(self) -> Tensor:
